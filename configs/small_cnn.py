@@ -1,0 +1,34 @@
+"""The classic small training: three convolutions, plain SGD, a tenth held out.
+
+    convmesh train --config configs/small_cnn.py --workdir runs/small_cnn
+
+Cross-entropy on class ids, batches of 16, SGD at 0.001 with momentum 0.9, and nothing else: no
+schedule, no weight decay, no clipping, no average of the weights. A first run to read, and a
+baseline.
+
+Time and result: not measured yet.
+"""
+
+from convmesh.config import defaults
+
+
+def get_config():
+    config = defaults("classify")
+    config.model.name = "small_cnn"
+    config.data.name = "digit_scenes/digits"
+    config.data.image_size = (32, 32)
+    config.data.val_fraction = 0.1
+    config.data.augment.flip = 0.0
+    config.data.augment.crop = (1.0, 1.0)
+    config.data.augment.color = 0.0
+    config.train.batch_size = 16
+    config.train.epochs = 10.0
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 0.0
+    config.schedule.name = "constant"
+    config.schedule.warmup_steps = 0
+    config.ema.decay = 0.0
+    return config

@@ -1,0 +1,8 @@
+"""`python -m convmesh` is the same as the `convmesh` command."""
+
+import sys
+
+from convmesh.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,351 @@
+"""The `convmesh` command: subcommands, their flags, and errors for people.
+
+Only the standard library is imported here, so that `--help` answers at once; what a command needs
+is imported when it runs, and only after its config has been checked.
+
+Exit status: 0 done; 1 the data or the run failed; 2 the call or the config is wrong (nothing was
+written); 75 stopped by a signal after saving; 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from convmesh.errors import ConfigError, ConvmeshError, Stopped, nearest
+
+NOT_YET = (
+    "check-data",
+    "prepare",
+    "plan",
+    "check-mesh",
+    "bench",
+    "export",
+    "import-weights",
+    "export-weights",
+)
+FLAGS_NOT_YET = ("--coordinator", "--num-processes", "--process-id")
+
+EXIT_STATUSES = """\
+exit status:
+  0    done
+  1    the data or the run failed
+  2    the call or the config is wrong; nothing was written
+  75   stopped by a signal after saving; run it again to go on
+"""
+OVERRIDES = """\
+--config.KEY=VALUE sets one key over the recipe's, any number of times:
+--config.train.steps=500 --config.data.image_size=192,256"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (the process's own by default); returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        _run(argv)
+        return 0
+    except SystemExit as end:  # argparse has answered --help or --version
+        if isinstance(end.code, str):
+            return _end(f"convmesh: error: {end.code}", 1, debug)
+        return int(end.code or 0)
+    except Stopped as stop:
+        return _end(f"convmesh: {stop}", stop.exit_code, debug)
+    except ConvmeshError as error:
+        return _end(f"convmesh: error: {error}", error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _end("convmesh: interrupted", 130, debug)
+    except Exception as error:
+        text = next(iter(str(error).strip().splitlines()), "")
+        hint = "" if debug else " (run with --debug for the traceback)"
+        return _end(f"convmesh: error: {type(error).__name__}: {text}{hint}", 1, debug)
+
+
+def _end(message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    return status
+
+
+def _run(argv: list[str]) -> None:
+    parser, commands = _parsers()
+    argv = _command_first(argv, commands)
+    overrides: list[str] = []
+    if argv and argv[0] in commands:
+        overrides, argv = _take_overrides(argv)
+        _check_flags(argv, commands[argv[0]])
+    args = parser.parse_args(argv)
+    if overrides and not args.takes_overrides:
+        raise ConfigError(f"{args.command}: takes no --config.KEY; it reads the workdir's config")
+    if args.cpu_devices is not None:
+        from convmesh.devices import simulate_devices
+
+        simulate_devices(args.cpu_devices)
+    args.run(args, tuple(overrides))
+
+
+# The commands.
+
+
+def _train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    from convmesh.config import check_complete, load_config
+
+    config = load_config(args.config, overrides)
+    check_complete(config)
+
+    from convmesh.training import train
+
+    train(config, args.workdir)
+
+
+def _eval(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    from convmesh.config import parse_overrides
+
+    _check_workdir(args.workdir)
+    parse_overrides(overrides)
+
+    from convmesh.evaluation import evaluate
+
+    evaluate(args.workdir, split=args.split, step=args.step, best=args.best, overrides=overrides)
+
+
+def _predict(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    _check_workdir(args.workdir)
+
+    from convmesh.prediction import predict_files
+
+    predict_files(
+        args.workdir,
+        args.paths,
+        args.output,
+        threshold=args.threshold,
+        iou=args.iou,
+        max_detections=args.max_detections,
+        top_k=args.top_k,
+        batch_size=args.batch_size,
+        save_txt=args.save_txt,
+    )
+
+
+def _check_workdir(workdir: str) -> None:
+    if not os.path.isfile(os.path.join(workdir, "config.json")):
+        what = "has no config.json" if os.path.isdir(workdir) else "no such folder"
+        raise ConfigError(f"{workdir}: {what}; --workdir is the folder that `convmesh train` wrote")
+
+
+# The parsers.
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises ConfigError instead of printing its usage and ending the process."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(
+            *args,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **kwargs,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+class _HelpConfig(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        from convmesh.config import describe
+
+        print(describe())
+        parser.exit()
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        import convmesh
+
+        print(f"convmesh {convmesh.__version__}")
+        parser.exit()
+
+
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(
+        prog="convmesh",
+        description="Trains convolutional classifiers and detectors in JAX over a mesh of devices.",
+        epilog=f"`convmesh COMMAND --help` tells a command's flags.\n\n{EXIT_STATUSES}",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable, summary: str, example: str, overrides: bool) -> _Parser:
+        sub = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:\n  {example}\n\n{EXIT_STATUSES}",
+        )
+        sub.set_defaults(run=run, takes_overrides=overrides)
+        if overrides:
+            group = sub.add_argument_group("overrides", OVERRIDES)
+            group.add_argument(
+                "--help-config", action=_HelpConfig, nargs=0, help="list every key and exit"
+            )
+        group = sub.add_argument_group("common flags")
+        group.add_argument(
+            "--cpu-devices",
+            type=_count,
+            metavar="N",
+            help="simulate N devices on the CPU, to try a mesh",
+        )
+        group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    train = command(
+        "train",
+        _train,
+        "train a recipe; run again with the same workdir it goes on where it was",
+        "convmesh train --config configs/demo.py --workdir runs/demo --config.train.steps=500",
+        overrides=True,
+    )
+    train.add_argument("--config", required=True, metavar="FILE", help="the recipe, a Python file")
+    train.add_argument("--workdir", required=True, metavar="DIR", help="where the run is written")
+
+    evaluate = command(
+        "eval",
+        _eval,
+        "evaluate a checkpoint of a workdir, on any mesh, wherever the data now lies",
+        "convmesh eval --workdir runs/demo --split test",
+        overrides=True,
+    )
+    evaluate.add_argument("--workdir", required=True, metavar="DIR", help="a workdir of train")
+    evaluate.add_argument("--split", metavar="NAME", help="split (default: the recipe's)")
+    which = evaluate.add_mutually_exclusive_group()
+    which.add_argument("--step", type=_step, metavar="N", help="checkpoint (default: the last)")
+    which.add_argument("--best", action="store_true", help="the checkpoint with the best metric")
+
+    predict = command(
+        "predict",
+        _predict,
+        "run a trained model on images: predictions.json and a drawn picture for each",
+        "convmesh predict --workdir runs/demo photos/ 'more/*.jpg' --output predicted",
+        overrides=False,
+    )
+    predict.add_argument("--workdir", required=True, metavar="DIR", help="a workdir of train")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders, globs")
+    predict.add_argument("--output", required=True, metavar="OUT", help="folder for the results")
+    predict.add_argument(
+        "--threshold",
+        type=_fraction,
+        default=0.3,
+        metavar="T",
+        help="lowest score of a detection that is kept (default: %(default)s)",
+    )
+    predict.add_argument(
+        "--iou",
+        type=_fraction,
+        metavar="T",
+        help="overlap above which the lower score is dropped (default: the model's)",
+    )
+    predict.add_argument(
+        "--max-detections",
+        type=_count,
+        default=100,
+        metavar="N",
+        help="most detections in an image (default: %(default)s)",
+    )
+    predict.add_argument(
+        "--top-k",
+        type=_count,
+        default=5,
+        metavar="K",
+        help="classes listed by a classifier (default: %(default)s)",
+    )
+    predict.add_argument(
+        "--batch-size",
+        type=_count,
+        default=8,
+        metavar="N",
+        help="images at a time (default: %(default)s)",
+    )
+    predict.add_argument(
+        "--save-txt", action="store_true", help="also write a text file of boxes for each image"
+    )
+    return parser, dict(subparsers.choices)
+
+
+def _count(text: str) -> int:
+    return _number(text, int, 1, None, "an integer, at least 1")
+
+
+def _step(text: str) -> int:
+    return _number(text, int, 0, None, "an integer, at least 0")
+
+
+def _fraction(text: str) -> float:
+    return _number(text, float, 0.0, 1.0, "a number from 0 to 1")
+
+
+def _number(text: str, kind: type, low: float, high: float | None, wanted: str):
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not number >= low or (high is not None and number > high):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+    return number
+
+
+# What argparse cannot do: flags before the command, --config.KEY=VALUE, the nearest name.
+
+
+def _command_first(argv: list[str], commands: dict[str, _Parser]) -> list[str]:
+    """`argv` with the command in front of common flags that stand before it."""
+    start = 0
+    while start < len(argv) and argv[start].startswith("-"):
+        start += 2 if argv[start] == "--cpu-devices" else 1
+    before, name, after = argv[:start], argv[start : start + 1], argv[start + 1 :]
+    if not name:
+        if {"-h", "--help", "--version"} & set(before):
+            return before
+        raise ConfigError(f"no command given; one of {', '.join(commands)} (see convmesh --help)")
+    if name[0] in NOT_YET:
+        raise ConfigError(f"{name[0]}: not in this version, which has {', '.join(commands)}")
+    if name[0] not in commands:
+        hint = nearest(name[0], [*commands, *NOT_YET]) or f"; one of {', '.join(commands)}"
+        raise ConfigError(f"{name[0]}: no such command{hint}")
+    return [*name, *before, *after]
+
+
+def _take_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The config overrides in `argv`, each as --config.KEY=VALUE, and the rest of it."""
+    overrides, rest = [], []
+    tokens = iter(argv)
+    for token in tokens:
+        if token == "--":
+            rest += [token, *tokens]
+        elif not token.startswith("--config."):
+            rest.append(token)
+        elif "=" in token:
+            overrides.append(token)
+        else:
+            value = next(tokens, None)
+            if value is None or value.startswith("--"):
+                raise ConfigError(f"{token}: no value given; write {token}=VALUE")
+            overrides.append(f"{token}={value}")
+    return overrides, rest
+
+
+def _check_flags(argv: list[str], command: _Parser) -> None:
+    """Refuses a flag that the command does not have, with the nearest one named."""
+    known = [flag for flag in command._option_string_actions if flag.startswith("--")]
+    for token in argv:
+        if token == "--":
+            return
+        flag = token.partition("=")[0]
+        if flag in FLAGS_NOT_YET:
+            raise ConfigError(f"{flag}: not in this version, which runs in one process")
+        if flag.startswith("--") and flag not in known:
+            hint = nearest(flag, known) or f" (see {command.prog} --help)"
+            raise ConfigError(f"{flag}: {command.prog} has no such flag{hint}")

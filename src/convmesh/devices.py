@@ -1,0 +1,37 @@
+"""Simulated devices: several CPU devices on one machine, to try and to test a mesh."""
+
+import os
+import sys
+
+from convmesh.errors import ConfigError
+
+_COUNT_FLAG = "--xla_force_host_platform_device_count"
+
+
+def simulate_devices(n: int) -> None:
+    """Makes JAX see `n` CPU devices, and no others. Call it before JAX does any work.
+
+    Raises ConfigError if `n` is not at least 1, or if JAX has already started with other devices.
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ConfigError(f"simulated devices: got {n!r}, wanted an integer, at least 1")
+    jax = sys.modules.get("jax")
+    if jax is not None:
+        # An imported JAX has read its environment; JAX itself says if it has started as well.
+        try:
+            jax.config.update("jax_num_cpu_devices", n)
+        except RuntimeError:
+            if jax.default_backend() == "cpu" and jax.local_device_count() == n:
+                return
+            raise ConfigError(
+                f"cannot simulate {n} devices: JAX has already started with "
+                f"{jax.local_device_count()} ({jax.default_backend()}); "
+                "call simulate_devices first, in a fresh process"
+            ) from None
+        jax.config.update("jax_platforms", "cpu")
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = [flag for flag in flags if flag.partition("=")[0] != _COUNT_FLAG]
+    os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_COUNT_FLAG}={n}"])
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    # Where it is set, JAX takes it before the flag.
+    os.environ.pop("JAX_NUM_CPU_DEVICES", None)

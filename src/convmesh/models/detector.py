@@ -1,0 +1,182 @@
+"""The dense detector: anchor-free, one stage, on the levels with strides 8, 16 and 32.
+
+A CSP backbone gives C3 to C5; a path-aggregation pyramid (arXiv 1803.01534) mixes them; a head with
+convolutions shared across levels and norms apart (RTMDet, arXiv 2212.07784) gives, for each point
+of each level, the class logits, the logits of the distances to the box's four sides (distribution
+focal loss, arXiv 2006.04388), and one logit of box confidence.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from convmesh.models.layers import BatchNorm, Conv, ConvNorm, stored
+from convmesh.ops.pool import upsample_nearest
+
+STRIDES = (8, 16, 32)
+BINS = 16  # distances of 0 to 15 strides
+PRIOR_LOGIT = -4.595  # a probability of 0.01: most points are ground
+BIN_SLOPE = -0.4  # bias of bin k is BIN_SLOPE * k: boxes start at a mean side distance of 2 strides
+
+
+class DetectorOutput(NamedTuple):
+    """What the detector says of each point, levels one after another, in at least float32."""
+
+    class_logits: Any  # [batch, points, classes]
+    distance_logits: Any  # [batch, points, 4, BINS]: left, top, right, bottom
+    confidence_logits: Any  # [batch, points]
+
+
+def grid_points(image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (x, y) in pixels [points, 2] and strides [points] of the points of an image.
+
+    `image_size` is (height, width). Order: level, row, column, as in DetectorOutput.
+    """
+    centres, strides = [], []
+    for stride in STRIDES:
+        rows, columns = (-(-side // stride) for side in image_size)
+        y, x = np.mgrid[:rows, :columns].reshape(2, -1)
+        centres.append((np.stack([x, y], axis=1) + 0.5) * stride)
+        strides.append(np.full(rows * columns, stride))
+    return np.concatenate(centres).astype(np.float32), np.concatenate(strides).astype(np.float32)
+
+
+class CSPBlock(nn.Module):
+    """Half the channels pass by, half go through residual 3x3 pairs (arXiv 1911.11929)."""
+
+    features: int
+    depth: int = 1
+    shortcut: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        brick = partial(ConvNorm, dtype=self.dtype)
+        half = self.features // 2
+        aside = brick(half, 1, name="aside")(x, train)
+        x = brick(half, 1, name="enter")(x, train)
+        for i in range(self.depth):
+            y = brick(half, 3, name=f"conv{i}_1")(x, train)
+            y = brick(half, 3, name=f"conv{i}_2")(y, train)
+            x = x + y if self.shortcut else y
+        return brick(self.features, 1, name="leave")(jnp.concatenate([x, aside], -1), train)
+
+
+class Backbone(nn.Module):
+    """Images [batch, rows, columns, 3] -> features of strides 8, 16, 32 (C3, C4, C5).
+
+    The stem goes to stride 4 in one convolution of 6 x 6, each window centred on its cell: on a
+    CPU, anything at stride 2 costs more than the rest of the backbone.
+    """
+
+    widths: tuple[int, ...]  # channels at strides 4, 8, 16, 32
+    depths: tuple[int, ...]  # residual pairs at strides 4, 8, 16, 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        levels = []
+        for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            stem = dict(kernel=6, stride=4, padding=1, name="stem")
+            down = dict(kernel=3, stride=2, name=f"down{i + 1}")
+            x = ConvNorm(width, dtype=self.dtype, **(down if i else stem))(x, train)
+            if depth:
+                x = CSPBlock(width, depth, dtype=self.dtype, name=f"stage{i + 1}")(x, train)
+            levels.append(x)
+        return levels[1:]
+
+
+class Pyramid(nn.Module):
+    """PAFPN: top-down, then bottom-up; every level leaves with `features` channels."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, levels, train: bool):
+        brick = partial(ConvNorm, self.features, dtype=self.dtype)
+        mix = partial(CSPBlock, self.features, shortcut=False, dtype=self.dtype)
+        levels = [brick(1, name=f"lateral{i}")(x, train) for i, x in enumerate(levels)]
+        for i in reversed(range(len(levels) - 1)):
+            # An image side that is no multiple of 32 leaves a row or column too many.
+            up = upsample_nearest(levels[i + 1])[:, : levels[i].shape[1], : levels[i].shape[2]]
+            levels[i] = mix(name=f"top_down{i}")(jnp.concatenate([levels[i], up], -1), train)
+        for i in range(1, len(levels)):
+            down = brick(3, 2, name=f"down{i}")(levels[i - 1], train)
+            levels[i] = mix(name=f"bottom_up{i}")(jnp.concatenate([levels[i], down], -1), train)
+        return levels
+
+
+class Head(nn.Module):
+    """Two branches of two convolutions, shared across levels; the norms of each level its own."""
+
+    classes: int
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, levels, train: bool):
+        def branch(name):
+            convs = [Conv(self.features, dtype=self.dtype, name=f"{name}_conv{i}") for i in (0, 1)]
+            outputs = []
+            for level, x in enumerate(levels):
+                for i, conv in enumerate(convs):
+                    norm = BatchNorm(self.dtype, name=f"{name}_norm{i}_level{level}")
+                    x = nn.silu(norm(conv(x), train))
+                outputs.append(x)
+            return outputs
+
+        def output(name, features, bias_init):
+            small = nn.initializers.normal(0.01)
+            return Conv(
+                features,
+                kernel=1,
+                bias=True,
+                dtype=self.dtype,
+                kernel_init=small,
+                bias_init=bias_init,
+                name=name,
+            )
+
+        rare = nn.initializers.constant(PRIOR_LOGIT)
+        near = lambda key, shape, dtype: jnp.tile(BIN_SLOPE * jnp.arange(BINS, dtype=dtype), 4)  # noqa: E731
+        to_class = output("class", self.classes, rare)
+        to_distance = output("distance", 4 * BINS, near)
+        to_confidence = output("confidence", 1, rare)
+
+        def points(layer, levels):
+            flat = [layer(x).reshape(x.shape[0], x.shape[1] * x.shape[2], -1) for x in levels]
+            return jnp.concatenate(flat, axis=1).astype(stored(self.dtype))
+
+        boxes = branch("box")
+        distances = points(to_distance, boxes)
+        return DetectorOutput(
+            class_logits=points(to_class, branch("class")),
+            distance_logits=distances.reshape(*distances.shape[:2], 4, BINS),
+            confidence_logits=points(to_confidence, boxes)[..., 0],
+        )
+
+
+class Detector(nn.Module):
+    """Images [batch, rows, columns, 3] -> DetectorOutput."""
+
+    classes: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = False) -> DetectorOutput:
+        levels = Backbone(self.widths, self.depths, self.dtype, name="backbone")(x, train)
+        levels = Pyramid(self.features, self.dtype, name="pyramid")(levels, train)
+        return Head(self.classes, self.features, self.dtype, name="head")(levels, train)
+
+
+# Made for CPUs: no depthwise convolution, no large pool, nothing at stride 2.
+DetectorNano = partial(Detector, widths=(32, 64, 128, 160), depths=(1, 1, 1, 1), features=48)
+# For tests: every part is there, nothing is large.
+DetectorTiny = partial(Detector, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), features=16)

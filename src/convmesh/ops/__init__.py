@@ -1,0 +1,1 @@
+"""Operations on arrays: sharded windows (convolution, pooling), boxes, suppression, losses."""

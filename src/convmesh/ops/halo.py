@@ -1,0 +1,41 @@
+"""The halo: the rows of its neighbours that a device needs for a window over sharded rows."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from convmesh.mesh import SPATIAL
+
+
+def halo_rows(
+    height: int, shards: int, kernel: int, stride: int, padding: int, dilation: int = 1
+) -> tuple[int, int] | None:
+    """Rows needed from (above, below), or None where the rows do not fit the shards.
+
+    They fit if each shard of `height / shards` input rows makes the same number of output rows
+    from its own rows and those of its direct neighbours. Padding is torch's, `padding` rows at
+    both ends, of which a strided window may leave the lower ones unused.
+    """
+    extent = (kernel - 1) * dilation + 1
+    out = (height + 2 * padding - extent) // stride + 1
+    if height % (shards * stride) or out * stride != height:
+        return None
+    above, below = padding, max(0, extent - stride - padding)
+    return (above, below) if max(above, below) <= height // shards else None
+
+
+def exchange(x, above: int, below: int, fill: float):
+    """`x` [batch, rows / shards, columns, channels] with its neighbours' rows at both ends.
+
+    Runs inside shard_map. The first shard's upper and the last shard's lower rows are `fill`, the
+    padding of the whole image.
+    """
+    shards = lax.axis_size(SPATIAL)
+    index = lax.axis_index(SPATIAL)
+    parts = [x]
+    if above:
+        rows = lax.ppermute(x[:, -above:], SPATIAL, [(i, i + 1) for i in range(shards - 1)])
+        parts.insert(0, rows if fill == 0 else jnp.where(index == 0, fill, rows))
+    if below:
+        rows = lax.ppermute(x[:, :below], SPATIAL, [(i + 1, i) for i in range(shards - 1)])
+        parts.append(rows if fill == 0 else jnp.where(index == shards - 1, fill, rows))
+    return jnp.concatenate(parts, axis=1) if len(parts) > 1 else x

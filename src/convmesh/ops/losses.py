@@ -1,0 +1,33 @@
+"""Losses, elementwise and from logits, in at least float32; the caller sums and divides."""
+
+import jax
+import jax.numpy as jnp
+
+
+def binary_cross_entropy(logits, targets):
+    """-t log p - (1 - t) log(1 - p) for p = sigmoid(logits); `targets` in [0, 1], same shape."""
+    return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def quality_focal(logits, targets):
+    """|t - p|^2 BCE(p, t): the quality focal loss (arXiv 2006.04388, eq. 3, beta = 2)."""
+    error = targets - jax.nn.sigmoid(logits)
+    return error * error * binary_cross_entropy(logits, targets)
+
+
+def distribution_focal(logits, targets):
+    """Cross-entropy with the two bins next to the target (arXiv 2006.04388, eq. 6).
+
+    `logits` [..., bins], `targets` [...] in bins; clipped to [0, bins - 1]. Returns [...].
+    """
+    bins = logits.shape[-1]
+    targets = jnp.clip(targets, 0, bins - 1)
+    # The weight of bin k is what linear interpolation gives it.
+    weights = jnp.maximum(0, 1 - jnp.abs(targets[..., None] - jnp.arange(bins)))
+    return -jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1)
+
+
+def cross_entropy(logits, labels):
+    """Sparse cross-entropy: `logits` [..., classes], integer `labels` [...]. Returns [...]."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]

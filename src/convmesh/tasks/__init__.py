@@ -1,0 +1,32 @@
+"""What is learned and how it is judged. A task is a handful of pure functions over whole batches.
+
+Both tasks have the same face, and the step and the loop know no more of them:
+
+- `inputs(images)`: uint8 [batch, rows, columns, 3] to what the model takes;
+- `loss(outputs, batch) -> (loss, numbers)`: a scalar, and scalars by name for the log;
+- `predict(outputs, batch) -> dict`: arrays [batch, ...], what evaluation and prediction read;
+- `evaluator(source)`: collects predictions on the host and gives the metrics;
+- `best_metric`: the name of the metric that tells the best checkpoint.
+"""
+
+import jax.numpy as jnp
+
+# The mean and deviation of ImageNet's pixels, as the weights that people share expect them.
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def normalise(images, dtype):
+    """uint8 (or float, 0 to 255) images [batch, rows, columns, 3] RGB to zero mean, unit deviation."""
+    scale = 1 / (255 * jnp.array(PIXEL_DEVIATION, dtype))
+    shift = jnp.array(PIXEL_MEAN, dtype) / jnp.array(PIXEL_DEVIATION, dtype)
+    return images.astype(dtype) * scale - shift
+
+
+def make_task(config, classes: int):
+    """The task that `config.task` names, for that many classes."""
+    from convmesh.tasks.classify import Classify
+    from convmesh.tasks.detect import Detect
+
+    tasks = {"classify": Classify, "detect": Detect}
+    return tasks[config.task](classes=classes, image_size=tuple(config.data.image_size))

@@ -1,0 +1,140 @@
+"""Detection: losses, decoding and metrics of the dense detector."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from convmesh import mesh
+from convmesh.models.detector import BINS, DetectorOutput, grid_points
+from convmesh.ops import boxes as box_ops
+from convmesh.ops.losses import distribution_focal, quality_focal
+from convmesh.ops.suppression import suppress
+from convmesh.tasks.assignment import assign
+
+BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Detect:
+    """The detection task for images of `image_size` (height, width)."""
+
+    classes: int
+    image_size: tuple[int, int]
+    score_threshold: float = 0.001  # of evaluation; a picture wants more
+    iou_threshold: float = 0.65
+    candidates: int = 300  # (point, class) pairs that enter suppression
+    max_detections: int = 100
+
+    best_metric = "AP"
+
+    def boxes(self, distance_logits):
+        """Boxes [batch, points, 4] in pixels: distance = stride x the mean of the bins."""
+        points, strides = grid_points(self.image_size)
+        bins = jnp.sum(jax.nn.softmax(distance_logits) * jnp.arange(BINS), axis=-1)
+        return box_ops.distances_to_boxes(points, bins * strides[:, None])
+
+    def assign(self, outputs: DetectorOutput, batch):
+        """The assignment of each image, without gradient and without communication."""
+        points, strides = grid_points(self.image_size)
+
+        def images(predicted, logits, boxes, labels, valid, crowd):
+            one = lambda *args: assign(points, strides, *args)  # noqa: E731
+            return jax.vmap(one)(predicted, logits, boxes, labels, valid, crowd)
+
+        predicted = self.boxes(lax.stop_gradient(outputs.distance_logits))
+        truth = (batch[name] for name in ("boxes", "labels", "valid", "crowd"))
+        return mesh.per_example(images)(predicted, lax.stop_gradient(outputs.class_logits), *truth)
+
+    def loss(self, outputs: DetectorOutput, batch, assignment=None):
+        """The loss of a whole batch, and its parts.
+
+        All parts are divided by the sum of the targets of all images (at least 1). Padding
+        examples (`present` False) have no boxes and weigh nothing.
+        """
+        assigned = self.assign(outputs, batch) if assignment is None else assignment
+        points, strides = grid_points(self.image_size)
+        dtype = outputs.class_logits.dtype
+        target = assigned.target.astype(dtype)
+        total = jnp.maximum(target.sum(), 1)
+        weight = (batch["present"][:, None] & ~assigned.ignored).astype(dtype)  # [batch, points]
+
+        label = jnp.take_along_axis(batch["labels"], assigned.box, axis=1)
+        class_target = jax.nn.one_hot(label, self.classes, dtype=dtype) * target[..., None]
+        class_loss = quality_focal(outputs.class_logits, class_target).sum(-1)
+
+        confidence_loss = quality_focal(outputs.confidence_logits, assigned.iou.astype(dtype))
+
+        # Points that are not positive get a box that is right, so that no arithmetic goes wrong.
+        predicted = self.boxes(outputs.distance_logits)
+        truth = jnp.take_along_axis(batch["boxes"].astype(dtype), assigned.box[..., None], axis=1)
+        truth = jnp.where(assigned.positive[..., None], truth, lax.stop_gradient(predicted))
+        box_loss = 1 - box_ops.giou(predicted, truth)
+        distances = box_ops.boxes_to_distances(points, truth) / strides[:, None]
+        bins_loss = distribution_focal(outputs.distance_logits, distances).mean(-1)
+
+        parts = {
+            "class": jnp.sum(class_loss * weight),
+            "confidence": jnp.sum(confidence_loss * weight),
+            "box": BOX_WEIGHT * jnp.sum(box_loss * target),
+            "distribution": DISTRIBUTION_WEIGHT * jnp.sum(bins_loss * target),
+        }
+        parts = {name: part / total for name, part in parts.items()}
+        loss = sum(parts.values())
+        numbers = {f"loss/{name}": part for name, part in parts.items()}
+        numbers["positive_points"] = assigned.positive.sum() / jnp.maximum(batch["present"].sum(), 1)
+        numbers["boxes_without_point"] = assigned.missed.sum()
+        numbers["boxes_truncated"] = batch["truncated"].sum()
+        return loss, numbers
+
+    def predict(self, outputs: DetectorOutput) -> dict[str, Any]:
+        """Detections of each image, best first, in pixels of the network's input.
+
+        Returns `boxes` [batch, n, 4], `labels` int32, `scores`, `class_confidence`,
+        `box_confidence`, `valid` bool, each [batch, n], n = max_detections.
+        """
+
+        def images(distance_logits, class_logits, confidence_logits):
+            return jax.vmap(self._decode)(
+                self.boxes(distance_logits), class_logits, confidence_logits
+            )
+
+        return mesh.per_example(images)(
+            outputs.distance_logits, outputs.class_logits, outputs.confidence_logits
+        )
+
+    def _decode(self, boxes, class_logits, confidence_logits):
+        """Detections of one image. The score is sqrt(class x box confidence)."""
+        class_p, confidence = jax.nn.sigmoid(class_logits), jax.nn.sigmoid(confidence_logits)
+        scores = jnp.sqrt(class_p * confidence[:, None])
+        # Exact: a pair among the k best stands at a point whose best class is among the k best.
+        k = min(self.candidates, scores.shape[0])
+        _, best = lax.top_k(scores.max(axis=1), k)
+        score, pair = lax.top_k(scores[best].reshape(-1), k)
+        point, label = best[pair // self.classes], pair % self.classes
+        boxes = boxes[point]
+        keep = suppress(boxes, label, score >= self.score_threshold, self.iou_threshold)
+
+        n = min(self.max_detections, k)
+        _, order = lax.top_k(jnp.where(keep, score, -1), n)
+        return {
+            "boxes": boxes[order],
+            "labels": label[order].astype(jnp.int32),
+            "scores": score[order],
+            "class_confidence": class_p[point, label][order],
+            "box_confidence": confidence[point][order],
+            "valid": keep[order],
+        }
+
+
+def to_original(boxes, scale, offset, size):
+    """Boxes [n, 4] of the network's input in pixels of the original image, clipped to it (host).
+
+    input = original x `scale` + `offset` (x, y); `size` is the original's (height, width).
+    """
+    shift = np.concatenate([offset, offset])
+    limit = np.array([size[1], size[0]] * 2, np.float32)
+    return np.clip((boxes - shift) / scale, 0, limit)

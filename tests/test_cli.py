@@ -1,0 +1,278 @@
+"""The command line: what it passes on, exit statuses, one clear line for each bad call."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from convmesh import cli
+from convmesh.errors import ConfigError, DataError, Stopped
+
+HEAVY = ("jax", "numpy", "cv2", "flax", "ml_collections", "tensorflow_datasets")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stands in for training, evaluation and prediction; records how they are called.
+
+    Set `calls.ends` to an exception, and the command raises it.
+    """
+    record = SimpleNamespace(made=[], ends=None)
+
+    def stub(name):
+        def called(*args, **kwargs):
+            record.made.append((name, args, kwargs))
+            if record.ends is not None:
+                raise record.ends
+
+        return called
+
+    for module, function in [
+        ("training", "train"),
+        ("evaluation", "evaluate"),
+        ("prediction", "predict_files"),
+    ]:
+        stand_in = SimpleNamespace(**{function: stub(function)})
+        monkeypatch.setitem(sys.modules, f"convmesh.{module}", stand_in)
+    return record
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "from convmesh.config import defaults\n"
+        "def get_config():\n"
+        "    config = defaults('detect')\n"
+        "    config.model.name = 'm'\n"
+        "    config.data.root = '/data'\n"
+        "    return config\n"
+    )
+    return str(path)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    return str(path)
+
+
+@pytest.fixture
+def bad(capsys):
+    """Runs a call; returns its exit status and its one line on stderr."""
+
+    def run(*argv):
+        status = cli.main(argv)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        return status, err.strip()
+
+    return run
+
+
+def test_train_gets_the_config_with_the_overrides(calls, recipe):
+    flags = ["--config.train.steps=5", "--config.mesh.data", "-1", "--config.train.steps=6"]
+    assert cli.main(["train", "--config", recipe, *flags, "--workdir", "w"]) == 0
+    [(name, (config, workdir), _)] = calls.made
+    assert (name, workdir) == ("train", "w")
+    assert (config.train.steps, config.mesh.data, config.model.name) == (6, -1, "m")
+
+
+def test_config_file_and_overrides_in_equals_form(calls, recipe):
+    assert cli.main(["train", f"--config={recipe}", "--workdir=w", "--config.train.seed=3"]) == 0
+    assert calls.made[0][1][0].train.seed == 3
+
+
+def test_eval_passes_its_flags(calls, workdir):
+    assert cli.main(["eval", "--workdir", workdir]) == 0
+    assert cli.main(["eval", "--workdir", workdir, "--split", "test", "--best"]) == 0
+    assert cli.main(["eval", "--workdir", workdir, "--step", "7", "--config.mesh.data=1"]) == 0
+    default = {"split": None, "step": None, "best": False, "overrides": ()}
+    assert calls.made == [
+        ("evaluate", (workdir,), default),
+        ("evaluate", (workdir,), default | {"split": "test", "best": True}),
+        ("evaluate", (workdir,), default | {"step": 7, "overrides": ("--config.mesh.data=1",)}),
+    ]
+
+
+def test_predict_passes_its_flags(calls, workdir):
+    base = ["predict", "--workdir", workdir, "a.jpg", "photos/*.png", "--output", "out"]
+    assert cli.main(base) == 0
+    assert calls.made.pop()[1:] == (
+        (workdir, ["a.jpg", "photos/*.png"], "out"),
+        {
+            "threshold": 0.3,
+            "iou": None,
+            "max_detections": 100,
+            "top_k": 5,
+            "batch_size": 8,
+            "save_txt": False,
+        },
+    )
+    flags = "--threshold 0.5 --iou 0.6 --max-detections 9 --top-k 2 --batch-size 4 --save-txt"
+    assert cli.main([*base, *flags.split()]) == 0
+    assert calls.made.pop()[2] == {
+        "threshold": 0.5,
+        "iou": 0.6,
+        "max_detections": 9,
+        "top_k": 2,
+        "batch_size": 4,
+        "save_txt": True,
+    }
+    assert cli.main(["predict", "--workdir", workdir, "--output", "o", "--", "--odd.jpg"]) == 0
+    assert calls.made.pop()[1][1] == ["--odd.jpg"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_cpu_devices_are_simulated_before_the_command(calls, recipe, monkeypatch, before):
+    monkeypatch.setattr(
+        "convmesh.devices.simulate_devices", lambda n: calls.made.append(("devices", n))
+    )
+    command = ["train", "--config", recipe, "--workdir", "w"]
+    devices = ["--cpu-devices", "8"]
+    assert cli.main([*devices, *command] if before else [*command, *devices]) == 0
+    assert [call[0] for call in calls.made] == ["devices", "train"]
+    assert calls.made[0] == ("devices", 8)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("", "no command given; one of train, eval, predict"),
+        ("--debug-me", "no command given"),
+        ("trian", "trian: no such command; did you mean train?"),
+        ("zzz", "zzz: no such command; one of train, eval, predict"),
+        ("train", "the following arguments are required: --config, --workdir"),
+        ("train --config RECIPE --wokdir w", "--wokdir: convmesh train has no such flag; did you"),
+        ("train --config RECIPE --work w", "--work: convmesh train has no such flag"),
+        ("train --config RECIPE --workdir w stray", "unrecognized arguments: stray"),
+        ("train --config no.py --workdir w", "no.py: no such recipe file"),
+        ("train --config RECIPE --workdir w --config.train.stpes=5", "did you mean train.steps?"),
+        (
+            "train --config RECIPE --workdir w --config.train.steps",
+            "no value given; write --config",
+        ),
+        ("train --config RECIPE --workdir w --config.train.steps --debug-me", "no value given"),
+        ("train --config RECIPE --workdir w --config.data.root=", "data.root: not set"),
+        ("train --config RECIPE --workdir w --cpu-devices 0", "got '0', wanted an integer, at le"),
+        ("train --config RECIPE --workdir w --coordinator h:1", "--coordinator: not in this vers"),
+        ("eval --workdir W --num-processes=2", "--num-processes: not in this version"),
+        ("eval --workdir nowhere", "nowhere: no such folder; --workdir is the folder that"),
+        ("eval --workdir .", ".: has no config.json; --workdir is the folder that"),
+        ("eval --workdir W --step x", "argument --step: got 'x', wanted an integer, at least 0"),
+        ("eval --workdir W --step 1 --best", "not allowed with argument"),
+        ("eval --workdir W --config.mesh.dta=1", "mesh.dta: no such key; did you mean mesh.data?"),
+        ("predict --workdir W --output o", "the following arguments are required: PATH"),
+        ("predict --workdir W a", "the following arguments are required: --output"),
+        ("predict --workdir W a --output o --threshold 2", "got '2', wanted a number from 0 to 1"),
+        ("predict --workdir W a --output o --iou nan", "got 'nan', wanted a number from 0 to 1"),
+        ("predict --workdir W a --output o --top-k 0", "got '0', wanted an integer, at least 1"),
+        ("predict --workdir W a --output o --config.mesh.data=1", "predict: takes no --config.KEY"),
+        ("predict --workdir nowhere a --output o", "nowhere: no such folder"),
+    ],
+)
+def test_a_wrong_call_ends_with_2_and_one_line(bad, calls, recipe, workdir, argv, message):
+    words = {"RECIPE": recipe, "W": workdir}
+    status, line = bad(*(words.get(word, word) for word in argv.split()))
+    assert status == 2
+    assert line.startswith("convmesh: error: ")
+    assert message in line
+    assert calls.made == []
+
+
+@pytest.mark.parametrize("name", cli.NOT_YET)
+def test_a_command_of_a_later_version_says_so(bad, name):
+    for argv in ([name], [name, "--help"], [name, "--config", "x"]):
+        status, line = bad(*argv)
+        assert status == 2
+        assert line.startswith(f"convmesh: error: {name}: not in this version")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ConfigError("train.seed changed"), 2, "convmesh: error: train.seed changed"),
+        (DataError("a.jpg: cut short"), 1, "convmesh: error: a.jpg: cut short"),
+        (Stopped("stopped at step 7"), 75, "convmesh: stopped at step 7"),
+        (SystemExit("gave up"), 1, "convmesh: error: gave up"),
+        (KeyboardInterrupt(), 130, "convmesh: interrupted"),
+        (
+            RuntimeError("out of memory\nat length"),
+            1,
+            "convmesh: error: RuntimeError: out of memory (run with --debug for the traceback)",
+        ),
+    ],
+)
+def test_how_a_run_that_fails_ends(bad, calls, recipe, error, status, line):
+    calls.ends = error
+    assert bad("train", "--config", recipe, "--workdir", "w") == (status, line)
+
+
+@pytest.mark.parametrize("error", [DataError("a.jpg: cut short"), RuntimeError("a.jpg: cut short")])
+def test_debug_shows_the_traceback(calls, recipe, capsys, error):
+    calls.ends = error
+    assert cli.main(["train", "--config", recipe, "--workdir", "w", "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.rstrip().splitlines()[-1].endswith("a.jpg: cut short")
+
+
+@pytest.mark.parametrize("command", ["", "train", "eval", "predict"])
+def test_help_lists_every_flag_and_only_commands_that_exist(capsys, command):
+    assert cli.main([*command.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    wanted = {
+        "": ["train", "eval", "predict", "exit status", "75"],
+        "train": ["--config FILE", "--workdir DIR", "--config.KEY=VALUE", "--cpu-devices"],
+        "eval": ["--split", "--step", "--best", "--config.KEY=VALUE", "--debug"],
+        "predict": "PATH --output --threshold --iou --max-detections --top-k --batch-size "
+        "--save-txt".split(),
+    }[command]
+    for words in wanted:
+        assert words in out
+    for name in (*cli.NOT_YET, *cli.FLAGS_NOT_YET):
+        assert name not in out
+
+
+def test_help_config_lists_the_keys_without_the_required_flags(capsys):
+    assert cli.main(["train", "--help-config"]) == 0
+    assert "optimizer.learning_rate = 0.001" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy_on_any_subcommand():
+    code = f"""
+import json, sys
+import convmesh
+from convmesh.cli import main
+for argv in (["--help"], ["train", "--help"], ["eval", "--help"], ["predict", "--help"], ["plan"]):
+    main(argv)
+print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_the_module_is_the_command():
+    command = [sys.executable, "-m", "convmesh", "trian"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "convmesh: error: trian: no such command; did you mean train?"
+
+
+def test_the_packages_names_are_found_when_used(calls):
+    import convmesh
+    from convmesh.config import load_config
+
+    assert convmesh.load_config is load_config
+    assert convmesh.train is sys.modules["convmesh.training"].train
+    assert set(convmesh.__all__) == set(convmesh._HOME) and set(convmesh.__all__) <= set(
+        dir(convmesh)
+    )
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = convmesh.nothing

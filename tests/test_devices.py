@@ -1,0 +1,55 @@
+"""Simulated devices: the count that JAX sees, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from convmesh.devices import simulate_devices
+from convmesh.errors import ConfigError
+
+
+def run_python(code, **env):
+    """Runs code in a fresh Python; returns the JSON that it prints last."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=clean | env, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_simulated_devices_in_a_fresh_process():
+    code = """
+import json, os
+import convmesh
+from convmesh.errors import ConfigError
+if {imported}: import jax
+convmesh.simulate_devices(3)
+import jax
+found = [jax.device_count(), jax.config.jax_platforms, os.environ["XLA_FLAGS"]]
+convmesh.simulate_devices(3)
+try:
+    convmesh.simulate_devices(5)
+except ConfigError as error:
+    found.append(str(error))
+print(json.dumps(found))
+"""
+    flags = "--xla_force_host_platform_device_count=7 --xla_cpu_multi_thread_eigen=false"
+    for imported in (False, True):
+        count, platforms, now, message = run_python(
+            code.format(imported=imported), XLA_FLAGS=flags, JAX_NUM_CPU_DEVICES="6"
+        )
+        assert (count, platforms) == (3, "cpu")
+        assert now == (
+            "--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count=3"
+        )
+        assert message.startswith("cannot simulate 5 devices: JAX has already started with 3 (cpu)")
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, True, "4"])
+def test_a_wrong_number_of_simulated_devices(n):
+    with pytest.raises(ConfigError, match="wanted an integer, at least 1"):
+        simulate_devices(n)
