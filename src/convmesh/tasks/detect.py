@@ -13,6 +13,7 @@ from convmesh.models.detector import BINS, DetectorOutput, grid_points
 from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
+from convmesh.tasks import average_precision
 from convmesh.tasks.assignment import assign
 
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
@@ -129,12 +130,30 @@ class Detect:
             "valid": keep[order],
         }
 
+    # What follows runs on the host, with numpy.
 
-def to_original(boxes, scale, offset, size):
-    """Boxes [n, 4] of the network's input in pixels of the original image, clipped to it (host).
+    def to_host(self, one: dict[str, Any], placement: dict[str, Any]) -> dict[str, Any]:
+        """The valid detections of one image, boxes in pixels of the original image.
 
-    input = original x `scale` + `offset` (x, y); `size` is the original's (height, width).
-    """
-    shift = np.concatenate([offset, offset])
-    limit = np.array([size[1], size[0]] * 2, np.float32)
-    return np.clip((boxes - shift) / scale, 0, limit)
+        `one`: `predict`'s arrays of that image. `placement`: `scale`, `offset` (x, y) and
+        `original_size` (height, width), with input = original x scale + offset.
+        """
+        one = {name: np.asarray(value)[one["valid"]] for name, value in one.items()}
+        shift = np.tile(placement["offset"], 2)
+        height, width = placement["original_size"]
+        boxes = (one["boxes"] - shift) / placement["scale"]
+        one["boxes"] = np.clip(boxes, 0, np.array([width, height] * 2)).astype(np.float32)
+        del one["valid"]
+        return one
+
+    def metrics(self, truth, found, classes) -> dict[str, float]:
+        """AP and AR as COCO defines them, of `found` (`to_host`) against `truth` (dicts)."""
+        return average_precision.coco_metrics(truth, found, classes)
+
+    def results(self, found, classes) -> list[dict]:
+        """`found` in the COCO results format."""
+        return average_precision.coco_results(found, classes)
+
+    def table(self, metrics, classes) -> str:
+        """The metrics for people."""
+        return average_precision.ap_table(metrics, classes)

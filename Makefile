@@ -1,0 +1,103 @@
+# convmesh: `make demo` and `make test` first build .venv from the lock (about a minute, once).
+#
+#   make demo       train configs/demo.py into runs/demo, evaluate it, draw its detections
+#   make test       run every test
+#   make lint       check style and types
+#   make lock       compile the lock again (LOCK_FLAGS=--upgrade takes newer releases)
+#   make clean      remove .venv and the tools' caches (runs/ stays)
+#
+#   PYTHON=/path/to/python3.12   build .venv with this interpreter
+#   EXTRA=cuda                   also install what an accelerator needs: cuda, cuda13, tpu or rocm.
+#                                The lock has no accelerator's wheels; they are chosen to fit the
+#                                JAX that it pins.
+#   DEMO_FLAGS="..."             flags for the demo's training and evaluation
+
+PYTHON ?= python3 python3.13 python3.12 python3.11
+DEMO_FLAGS ?= $(if $(EXTRA),,--cpu-devices 2)
+LOCK_FLAGS =
+
+BIN := .venv/bin
+LOCKS := requirements-build.lock requirements.lock
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+READY := .venv/.ready
+EXTRA_READY := $(if $(EXTRA),$(READY)-$(EXTRA))
+
+# What the caller's own environment holds must not leak into .venv.
+unexport PYTHONPATH PYTHONHOME
+export PIP_USER := 0
+
+.PHONY: demo test lint lock clean
+.DELETE_ON_ERROR:
+
+demo: $(READY) $(EXTRA_READY)
+	$(BIN)/convmesh train --config configs/demo.py --workdir runs/demo $(DEMO_FLAGS)
+	$(BIN)/convmesh eval --workdir runs/demo --split test $(DEMO_FLAGS)
+
+test: $(READY) $(EXTRA_READY)
+	$(BIN)/python -m pytest $(TEST_FLAGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# --no-deps: the lock is complete. --no-build-isolation: `promise` has no wheel and is built with
+# the setuptools that the lock pins. --no-compile: the import at the end compiles the modules that
+# are used, in half the time, and shows that the installation works.
+$(READY): $(LOCKS) pyproject.toml | $(BIN)/python
+	@echo "Installing the packages of requirements.lock into .venv (about a minute) ..."
+	@$(INSTALL) --no-deps --require-hashes -r requirements-build.lock
+	@$(INSTALL) --no-deps --require-hashes --no-compile --no-build-isolation -r requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import jax, flax.linen, optax, orbax.checkpoint, \
+	    grain, tensorflow_datasets, cv2, faster_coco_eval, sklearn.datasets, tensorboardX, convmesh'
+	@pwd -P > $@
+
+$(READY)-%: $(READY)
+	@echo "Installing the extra '$*' into .venv ..."
+	@$(BIN)/python -m pip freeze --exclude-editable > .venv/constraints.txt
+	@$(INSTALL) --no-build-isolation -c .venv/constraints.txt -e '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@for python in $(PYTHON); do \
+	    "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	        2>/dev/null && break; \
+	    python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "convmesh needs Python 3.11, 3.12 or 3.13, and this is none: $(PYTHON)." \
+	        "Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$python cannot make a venv (no ensurepip). Install it (Debian and Ubuntu:" \
+	        "apt-get install python3-venv) or name another: make PYTHON=/path/to/python3.12" >&2; \
+	    exit 1; \
+	fi; \
+	echo "Making .venv with $$("$$python" -V)"; \
+	"$$python" -m venv --clear .venv
+
+# A venv is of use only where it was made, and with the interpreter it was made with.
+ifneq ($(wildcard $(READY)),)
+  ifneq ($(shell cat $(READY)),$(shell pwd -P))
+    .PHONY: $(READY) $(BIN)/python
+  else ifneq ($(origin PYTHON),file)
+    ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+      .PHONY: $(READY) $(BIN)/python
+    endif
+  endif
+endif
+
+# One lock for every supported Python and system. No index address may get into it.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python \
+    --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make lock'
+
+lock: | $(BIN)/python
+	@PATH="$$PATH:$$PWD/$(BIN)"; set -e; \
+	command -v uv >/dev/null || $(INSTALL) uv; \
+	$(COMPILE) --python $(BIN)/python $(LOCK_FLAGS) --extra test pyproject.toml -o requirements.lock; \
+	$(COMPILE) --python $(BIN)/python $(LOCK_FLAGS) --group build -c requirements.lock \
+	    -o requirements-build.lock; \
+	if grep -n '://' $(LOCKS); then echo "an address got into the lock" >&2; exit 1; fi
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,191 @@
+"""Data: from files on disk to records, and from records to batches.
+
+`open_train` and `open_eval` give the splits of a run as Sources of Records; `loader` makes batches
+of them. A data set whose layout is new here needs an opener in `FORMATS`, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from convmesh.data.cache import with_cache
+from convmesh.data.loader import permutation
+from convmesh.data.record import BadExample, DataSet, Record, Source, Subset
+from convmesh.errors import ConfigError, DataError
+
+__all__ = [
+    "FORMATS",
+    "BadExample",
+    "DataSet",
+    "Record",
+    "Source",
+    "find_format",
+    "open_eval",
+    "open_train",
+]
+
+VALIDATION = ("validation", "val", "valid")
+# What the examples held out of training are called.
+HELD_OUT = "val"
+_HOLD_OUT_KEY = (1914,)  # any number, but always this one
+
+
+def _open_tfds(config: ConfigDict) -> DataSet:
+    from convmesh.data.tfds_source import TfdsSet  # TFDS takes a second to import
+
+    return TfdsSet(config)
+
+
+def _open_folder(config: ConfigDict) -> DataSet:
+    from convmesh.data.folder import FolderSet
+
+    return FolderSet(config)
+
+
+def _not_yet(config: ConfigDict) -> DataSet:
+    layout = find_format(config)
+    raise ConfigError(
+        f"data.format: {layout} is not in this version; there is "
+        f"{', '.join(name for name, opener in FORMATS.items() if opener is not _not_yet)}"
+    )
+
+
+# The layouts, by the name that `data.format` gives them.
+FORMATS: dict[str, Callable[[ConfigDict], DataSet]] = {
+    "tfds": _open_tfds,
+    "folder": _open_folder,
+    "coco": _not_yet,
+    "voc": _not_yet,
+    "yolo": _not_yet,
+}
+
+
+def open_train(config: ConfigDict) -> Source:
+    """Return the examples to train on: `data.train_split`, without those held out.
+
+    Raises ConfigError for a config that names what is not there, DataError for unusable data.
+    """
+    source = _train_part(_open(config), config, training=True)
+    return _cached(source, config, copies=max(1, config.data.workers))
+
+
+def open_eval(config: ConfigDict, split: str | None = None) -> Source:
+    """Return a split to evaluate: `split`, else `data.eval_split`, else what is there.
+
+    That is the validation split under any of its names, else the test split, else `val`: a part of
+    the training split, `data.val_fraction` of it, that `open_train` leaves out.
+    Raises ConfigError where there is no such split, DataError for unusable data.
+    """
+    dataset = _open(config)
+    name = _eval_split(dataset, config)
+    if split and (name or split not in VALIDATION):
+        name = _same_split(split, dataset.splits) or split
+    if name is None:
+        source = _held_out_part(dataset, config)
+    elif name == config.data.train_split:
+        source = _train_part(dataset, config, training=False)
+    else:
+        source = dataset.source(name, training=False)
+    return _cached(source, config)
+
+
+def find_format(config: ConfigDict) -> str:
+    """Return the name of the layout: `data.format`, or for `auto` what the data looks like.
+
+    Raises ConfigError where that cannot be told.
+    """
+    data = config.data
+    if data.format != "auto":
+        if data.format not in FORMATS:
+            raise ConfigError(
+                f"data.format: got {data.format!r}, wanted auto or one of {', '.join(FORMATS)}"
+            )
+        return data.format
+    if data.name:
+        return "tfds"
+    if not data.root:
+        raise ConfigError("data: set data.root to a folder or data.name to a TFDS data set")
+    root = Path(data.root).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f"data.root: {data.root} is not a folder")
+    return _look_at(root, data.root)
+
+
+def _look_at(root: Path, given: str) -> str:
+    """Return the layout of the folder `root`, by the files that only it has."""
+    if any(root.glob("annotations/*.json")) or any(root.glob("*/_annotations.coco.json")):
+        return "coco"
+    if (root / "Annotations").is_dir() or any(root.glob("*.xml")):
+        return "voc"
+    yolo = ("images", "labels")
+    if any((root / name).is_file() for name in ("data.yaml", "data.yml")):
+        return "yolo"
+    if any(all((top / name).is_dir() for name in yolo) for top in (root, *root.glob("*"))):
+        return "yolo"
+    if any(path.is_dir() and not path.name.startswith(".") for path in root.iterdir()):
+        return "folder"
+    raise ConfigError(
+        f"data.root: {given} has no layout that is known; expected folders named after the classes"
+        " (CLASS/* or SPLIT/CLASS/*), or data.format set"
+    )
+
+
+def _open(config: ConfigDict) -> DataSet:
+    return FORMATS[find_format(config)](config)
+
+
+def _cached(source: Source, config: ConfigDict, copies: int = 1) -> Source:
+    # A config that was not checked may still hold True for `true`.
+    return with_cache(source, str(config.data.cache).lower(), copies)
+
+
+def _same_split(wanted: str, splits: tuple[str, ...]) -> str | None:
+    """Return the name that the data set gives to the split `wanted`."""
+    names = (wanted, *VALIDATION) if wanted in VALIDATION else (wanted,)
+    return next((name for name in names if name in splits), None)
+
+
+def _eval_split(dataset: DataSet, config: ConfigDict) -> str | None:
+    """Return the split that a run evaluates, or None where that is held out of training."""
+    wanted = config.data.eval_split
+    if wanted and wanted not in VALIDATION:
+        return wanted
+    names = VALIDATION if wanted else (*VALIDATION, "test")
+    return next((name for name in names if name in dataset.splits), None)
+
+
+def _train_part(dataset: DataSet, config: ConfigDict, training: bool) -> Source:
+    """Return the training split, without the part that is held out, if any is."""
+    source = dataset.source(config.data.train_split, training)
+    if _eval_split(dataset, config) or not config.data.val_fraction:
+        return source
+    kept = _shuffled(len(source))[_held_out_count(len(source), config) :]
+    return Subset(source, sorted(kept), source.split)
+
+
+def _held_out_part(dataset: DataSet, config: ConfigDict) -> Source:
+    if not config.data.val_fraction:
+        raise ConfigError(
+            "data.val_fraction: 0, and there is no split to evaluate among"
+            f" {', '.join(dataset.splits)}; set it, or data.eval_split"
+        )
+    source = dataset.source(config.data.train_split, training=False)
+    held_out = _shuffled(len(source))[: _held_out_count(len(source), config)]
+    return Subset(source, sorted(held_out), HELD_OUT)
+
+
+def _held_out_count(size: int, config: ConfigDict) -> int:
+    """Return how many of `size` examples are held out: at least one, never all."""
+    if size < 2:
+        raise DataError(
+            f"split {config.data.train_split!r} has {size} example: too few to hold one out"
+        )
+    return min(size - 1, max(1, round(size * config.data.val_fraction)))
+
+
+def _shuffled(size: int) -> list[int]:
+    # A function of the number of examples alone: the same on every machine and in every run.
+    return permutation(size, _HOLD_OUT_KEY).tolist()

@@ -1,0 +1,308 @@
+"""Batches for training and evaluation: the order of the data is a function, not a state.
+
+Batch k of a run is the same for any number of threads, worker processes or restarts, because what
+it holds follows from (seed, k) alone. Going on at step k is therefore asking for batch k.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from convmesh.data import augment
+from convmesh.data.record import BadExample, Record, Source
+
+# Arrays, and in evaluation a list of records.
+Batch = dict[str, Any]
+
+# Keep the streams that one seed feeds apart.
+_ORDER, _AUGMENT = 1, 2
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+def example_at(position: int, size: int, seed: int) -> tuple[int, int]:
+    """Return (epoch, index) of the example at global `position` of a run over `size` examples.
+
+    Each epoch is a permutation of its own; positions run on across the epoch's end, so no example
+    is dropped or repeated where the batch size does not divide `size`.
+    """
+    epoch, place = divmod(position, size)
+    return epoch, int(_permutation(size, seed, epoch)[place])
+
+
+@functools.lru_cache(maxsize=4)  # a batch touches two epochs at most, prefetching a few batches
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return permutation(size, (seed, _ORDER, epoch))
+
+
+def permutation(size: int, key: tuple[int, ...]) -> np.ndarray:
+    """Return a permutation of `size` things, int64 [size]: a function of `size` and `key` alone.
+
+    Made by sorting raw words, because numpy keeps the stream of a bit generator for ever, but not
+    what `Generator.permutation` makes of it.
+    """
+    words = np.random.Philox(np.random.SeedSequence(key)).random_raw(size)
+    return np.argsort(words, kind="stable")
+
+
+class Batches:
+    """An iterator over batches that counts what was not as it should be; close it after use.
+
+    counts: over the batches handed out so far: `images`; `unreadable` images passed by with weight
+    0; `bad_boxes` of the source dropped or clipped; `truncated` boxes beyond `data.max_boxes`.
+    """
+
+    def __init__(self, batches: grain.MapDataset, workers: int):
+        """Make `batches` ahead of time: in threads, or in `workers` processes."""
+        self._batches = iter(_in_background(batches, workers))
+        self._shared = workers > 0
+        self.counts = {"images": 0, "unreadable": 0, "bad_boxes": 0, "truncated": 0}
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        if self._shared:
+            # Out of the workers' shared memory, which must not outlive them.
+            batch = {key: np.array(value) for key, value in batch.items()}
+        self.counts["images"] += int(batch["present"].sum())
+        self.counts["unreadable"] += int(((batch["index"] >= 0) & ~batch["present"]).sum())
+        self.counts["bad_boxes"] += int(batch.pop("bad_boxes").sum())
+        if "truncated" in batch:
+            self.counts["truncated"] += int(batch["truncated"].sum())
+        return batch
+
+    def close(self) -> None:
+        """End the threads and worker processes."""
+        self._batches.close()
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def train_batches(source: Source, config: ConfigDict, start_step: int = 0) -> Batches:
+    """Return the batches of a run from step `start_step` on, without end.
+
+    A batch, B = `config.train.batch_size` and M = `config.data.max_boxes`:
+    image uint8 [B, H, W, 3]; index int64 [B], the place in `source`; present bool [B], False for an
+    image that could not be read (weight 0). Classification: label int32 [B]. Detection: boxes
+    float32 [B, M, 4], x0 y0 x1 y1 in pixels of the input, largest first; labels int32 [B, M];
+    valid bool [B, M]; crowd bool [B, M], True for a region to ignore (then valid, too); truncated
+    int32 [B], boxes beyond M.
+
+    Raises DataError, while iterating, where the source does.
+    """
+    example = _TrainExample(source, _Form.of(source, config), _settings(config), config.train.seed)
+    batch_size = config.train.batch_size
+    # A step count that no run reaches; grain wants an end.
+    positions = grain.MapDataset.range(0, batch_size * 2**40)
+    batches = positions.map(example).batch(batch_size, batch_fn=_stack)[start_step:]
+    return Batches(batches, config.data.workers)
+
+
+def eval_batches(source: Source, config: ConfigDict, batch_size: int) -> Batches:
+    """Return every example of `source` once, in order, whole: letterboxed, or centre-cropped.
+
+    As in `train_batches`, and: scale float32 [B] and offset float32 [B, 2] (x, y) with input =
+    original * scale + offset; original_size int32 [B, 2] (height, width); record, a list of B
+    Records without pixels: the labels as the source has them, no box cut off. The last batch is
+    filled up with rows that are not present, have index -1 and None for a record.
+    """
+    form = _Form.of(source, config)
+    examples = grain.MapDataset.range(0, len(source)).map(_EvalExample(source, form))
+    padding = form.absent(-1) | _NOWHERE
+    batches = examples.batch(
+        batch_size, batch_fn=functools.partial(_stack_padded, batch_size, padding)
+    )
+    # Threads also where training has worker processes: those take seconds to start.
+    return Batches(batches, workers=0)
+
+
+def _settings(config: ConfigDict) -> augment.Settings:
+    given = config.data.augment
+    return augment.Settings(
+        flip=given.flip, scale=tuple(given.scale), crop=tuple(given.crop), color=given.color
+    )
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The fixed shapes of an example, and how to fill them."""
+
+    task: str
+    size: tuple[int, int]
+    max_boxes: int
+    skip_bad: bool
+
+    @classmethod
+    def of(cls, source: Source, config: ConfigDict) -> _Form:
+        data = config.data
+        return cls(
+            task=source.task,
+            size=tuple(data.image_size),
+            max_boxes=data.max_boxes,
+            skip_bad=data.on_bad_example == "skip",
+        )
+
+    def read(self, source: Source, index: int) -> Record | None:
+        """Return the record, or None if it is bad and such are passed by."""
+        try:
+            return source[index]
+        except BadExample:
+            if self.skip_bad:
+                return None
+            raise
+
+    def absent(self, index: int) -> Batch:
+        """Return an example of weight 0."""
+        image = np.zeros((*self.size, 3), np.uint8)
+        example = self.labelled(image, index, 0)
+        if self.task == "detect":
+            no_boxes = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool)
+            example = self.boxed(image, index, 0, *no_boxes)
+        return example | {"present": np.array(False)}
+
+    def labelled(self, image: np.ndarray, index: int, label: int) -> Batch:
+        """Return an example for classification."""
+        return {
+            "image": image,
+            "index": np.array(index, np.int64),
+            "present": np.array(True),
+            "label": np.array(label, np.int32),
+            "bad_boxes": np.array(0, np.int32),
+        }
+
+    def boxed(
+        self,
+        image: np.ndarray,
+        index: int,
+        bad_boxes: int,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        crowd: np.ndarray,
+    ) -> Batch:
+        """Return an example for detection: the `max_boxes` largest of its boxes, padded."""
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        order = np.argsort(-area, kind="stable")[: self.max_boxes]
+        n = len(order)
+        example = {
+            "image": image,
+            "index": np.array(index, np.int64),
+            "present": np.array(True),
+            "boxes": np.zeros((self.max_boxes, 4), np.float32),
+            "labels": np.zeros(self.max_boxes, np.int32),
+            "valid": np.arange(self.max_boxes) < n,
+            "crowd": np.zeros(self.max_boxes, bool),
+            "truncated": np.array(len(boxes) - n, np.int32),
+            "bad_boxes": np.array(bad_boxes, np.int32),
+        }
+        example["boxes"][:n] = boxes[order]
+        example["labels"][:n] = labels[order]
+        example["crowd"][:n] = crowd[order]
+        return example
+
+
+@dataclass(frozen=True)
+class _TrainExample:
+    """From a position in the run to an augmented example."""
+
+    source: Source
+    form: _Form
+    settings: augment.Settings
+    seed: int
+
+    def __call__(self, position: int) -> Batch:
+        epoch, index = example_at(int(position), len(self.source), self.seed)
+        record = self.form.read(self.source, index)
+        if record is None:
+            return self.form.absent(index)
+        # Keyed by the example, never by who makes it.
+        rng = np.random.default_rng((self.seed, _AUGMENT, epoch, index))
+        form = self.form
+        if form.task == "classify":
+            image = augment.augment_for_classification(record.image, form.size, self.settings, rng)
+            return form.labelled(image, index, record.label)
+        image, boxes, crowd, kept = augment.augment_for_detection(
+            record.image, record.boxes, record.crowd, form.size, self.settings, rng
+        )
+        return form.boxed(image, index, record.bad_boxes, boxes, record.labels[kept], crowd)
+
+
+@dataclass(frozen=True)
+class _EvalExample:
+    """From an index to the whole example, and how to map results back to it."""
+
+    source: Source
+    form: _Form
+
+    def __call__(self, index: int) -> Batch:
+        index, form = int(index), self.form
+        record = form.read(self.source, index)
+        if record is None:
+            return form.absent(index) | _NOWHERE
+        if form.task == "classify":
+            image, scale, offset = augment.centre_crop(record.image, form.size)
+            example = form.labelled(image, index, record.label)
+        else:
+            image, scale, offset = augment.letterbox(record.image, form.size)
+            boxes = record.boxes * np.float32(scale) + np.tile(offset, 2)
+            example = form.boxed(image, index, record.bad_boxes, boxes, record.labels, record.crowd)
+        # Not a slice of the image: that would keep all of it in memory.
+        labels_only = replace(record, image=np.zeros((0, 0, 3), np.uint8))
+        return example | _placement(scale, offset, record.image.shape[:2]) | {"record": labels_only}
+
+
+def _placement(scale: float, offset: Sequence[float], size: Sequence[int]) -> Batch:
+    return {
+        "scale": np.array(scale, np.float32),
+        "offset": np.array(offset, np.float32),
+        "original_size": np.array(size, np.int32),
+    }
+
+
+# What evaluation says of an image that is not there.
+_NOWHERE: Batch = _placement(1.0, (0, 0), (0, 0)) | {"record": None}
+
+
+def _stack(examples: Sequence[Batch]) -> Batch:
+    columns = {key: [example[key] for example in examples] for key in examples[0]}
+    return {k: column if k == "record" else np.stack(column) for k, column in columns.items()}
+
+
+def _stack_padded(batch_size: int, padding: Batch, examples: Sequence[Batch]) -> Batch:
+    return _stack([*examples, *[padding] * (batch_size - len(examples))])
+
+
+def _in_background(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
+    # Each example is one thread's work; OpenCV's own threads would only get in the way.
+    cv2.setNumThreads(0)
+    if workers == 0:
+        # Decoding and resizing release Python's lock.
+        return batches.to_iter_dataset(
+            grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_THREADS)
+        )
+    # Grain reads its absl flags to hand them to the workers, parsed or not.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    in_each = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    return batches.to_iter_dataset(in_each).mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+        worker_init_fn=_start_worker,
+    )
+
+
+def _start_worker(index: int, count: int) -> None:
+    cv2.setNumThreads(0)

@@ -1,0 +1,641 @@
+"""Pictures for people: detections on an image, a batch as the network sees it, curves of a run.
+
+Everything takes and gives uint8 RGB arrays in memory; `save_png` and `draw_curves` write files.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import math
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from convmesh.report import read_metrics
+
+Color = tuple[int, int, int]
+
+# Told apart easily, also on photographs; further classes get colours around the wheel.
+PALETTE: tuple[Color, ...] = (
+    (255, 72, 66),
+    (38, 132, 255),
+    (46, 184, 76),
+    (255, 159, 10),
+    (168, 85, 247),
+    (0, 199, 217),
+    (255, 230, 0),
+    (255, 100, 190),
+    (150, 98, 56),
+    (163, 230, 53),
+    (13, 148, 136),
+    (99, 91, 255),
+)
+GREY, WHITE, DARK = (160, 160, 160), (255, 255, 255), (24, 24, 24)
+PAPER, INK, RIGHT, WRONG = (248, 248, 248), (40, 40, 40), (16, 124, 52), (200, 30, 40)
+
+FONT = cv2.FONT_HERSHEY_DUPLEX
+SMALLEST_TEXT = 0.34  # of the font's size; below this nobody can read it
+LONGEST_SIDE = 1600  # pixels up to which a small image is enlarged
+
+
+def class_color(label: int) -> Color:
+    """The RGB colour of a class id, the same in every picture."""
+    if 0 <= label < len(PALETTE):
+        return PALETTE[label]
+    # Steps of the golden ratio never come back to a hue.
+    hue = (label * 0.61803398875) % 1
+    return _rgb(colorsys.hsv_to_rgb(hue, (0.85, 0.6, 0.95)[label % 3], (0.95, 1.0, 0.7)[label % 3]))
+
+
+def draw_detections(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float] | np.ndarray | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    truth_boxes: np.ndarray | None = None,
+    min_side: int = 480,
+) -> np.ndarray:
+    """The image with its boxes, each with a chip that holds name and score.
+
+    Args:
+      image: [height, width, 3] uint8 RGB; not changed.
+      boxes: [n, 4] x0 y0 x1 y1 in pixels of the image; what lies outside is cut at the edge.
+      names: [n] class names.
+      scores: [n], shown with two digits, or None.
+      labels: [n] class ids, which give the colours; taken from the names where left out.
+      truth_boxes: [m, 4], drawn as dashed white lines under the others.
+      min_side: the shorter side in pixels that a smaller image is enlarged to, so that the
+        lettering is legible; the longer side then stays within 1600.
+
+    Returns:
+      [height', width', 3] uint8 RGB, of the image's own size or larger.
+
+    Raises:
+      ValueError: the image is not uint8 RGB, a box is not finite, or the lengths differ.
+    """
+    _check_image(image)
+    boxes = _finite_boxes(boxes)
+    if not len(names) == len(boxes) == len(boxes if scores is None else scores):
+        raise ValueError(f"{len(boxes)} boxes, {len(names)} names, scores: {scores!r}")
+    height, width = image.shape[:2]
+    scale = min(min_side / min(height, width), LONGEST_SIDE / max(height, width))
+    canvas, factors = _resized(image, max(1.0, scale))
+    if truth_boxes is not None:
+        _draw_dashed(canvas, _finite_boxes(truth_boxes) * factors)
+    colors = [_name_color(name) for name in names] if labels is None else _colors(labels)
+    _draw_boxes(canvas, boxes * factors, _chip_texts(names, scores), colors, scores)
+    return canvas
+
+
+def draw_batch(
+    batch: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    rows: int = 4,
+    columns: int | None = None,
+) -> np.ndarray:
+    """The first images of a batch as the network gets them, with boxes or class names.
+
+    Boxes to ignore are hatched in grey. The line under an image says its index in the source,
+    how many boxes it has, how many of them are ignored, and how many did not fit in the batch.
+
+    Args:
+      batch: as the loader gives it: `image` [batch, height, width, 3] uint8 and, for detection,
+        `boxes`, `labels`, `valid`, `crowd`; for classification `label`. Images that only pad the
+        batch (`present` False) are left out.
+      classes: names, index = class id.
+      rows: at most so many rows.
+      columns: images in a row; 4 of a detection batch or 8 of a classification batch.
+    """
+    detection = "boxes" in batch
+    columns = columns or (4 if detection else 8)
+    present = np.asarray(batch.get("present", np.ones(len(batch["image"]), bool)))
+    tiles = []
+    for i in np.flatnonzero(present)[: rows * columns]:
+        canvas, factors = _tile(batch["image"][i], detection)
+        parts = [f"index {int(batch['index'][i])}"] if "index" in batch else []
+        if detection:
+            valid = np.asarray(batch["valid"][i], bool)
+            crowd = valid & np.asarray(batch["crowd"][i], bool)
+            boxes, labels = batch["boxes"][i] * factors, batch["labels"][i]
+            _draw_truth(canvas, boxes[valid], labels[valid], crowd[valid], classes)
+            count = int((valid & ~crowd).sum())
+            parts.append(f"{count} box{'' if count == 1 else 'es'}")
+            if crowd.any():
+                parts.append(f"{int(crowd.sum())} ignored")
+            if int(batch.get("truncated", np.zeros(len(present), int))[i]):
+                parts.append(f"{int(batch['truncated'][i])} did not fit")
+        else:
+            parts.insert(0, _class_name(classes, batch["label"][i]))
+        tiles.append((canvas, ", ".join(parts), INK))
+    return _grid(tiles, columns)
+
+
+def draw_predictions_grid(
+    images: Sequence[np.ndarray],
+    predictions: Sequence[Mapping[str, np.ndarray]],
+    classes: Sequence[str],
+    truth: Sequence[Any] | None = None,
+    *,
+    threshold: float = 0.3,
+    rows: int = 4,
+    columns: int | None = None,
+) -> np.ndarray:
+    """The first images with what was predicted for them, and the truth where it is given.
+
+    Args:
+      images: each [height, width, 3] uint8 RGB, of any sizes.
+      predictions: for each image `labels` [n] and `scores` [n], for detection also `boxes`
+        [n, 4] in pixels of the image; for classification best first.
+      classes: names, index = class id.
+      truth: for each image a class id, or for detection a dict with `boxes` [m, 4], drawn dashed
+        in white, and `crowd` [m], hatched in grey.
+      threshold: detections with a lower score are not drawn; the line under the image counts
+        those that are.
+      rows, columns: as for `draw_batch`.
+    """
+    detection = bool(predictions) and "boxes" in predictions[0]
+    columns = columns or (4 if detection else 8)
+    tiles = []
+    for i, (image, found) in enumerate(zip(images, predictions, strict=True)):
+        if i == rows * columns:
+            break
+        canvas, factors = _tile(image, detection)
+        labels, scores = np.asarray(found["labels"]), np.asarray(found["scores"], float)
+        true = None if truth is None else truth[i]
+        ink = INK
+        if detection:
+            shown = scores >= threshold
+            caption = f"{int(shown.sum())} found"
+            if true is not None:
+                boxes = _finite_boxes(true["boxes"]) * factors
+                crowd = np.asarray(true.get("crowd", np.zeros(len(boxes))), bool)
+                _hatch(canvas, boxes[crowd])
+                _draw_dashed(canvas, boxes[~crowd])
+                caption += f", {int((~crowd).sum())} true"
+            names = [_class_name(classes, label) for label in labels[shown]]
+            boxes = _finite_boxes(found["boxes"])[shown] * factors
+            texts = _chip_texts(names, scores[shown])
+            _draw_boxes(canvas, boxes, texts, _colors(labels[shown]), scores[shown])
+        else:
+            caption = f"{_class_name(classes, labels[0])} {scores[0]:.2f}"
+            if true is not None:
+                ink = RIGHT if int(labels[0]) == int(true) else WRONG
+                if ink is WRONG:
+                    caption += f" (is {_class_name(classes, true)})"
+        tiles.append((canvas, caption, ink))
+    return _grid(tiles, columns)
+
+
+def draw_curves(metrics_path: str | os.PathLike[str], output_png: str | os.PathLike[str]) -> None:
+    """Draws the curves of a `metrics.jsonl`: loss and its parts, AP or top-1, learning rate, speed.
+
+    Only what the file holds is drawn. Where a step stands twice, the later line counts. Steps
+    whose loss was not finite are marked.
+
+    Raises:
+      DataError: there is no such file, or it is damaged.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    series = _series(read_metrics(metrics_path))
+    panels = [
+        (title, chosen, draw)
+        for title, names, draw in _PANELS
+        if (chosen := {key: xy for key, xy in series.items() if names(key[1])})
+    ]
+    last = max([1, *(steps[-1] for steps, _ in series.values())])
+    columns = min(len(panels), 2) or 1
+    height = -(-len(panels) // columns) or 1
+    # Without pyplot: no global state, and a notebook keeps its own backend.
+    figure = Figure(figsize=(6.0 * columns, 3.6 * height), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(height, columns, squeeze=False).ravel()
+    for axis, (title, chosen, draw) in zip(axes, panels, strict=False):
+        axis.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axis.set_xlabel("step", fontsize=9)
+        axis.grid(True, color="0.9")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=9)
+        axis.set_xlim(0, 1.02 * last)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        draw(axis, chosen)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    if not panels:
+        axes[0].text(0.5, 0.5, "no numbers yet", ha="center", va="center", color="0.4")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", facecolor="white")
+    _write(stream.getvalue(), output_png)
+
+
+def save_png(image: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Writes [height, width, 3] uint8 RGB as PNG, whole or not at all; makes the folder."""
+    _check_image(image)
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ValueError(f"{path}: an image of shape {image.shape} cannot be written as PNG")
+    _write(data.tobytes(), path)
+
+
+# Boxes and chips. Coordinates are pixels of the canvas, which is drawn on in place.
+
+
+def _draw_boxes(
+    canvas: np.ndarray,
+    boxes: np.ndarray,
+    texts: Sequence[str],
+    colors: Sequence[Color],
+    scores: Sequence[float] | np.ndarray | None = None,
+) -> None:
+    """Outlines, then a chip for each; the best scores lie on top and get the best places."""
+    best_first = list(range(len(boxes)))
+    if scores is not None:
+        best_first = np.argsort(-np.asarray(scores, float), kind="stable").tolist()
+    thickness = _thickness(canvas)
+    for i in best_first[::-1]:
+        corners = _inside(canvas, boxes[i], thickness)
+        shade = tuple(c // 3 for c in colors[i])
+        cv2.rectangle(canvas, *corners, shade, thickness + 2, cv2.LINE_AA)
+        cv2.rectangle(canvas, *corners, colors[i], thickness, cv2.LINE_AA)
+
+    chips = []
+    taken = np.zeros((0, 4))
+    for i in best_first:
+        chip = _chip(canvas, texts[i])
+        if chip is None:
+            continue
+        text, scale, size = chip
+        place = _place(canvas, _inside(canvas, boxes[i], thickness), size, taken, thickness)
+        taken = np.concatenate([taken, [place]])
+        chips.append((place, text, scale, colors[i]))
+    for place, text, scale, color in reversed(chips):
+        _draw_chip(canvas, place, text, scale, color)
+
+
+def _draw_chip(canvas, place, text, scale, color) -> None:
+    x0, y0, x1, y1 = place
+    canvas[y0:y1, x0:x1] = color
+    bright = np.dot(color, (0.299, 0.587, 0.114)) > 140
+    _, _, below = _text_size(text, scale)
+    padding = _padding(scale)
+    start = (x0 + padding, y1 - padding - below + 1)
+    _put_text(canvas, text, start, scale, DARK if bright else WHITE)
+
+
+def _chip(canvas: np.ndarray, text: str) -> tuple[str, float, tuple[int, int]] | None:
+    """Text, font scale and size (width, height) of a chip that fits the canvas.
+
+    A text too long gets smaller, then loses letters; None where no text fits at all.
+    """
+    height, width = canvas.shape[:2]
+    scale = _text_scale(canvas)
+    while _chip_size("", scale)[1] > height and scale > SMALLEST_TEXT:
+        scale = max(SMALLEST_TEXT, scale * 0.9)
+    text, scale = _fitted(text, width - 2 * _padding(scale), scale)
+    size = _chip_size(text, scale)
+    return (text, scale, size) if size[0] <= width and size[1] <= height else None
+
+
+def _place(canvas, corners, size, taken, thickness) -> tuple[int, int, int, int]:
+    """Where a chip lies: at the box's corners, off the chips already placed if it can be."""
+    height, width = canvas.shape[:2]
+    w, h = size
+    half = thickness // 2 + 1
+    (x0, y0), (x1, y1) = corners
+    left, right, top, bottom = x0 - half, x1 + half + 1 - w, y0 - half, y1 + half + 1
+    candidates = [
+        (left, top - h),
+        (left, top),
+        (left, bottom),
+        (right, top - h),
+        (right, bottom),
+        (left, bottom - h),
+        (right, top),
+        (right, bottom - h),
+    ]
+    best, least = (0, 0, w, h), math.inf
+    for x, y in candidates:
+        moved = min(max(x, 0), width - w), min(max(y, 0), height - h)
+        place = (*moved, moved[0] + w, moved[1] + h)
+        overlap = _overlap(place, taken)
+        if moved[1] != y:  # pushed back into the picture: over its own box
+            overlap += 0.5
+        if overlap < least:
+            best, least = place, overlap
+        if least == 0:
+            break
+    return best
+
+
+def _overlap(place, taken) -> float:
+    """Area in square pixels that the rectangle shares with the others."""
+    if not len(taken):
+        return 0.0
+    w = np.minimum(taken[:, 2], place[2]) - np.maximum(taken[:, 0], place[0])
+    h = np.minimum(taken[:, 3], place[3]) - np.maximum(taken[:, 1], place[1])
+    return float((w.clip(0) * h.clip(0)).sum())
+
+
+def _draw_truth(canvas, boxes, labels, crowd, classes) -> None:
+    """Boxes of the data set: those to ignore hatched in grey, the rest in their class colour."""
+    _hatch(canvas, boxes[crowd])
+    names = [_class_name(classes, label) for label in labels]
+    texts = [f"ignored: {n}" if c else n for n, c in zip(names, crowd, strict=True)]
+    colors = [GREY if c else color for color, c in zip(_colors(labels), crowd, strict=True)]
+    _draw_boxes(canvas, boxes, texts, colors)
+
+
+def _draw_dashed(canvas: np.ndarray, boxes: np.ndarray) -> None:
+    """White dashes with dark gaps, seen on any ground, under everything else."""
+    thickness = max(2, _thickness(canvas) // 2)
+    dash, gap = 6 * thickness + 4, 3 * thickness + 2
+    for box in boxes:
+        (x0, y0), (x1, y1) = _inside(canvas, box, thickness)
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), DARK, thickness)
+        for x in range(x0, x1 + 1, dash + gap):
+            for y in (y0, y1):
+                cv2.line(canvas, (x, y), (min(x + dash, x1), y), WHITE, thickness)
+        for y in range(y0, y1 + 1, dash + gap):
+            for x in (x0, x1):
+                cv2.line(canvas, (x, y), (x, min(y + dash, y1)), WHITE, thickness)
+
+
+def _hatch(canvas: np.ndarray, boxes: np.ndarray) -> None:
+    """Diagonal grey lines over each box, through which the picture is still seen."""
+    thickness = _thickness(canvas)
+    for box in boxes:
+        (x0, y0), (x1, y1) = _inside(canvas, box, thickness)
+        part = canvas[y0 : y1 + 1, x0 : x1 + 1]
+        y, x = np.mgrid[y0 : y1 + 1, x0 : x1 + 1]  # counted from the canvas: stripes meet
+        stripes = (x + y) % (8 * thickness) < 2 * thickness
+        mixed = part * 0.6 + np.array(GREY) * 0.4
+        part[:] = np.where(stripes[:, :, None], GREY, mixed).astype(np.uint8)
+
+
+def _inside(canvas, box, thickness) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Corner pixels of a box such that its whole line is within the canvas."""
+    height, width = canvas.shape[:2]
+    half = thickness // 2 + 1
+    # A box ends at pixel edges; its line runs over the last pixels inside.
+    x0, y0, x1, y1 = np.round(np.asarray(box) - (0, 0, 1, 1))
+    x0, x1 = np.clip([x0, max(x0, x1)], min(half, width // 2), max(width - 1 - half, width // 2))
+    y0, y1 = np.clip([y0, max(y0, y1)], min(half, height // 2), max(height - 1 - half, height // 2))
+    return (int(x0), int(y0)), (int(x1), int(y1))
+
+
+# Text.
+
+
+def _text_scale(canvas: np.ndarray) -> float:
+    return min(2.2, max(0.42, min(canvas.shape[:2]) / 1000))
+
+
+def _thickness(canvas: np.ndarray) -> int:
+    return min(8, max(2, round(min(canvas.shape[:2]) / 260)))
+
+
+def _padding(scale: float) -> int:
+    return max(2, round(7 * scale))
+
+
+def _text_size(text: str, scale: float) -> tuple[int, int, int]:
+    """Width, height above the base line and depth below it, the latter alike for every text."""
+    (width, _), _ = cv2.getTextSize(text, FONT, scale, 1)
+    (_, height), below = cv2.getTextSize("Ag", FONT, scale, 1)
+    return width, height, below
+
+
+def _chip_size(text: str, scale: float) -> tuple[int, int]:
+    width, height, below = _text_size(text, scale)
+    return width + 2 * _padding(scale), height + below + 2 * _padding(scale) - 2
+
+
+def _fitted(text: str, width: int, scale: float) -> tuple[str, float]:
+    """The text and a font scale that fit the width: smaller first, then the middle left out.
+
+    The end stays, since it holds the score.
+    """
+    while _text_size(text, scale)[0] > width and scale > SMALLEST_TEXT:
+        scale = max(SMALLEST_TEXT, scale * 0.95)
+    whole, keep = text, len(text)
+    while _text_size(text, scale)[0] > width and keep > 2:
+        keep -= 1
+        end = min(5, keep // 2)
+        text = whole[: keep - end] + "..." + whole[len(whole) - end :]
+    return text, scale
+
+
+def _put_text(canvas, text, start, scale, color) -> None:
+    cv2.putText(canvas, text, start, FONT, scale, color, 1, cv2.LINE_AA)
+
+
+def _chip_texts(names: Sequence[str], scores: Sequence[float] | np.ndarray | None) -> list[str]:
+    if scores is None:
+        return [str(name) for name in names]
+    return [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
+
+
+def _class_name(classes: Sequence[str], label: Any) -> str:
+    label = int(label)
+    return str(classes[label]) if 0 <= label < len(classes) else f"class {label}?"
+
+
+# Colours.
+
+
+def _colors(labels: Iterable[Any]) -> list[Color]:
+    return [class_color(int(label)) for label in labels]
+
+
+def _name_color(name: str) -> Color:
+    """A colour for a name whose class id is not known: the same on every machine."""
+    number = zlib.crc32(name.encode("utf-8", "replace"))
+    return _rgb(colorsys.hsv_to_rgb(number % 360 / 360, 0.85, 0.95))
+
+
+def _rgb(fractions: tuple[float, float, float]) -> Color:
+    red, green, blue = (round(255 * f) for f in fractions)
+    return red, green, blue
+
+
+# Sizes and grids.
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"not an RGB image: {image.dtype} {image.shape}; wanted uint8 [h, w, 3]")
+
+
+def _finite_boxes(boxes: Any) -> np.ndarray:
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    if not np.isfinite(boxes).all():
+        raise ValueError("a box is not finite and cannot be drawn")
+    return boxes
+
+
+def _resized(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """A copy at another size, and the four factors that take box corners there."""
+    height, width = image.shape[:2]
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    factors = np.array([new_width / width, new_height / height] * 2)
+    if (new_width, new_height) == (width, height):
+        return np.ascontiguousarray(image).copy(), factors
+    # Strong enlargement shows the pixels that there are, instead of inventing smooth ones.
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC if scale < 5 else cv2.INTER_NEAREST
+    return cv2.resize(image, (new_width, new_height), interpolation=method), factors
+
+
+def _tile(image: np.ndarray, detection: bool) -> tuple[np.ndarray, np.ndarray]:
+    _check_image(image)
+    side = 420 if detection else 200
+    return _resized(image, side / max(image.shape[:2]))
+
+
+def _grid(tiles: Sequence[tuple[np.ndarray, str, Color]], columns: int) -> np.ndarray:
+    """Pictures in rows, each with a line of text under it."""
+    if not tiles:
+        return np.full((120, 420, 3), PAPER, np.uint8)
+    gap, line = 10, 24
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    width = max(canvas.shape[1] for canvas, _, _ in tiles)
+    heights = [max(canvas.shape[0] for canvas, _, _ in row) for row in rows]
+    size = (sum(heights) + len(rows) * (line + gap) + gap, len(rows[0]) * (width + gap) + gap, 3)
+    paper = np.full(size, PAPER, np.uint8)
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        for i, (canvas, caption, ink) in enumerate(row):
+            h, w = canvas.shape[:2]
+            left = gap + i * (width + gap)
+            paper[top + height - h : top + height, left : left + w] = canvas
+            text, scale = _fitted(caption, width, 0.46)
+            _put_text(paper, text, (left, top + height + line - 7), scale, ink)
+        top += height + line + gap
+    return paper
+
+
+# Curves.
+
+Series = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
+
+
+def _series(rows: Iterable[Mapping[str, Any]]) -> Series:
+    """(split, name) -> steps [n] ascending and values [n], NaN where the file says null."""
+    points: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name in ("step", "split") or isinstance(value, (str, list, dict)):
+                continue
+            number = math.nan if value is None else float(value)
+            points.setdefault((str(row.get("split", "")), name), {})[row["step"]] = number
+    return {
+        key: (np.array(sorted(at)), np.array([at[step] for step in sorted(at)], float))
+        for key, at in points.items()
+        if any(math.isfinite(value) for value in at.values()) or key[1] == "loss"
+    }
+
+
+def _smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Running mean of the finite values; the window shrinks at both ends."""
+    known = np.isfinite(values)
+    kernel = np.ones(window)
+    count = np.convolve(known, kernel, mode="same")
+    total = np.convolve(np.where(known, values, 0), kernel, mode="same")
+    return np.where(count > 0, total / np.maximum(count, 1), math.nan)
+
+
+def _line(axis, xy, label, **style) -> Any:
+    marker = "o" if len(xy[0]) < 25 else None
+    (line,) = axis.plot(*xy, label=label, marker=marker, markersize=3, **style)
+    return line
+
+
+def _draw_loss(axis, chosen: Series) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    drawn, broken = [], np.zeros(0)
+    for (split, name), (steps, values) in sorted(chosen.items(), key=lambda item: item[0][1]):
+        label = f"{name} ({split})"
+        if name != "loss":
+            style: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.9}
+            if split != "train":
+                style["linestyle"] = "--"
+        else:
+            broken = np.append(broken, steps[~np.isfinite(values)])
+            style = {"linewidth": 2.0, "color": "#1f4e9c" if split == "train" else "#d9480f"}
+        window = min(len(values) // 20, 51) | 1
+        if window >= 3:
+            line = axis.plot(steps, values, linewidth=0.8, alpha=0.25, color=style.get("color"))
+            style["color"] = line[0].get_color()
+            values = _smooth(values, window)
+        _line(axis, (steps, values), label, **style)
+        drawn.append(values[np.isfinite(values)])
+    everything = np.concatenate(drawn)
+    if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    if broken.size:
+        bottom = np.zeros_like(broken)
+        axis.plot(
+            broken, bottom, "x", color="red", transform=axis.get_xaxis_transform(),
+            clip_on=False, label=f"not finite ({broken.size})",
+        )  # fmt: skip
+    _legend(axis)
+
+
+def _draw_scores(axis, chosen: Series) -> None:
+    main = {"AP": 2.0, "top1": 2.0}
+    splits = sorted({split for split, _ in chosen})
+    for (split, name), (steps, values) in chosen.items():
+        dashes = ("-", "--", ":", "-.")[splits.index(split) % 4]
+        if name in main and np.isfinite(values).any():
+            best = int(np.nanargmax(values))
+            label = f"{name} ({split}), best {values[best]:.3f} at {steps[best]}"
+        else:
+            label = f"{name} ({split})"
+        _line(axis, (steps, values), label, linestyle=dashes, linewidth=main.get(name, 1.1))
+    axis.set_ylim(bottom=0)
+    _legend(axis)
+
+
+def _draw_plain(axis, chosen: Series) -> None:
+    for (split, name), xy in chosen.items():
+        _line(axis, xy, f"{name} ({split})", linewidth=1.4)
+    axis.set_ylim(bottom=0)
+    if len(chosen) > 1:
+        _legend(axis)
+
+
+def _legend(axis) -> None:
+    axis.legend(frameon=False, fontsize=8)
+
+
+_SCORES = ("AP", "AP50", "AP75", "top1", "top5")
+# title, which names belong to it, how it is drawn
+_PANELS = (
+    ("loss", lambda name: name == "loss" or name.startswith("loss/"), _draw_loss),
+    ("accuracy", lambda name: name in _SCORES, _draw_scores),
+    ("learning rate", lambda name: name == "learning_rate", _draw_plain),
+    ("images per second", lambda name: name == "images_per_second", _draw_plain),
+)
+
+
+def _write(data: bytes, path: str | os.PathLike[str]) -> None:
+    """Whole or not at all: readers never see half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    beside.write_bytes(data)
+    os.replace(beside, path)

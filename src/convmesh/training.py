@@ -1,0 +1,251 @@
+"""Training: the one loop, for both tasks and any mesh."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import jax
+
+from convmesh import draw
+from convmesh import mesh as meshes
+from convmesh.checkpoint import Checkpoints
+from convmesh.config import check, check_complete, check_resume, from_json, to_json
+from convmesh.data import open_eval, open_train
+from convmesh.data.loader import train_batches
+from convmesh.errors import DataError, Stopped
+from convmesh.evaluation import evaluate_variables
+from convmesh.report import Report
+from convmesh.setup import Setup, make_run_mesh, make_setup
+from convmesh.state import create_state
+from convmesh.step import jit_train_step
+
+
+def train(config, workdir) -> dict[str, float]:
+    """Trains what `config` describes, in `workdir`; goes on where an earlier run there stopped.
+
+    Returns the metrics of the last evaluation. Raises ConfigError before anything is written if
+    the config or the mesh is wrong, DataError for unusable data, Stopped if a signal ended the run
+    (its state is saved).
+    """
+    check(config)
+    check_complete(config)
+    workdir = Path(workdir)
+    check_same_run(config, workdir)
+
+    mesh = make_run_mesh(config, config.train.batch_size)
+    train_source = open_train(config)
+    eval_source = open_eval(config)
+    setup = make_setup(config, train_source.classes, mesh, len(train_source))
+    best_metric = config.checkpoint.best_metric or setup.task.best_metric
+
+    write_identity(setup, workdir)
+    with Checkpoints(workdir, config.checkpoint.keep, best_metric) as checkpoints:
+        if checkpoints.steps():
+            state, _ = checkpoints.restore(checkpoints.choose(), setup.abstract_state())
+        else:
+            state = create_state(**setup.state_arguments())
+        if int(state.step) >= setup.steps:
+            print(f"{workdir}: this run has finished, at step {int(state.step)}")
+            return last_metrics(workdir, eval_source.split)
+        with Report(workdir, setup.steps, int(state.step), config.train.batch_size) as report:
+            announce(setup, state, train_source, eval_source, report)
+            metrics = run_steps(setup, state, train_source, eval_source, checkpoints, report)
+    draw.draw_curves(workdir / "metrics.jsonl", workdir / "plots" / "curves.png")
+    return metrics
+
+
+def run_steps(setup: Setup, state, train_source, eval_source, checkpoints, report):
+    """The steps that are left: step, log, evaluate, save; returns the last evaluation's metrics."""
+    config, workdir = setup.config, checkpoints.workdir
+    start = int(state.step)
+    metrics: dict[str, float] = {}
+    with train_batches(train_source, config, start) as batches, StopSignal() as stop:
+        step_fn, log = None, StepLog(setup, report)
+        for step in range(start + 1, setup.steps + 1):
+            before = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - before
+            if step_fn is None:
+                picture = draw.draw_batch(batch, setup.classes)
+                draw.save_png(picture, workdir / "plots" / "first_batch.png")
+                at = meshes.batch_shardings(setup.mesh, batch)
+                step_fn = jit_train_step(setup.mesh, state, batch, **step_parts(setup))
+            state, numbers = step_fn(state, jax.device_put(batch, at))
+            # The numbers of the step before are read while this one runs.
+            log.take(step, numbers, waited)
+
+            last, stopped = step == setup.steps, stop.received
+            due_eval = last or _due(step, config.eval.every_steps)
+            due_save = last or stopped or _due(step, config.checkpoint.every_steps)
+            if (due_eval and not stopped) or due_save:
+                log.flush()
+            if due_eval and not stopped:
+                directory = workdir / "eval" / eval_source.split
+                metrics = evaluate_variables(
+                    setup, state.variables(ema=True), eval_source, directory, report.say
+                )
+                report.log(step, eval_source.split, metrics)
+            if due_save or due_eval:
+                checkpoints.save(state, _meta(setup, step), metrics if due_eval else None)
+            if stopped:
+                checkpoints.wait()
+                raise Stopped(
+                    f"stopped by {stop.received} at step {step}, saved; run it again to go on"
+                )
+            log.restart_clock(due_eval or due_save)
+        log.flush()
+        for problem, count in batches.counts.items():
+            if problem != "images" and count:
+                report.say(f"{count} {COUNTED[problem]}")
+    skipped = int(state.nonfinite_steps)
+    if skipped:
+        report.say(f"{skipped} steps had a loss or gradient that was not finite and were skipped")
+    return metrics
+
+
+COUNTED = {
+    "unreadable": "images could not be read and were passed by (data.on_bad_example)",
+    "bad_boxes": "bad boxes were dropped or clipped (data.on_bad_box)",
+    "truncated": "boxes did not fit in data.max_boxes and were left out",
+}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def step_parts(setup: Setup) -> dict:
+    """What `train_step` needs besides state and batch."""
+    return dict(
+        model=setup.model,
+        task=setup.task,
+        optimizer=setup.optimizer,
+        decay=setup.config.ema.decay,
+    )
+
+
+def _meta(setup: Setup, step: int) -> dict:
+    return {
+        "data_position": step * setup.config.train.batch_size,
+        "config": json.loads(to_json(setup.config)),
+        "classes": list(setup.classes),
+    }
+
+
+class StepLog:
+    """Logs each step one step late, so that reading its numbers never holds up the devices."""
+
+    def __init__(self, setup: Setup, report: Report):
+        """Writes the numbers of every `train.log_every_steps`-th step to `report`."""
+        self._setup, self._report = setup, report
+        self._pending = None
+        self._waited = 0.0
+        self._steps = 0
+        self._clock = time.perf_counter()
+
+    def take(self, step: int, numbers, waited: float) -> None:
+        """Takes the numbers of a step just dispatched; reads those of the step before."""
+        self.flush()
+        self._pending = step, numbers
+        self._waited += waited
+
+    def flush(self) -> None:
+        """Reads the numbers that are pending, waiting for their step if need be."""
+        if self._pending is None:
+            return
+        (step, numbers), self._pending = self._pending, None
+        loss = float(numbers["loss"])
+        self._steps += 1
+        seconds = (time.perf_counter() - self._clock) / self._steps
+        config = self._setup.config
+        speed = config.train.batch_size / seconds
+        self._report.progress(step, loss, speed)
+        if step % config.train.log_every_steps and step != self._setup.steps:
+            return
+        line = {name: float(value) for name, value in numbers.items()}
+        line["learning_rate"] = float(self._setup.schedule(step - 1))
+        line["images_per_second"] = speed
+        line["step_seconds"] = seconds
+        line["input_wait_seconds"] = self._waited / self._steps
+        self._report.log(step, "train", line)
+        self.restart_clock()
+
+    def restart_clock(self, really: bool = True) -> None:
+        """Starts a new measurement of speed, after something that is no step."""
+        if really:
+            self._clock, self._steps, self._waited = time.perf_counter(), 0, 0.0
+
+
+class StopSignal:
+    """While open, SIGTERM and SIGINT are noted instead of obeyed; a second one is obeyed."""
+
+    def __init__(self):
+        """Notes nothing until it is entered."""
+        self.received = ""
+
+    def _note(self, number, frame):
+        if self.received:
+            signal.default_int_handler(number, frame)
+        self.received = signal.Signals(number).name
+
+    def __enter__(self):
+        self._before = {}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        except ValueError:  # not in the main thread: signals are somebody else's
+            pass
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+# --- the workdir ----------------------------------------------------------------------------------
+
+
+def check_same_run(config, workdir: Path) -> None:
+    """Raises ConfigError if `workdir` holds a run that `config` would make another one."""
+    path = workdir / "config.json"
+    if path.exists():
+        check_resume(from_json(path.read_text()), config)
+
+
+def write_identity(setup: Setup, workdir: Path) -> None:
+    """Writes config.json and classes.json. Raises DataError if the classes are another run's."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    classes = workdir / "classes.json"
+    if classes.exists() and tuple(json.loads(classes.read_text())) != setup.classes:
+        raise DataError(
+            f"{classes}: the data now has other classes, {', '.join(setup.classes)}; "
+            "take a new --workdir"
+        )
+    classes.write_text(json.dumps(list(setup.classes), indent=1) + "\n")
+    (workdir / "config.json").write_text(to_json(setup.config))
+
+
+def last_metrics(workdir: Path, split: str) -> dict[str, float]:
+    """What the last evaluation of `split` wrote, or nothing."""
+    path = workdir / "eval" / split / "metrics.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def announce(setup: Setup, state, train_source, eval_source, report: Report) -> None:
+    """Says what is about to be trained, on what, and where."""
+    config = setup.config
+    sizes = ", ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    kind = setup.mesh.devices.flat[0].device_kind
+    report.say(
+        f"{config.model.name}, {parameters / 1e6:.2f} M parameters, {config.precision}, "
+        f"on {setup.mesh.size} x {kind} (mesh: {sizes})"
+    )
+    report.say(
+        f"{len(train_source)} images to train on ({train_source.split}), {len(eval_source)} to "
+        f"evaluate ({eval_source.split}), {len(setup.classes)} classes; "
+        f"{setup.steps} steps of {config.train.batch_size}"
+    )
+    if int(state.step):
+        report.say(f"going on from the checkpoint of step {int(state.step)}")

@@ -1,0 +1,159 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from convmesh.data import images
+from convmesh.data.record import BadExample
+
+ORIENTATION = 0x0112
+
+
+def picture(height=24, width=40):
+    """Smooth, and different in every corner and channel, so that JPEG keeps it within a few."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 2], -1).astype(np.uint8)
+
+
+def encoded(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def with_orientation(value, kind="JPEG"):
+    exif = Image.Exif()
+    exif[ORIENTATION] = value
+    options = {"quality": 95} if kind == "JPEG" else {}
+    return encoded(Image.fromarray(picture()), kind, exif=exif, **options)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientation_turns_the_picture_upright(kind, value):
+    data = with_orientation(value, kind)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    found = images.decode(data, "a")
+    assert found.shape == np.asarray(expected).shape
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 3
+
+
+def test_orientation_six_is_a_quarter_turn_clockwise():
+    stored = picture()
+    assert np.array_equal(images.turn_upright(stored, 6), np.rot90(stored, -1))
+    assert np.array_equal(images.turn_upright(stored, 8), np.rot90(stored))
+    assert np.array_equal(images.turn_upright(stored, 99), stored)
+
+
+@pytest.mark.parametrize(
+    "kind, mode, tolerance",
+    [
+        ("JPEG", "RGB", 3),
+        ("JPEG", "L", 3),
+        ("JPEG", "CMYK", 8),
+        ("PNG", "RGB", 0),
+        ("PNG", "RGBA", 0),
+        ("PNG", "L", 0),
+        ("PNG", "LA", 0),
+        ("PNG", "P", 0),
+        ("PNG", "1", 0),
+        ("GIF", "P", 0),
+        ("BMP", "RGB", 0),
+        ("TIFF", "RGB", 0),
+        ("TIFF", "CMYK", 0),
+        ("WEBP", "RGB", 3),
+        ("PPM", "RGB", 0),
+    ],
+)
+def test_every_kind_of_file_becomes_rgb(kind, mode, tolerance):
+    image = Image.fromarray(picture()).convert(mode)
+    data = encoded(image, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {}))
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    found = images.decode(data, "a")
+    assert found.dtype == np.uint8 and found.shape == (24, 40, 3) and found.flags.c_contiguous
+    assert np.abs(found.astype(int) - expected).max() <= tolerance
+
+
+def test_alpha_is_left_out_and_the_colour_under_it_kept():
+    pixels = np.dstack([picture(), np.zeros((24, 40), np.uint8)])
+    data = encoded(Image.fromarray(pixels, "RGBA"), "PNG")
+    assert np.array_equal(images.decode(data, "a"), picture())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_become_the_upper_eight(kind):
+    grey = np.arange(0, 65536, 41, dtype=np.uint16)[:1500].reshape(30, 50)
+    found = images.decode(encoded(Image.fromarray(grey), kind), "a")
+    assert np.array_equal(found[..., 0], grey >> 8)
+    assert np.array_equal(found[..., 0], found[..., 2])
+
+
+def test_an_animation_gives_its_first_frame():
+    first, second = Image.new("RGB", (8, 6), (255, 0, 0)), Image.new("RGB", (8, 6), (0, 0, 255))
+    data = encoded(first, "GIF", save_all=True, append_images=[second])
+    assert (images.decode(data, "a") == (255, 0, 0)).all()
+
+
+def jpeg_with_end_marks_in_its_header():
+    """As an EXIF thumbnail, a JPEG of its own, has one."""
+    data = encoded(Image.fromarray(picture(200, 300)), "JPEG", comment=b"\xff\xd9" * 40)
+    assert data.count(b"\xff\xd9") == 41
+    return data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(Image.fromarray(picture(200, 300)), "JPEG")[:-800],
+        encoded(Image.fromarray(picture(200, 300)), "JPEG", progressive=True)[:-800],
+        jpeg_with_end_marks_in_its_header()[:-800],
+        encoded(Image.fromarray(picture(200, 300)), "PNG")[:-200],
+        encoded(Image.fromarray(picture(200, 300)), "WEBP")[:-200],
+        encoded(Image.fromarray(picture(200, 300)), "GIF")[:-3000],
+        encoded(Image.fromarray(picture(200, 300)), "BMP")[:-3000],
+    ],
+    ids=["jpeg", "progressive", "thumbnail", "png", "webp", "gif", "bmp"],
+)
+def test_a_file_cut_short_is_refused_by_name(data):
+    with pytest.raises(BadExample, match="^some/a.jpg: .*(cut short|damaged|broken)"):
+        images.decode(data, "some/a.jpg")
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"", "empty"),
+        (b"<html>not found</html>", "not an image"),
+        (b"\xff\xd8\xff", "not an image"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(data, said):
+    with pytest.raises(BadExample, match=f"^some/a.jpg: .*{said}"):
+        images.decode(data, "some/a.jpg")
+
+
+def test_bytes_after_the_end_do_no_harm():
+    data = encoded(Image.fromarray(picture()), "JPEG")
+    assert np.array_equal(images.decode(data + b"\0" * 5000, "a"), images.decode(data, "a"))
+
+
+def test_the_bytes_count_not_the_name(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(Image.fromarray(picture()), "PNG"))
+    assert np.array_equal(images.read_image(str(path)), picture())
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BadExample, match="missing.jpg: No such file"):
+        images.read_image(str(tmp_path / "missing.jpg"))
+
+
+def test_an_image_that_claims_too_many_pixels_is_not_decoded(monkeypatch):
+    data = encoded(Image.fromarray(picture()), "PNG")
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 40 - 1)
+    with pytest.raises(BadExample, match="^a.png: 40 x 24 pixels are more than the limit of 959"):
+        images.decode(data, "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(BadExample, match="^a.png: "):
+        images.decode(data, "a.png")

@@ -1,0 +1,276 @@
+import pickle
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from convmesh import data
+from convmesh.config import defaults
+from convmesh.data.record import BadExample
+from convmesh.data.tfds_source import TfdsSet
+from convmesh.errors import ConfigError, DataError
+
+NAMES = ["ant", "bee", "cow"]
+LABEL = tfds.features.ClassLabel(names=NAMES)
+
+
+def png(height=20, width=40, value=0):
+    done, data = cv2.imencode(".png", np.full((height, width, 3), value, np.uint8))
+    assert done
+    return data.tobytes()
+
+
+def box(x0, y0, x1, y1, width=40, height=20):
+    return tfds.features.BBox(ymin=y0 / height, xmin=x0 / width, ymax=y1 / height, xmax=x1 / width)
+
+
+class Farm(tfds.core.GeneratorBasedBuilder):
+    """Like coco and voc at once: ids, names, crowd, difficult, and a mask that is not wanted."""
+
+    VERSION = tfds.core.Version("1.2.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="png"),
+            "image/id": np.int64,
+            "image/filename": tfds.features.Text(),
+            "objects": tfds.features.Sequence(
+                {
+                    "bbox": tfds.features.BBoxFeature(),
+                    "label": LABEL,
+                    "is_crowd": np.bool_,
+                    "is_difficult": np.bool_,
+                    "mask": tfds.features.Image(shape=(None, None, 1)),
+                }
+            ),
+            "animals": tfds.features.Sequence(
+                {"bbox": tfds.features.BBoxFeature(), "kind": tfds.features.Scalar(np.int64)}
+            ),
+            "weather": LABEL,
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(4), "validation": self._generate_examples(2)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            objects = [
+                {
+                    "bbox": box(1 + j, 2, 11 + j, 12),
+                    "label": (i + j) % 3,
+                    "is_crowd": j == 1,
+                    "is_difficult": j == 2,
+                    "mask": b"no image at all",
+                }
+                for j in range(i)
+            ]
+            yield (
+                i,
+                {
+                    "image": png(value=i),
+                    "image/id": 100 + i,
+                    "image/filename": f"{i}.png",
+                    "objects": objects,
+                    "animals": [{"bbox": box(0, 0, 40, 20), "kind": 1}],
+                    "weather": i % 3,
+                },
+            )
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """Like cifar10: no ids, and in one example an image that cannot be read."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": LABEL}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(5), "test": self._generate_examples(2)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            broken = i == 3
+            yield i, {"image": b"broken" if broken else png(8, 8, i), "label": i % 3}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    for builder in (Farm, Digits):
+        builder(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    # Without TensorFlow such files cannot be written: the description of some is enough.
+    old_dir = folder / "old/digits/1.0.0"
+    new_dir = folder / "digits/1.0.0"
+    old_dir.mkdir(parents=True)
+    for path in new_dir.iterdir():
+        text = path.read_bytes()
+        if path.suffix == ".json":
+            text = text.replace(b"array_record", b"tfrecord")
+        (old_dir / path.name.replace("array_record", "tfrecord")).write_bytes(text)
+    return folder
+
+
+def config_for(root, name="farm", task="detect", **changes):
+    config = defaults(task)
+    config.data.root, config.data.name = str(root), name
+    config.data.update(changes)
+    return config
+
+
+def test_boxes_become_pixels_and_keep_their_order(root):
+    source = TfdsSet(config_for(root)).source("train", training=True)
+    assert source.classes == tuple(NAMES) and len(source) == 4 and source.task == "detect"
+    record = source[3]
+    assert record.image.shape == (20, 40, 3) and (record.image == 3).all()
+    assert np.allclose(record.boxes, [[1 + j, 2, 11 + j, 12] for j in range(3)], atol=1e-4)
+    assert record.labels.tolist() == [0, 1, 2] and record.labels.dtype == np.int32
+    assert (record.image_id, record.file_name) == (103, "3.png")
+    empty = source[0]
+    assert empty.boxes.shape == (0, 4) and empty.labels.shape == (0,) and empty.crowd.shape == (0,)
+
+
+def test_difficult_boxes_are_ignored_in_evaluation_only(root):
+    found = TfdsSet(config_for(root))
+    assert found.source("train", training=True)[3].crowd.tolist() == [False, True, False]
+    assert found.source("train", training=False)[3].crowd.tolist() == [False, True, True]
+
+
+def test_other_keys_can_be_named(root):
+    config = config_for(
+        root, boxes_key="animals/bbox", label_key="animals/kind", classes=("x", "y")
+    )
+    record = TfdsSet(config).source("train", training=True)[1]
+    assert record.boxes.tolist() == [[0, 0, 40, 20]] and record.labels.tolist() == [1]
+    config = config_for(root, task="classify", label_key="weather")
+    assert TfdsSet(config).source("train", training=True)[2].label == 2
+
+
+def test_the_only_class_label_is_the_label(root):
+    assert TfdsSet(config_for(root, task="classify")).source("train", True)[1].label == 1
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"boxes_key": "objects/box"}, "data.boxes_key: 'objects/box' is not there.*objects/bbox"),
+        ({"boxes_key": "objects/label"}, "data.boxes_key: 'objects/label' is of the wrong kind"),
+        ({"image_key": "weather"}, "data.image_key: 'weather' is of the wrong kind"),
+        ({"label_key": "weather"}, "data.label_key: 'weather' is of the wrong kind"),
+        ({"boxes_key": "animals/bbox"}, "data.label_key: say which feature"),
+        (
+            {"boxes_key": "animals/bbox", "label_key": "animals/kind"},
+            "data.classes: .* does not name the classes of animals/kind",
+        ),
+        ({"classes": ("a", "b")}, "data.classes: 2 names given, but objects/label .* 3 classes"),
+        ({"classes": ("bee", "ant", "cow")}, "data.classes: .* in another order"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(root, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        TfdsSet(config_for(root, **changes)).source("train", training=True)
+
+
+def test_classes_can_be_renamed(root):
+    config = config_for(root, classes=("A", "B", "C"))
+    assert TfdsSet(config).source("train", training=True).classes == ("A", "B", "C")
+
+
+def test_ids_are_counted_from_one_where_there_are_none(root):
+    source = TfdsSet(config_for(root, "digits", "classify")).source("test", training=False)
+    assert [source[i].image_id for i in range(2)] == [1, 2]
+    assert source[1].file_name == "test-00000002" and source[1].label == 1
+
+
+def test_an_image_that_cannot_be_read_is_named(root):
+    source = TfdsSet(config_for(root, "digits", "classify")).source("train", training=True)
+    with pytest.raises(BadExample, match="digits/1.0.0 train-00000004: not an image"):
+        source[3]
+
+
+def test_parts_of_a_split(root):
+    found = TfdsSet(config_for(root))
+    source = found.source("train[50%:]", training=True)
+    assert len(source) == 2 and source[0].image_id == 102
+
+
+def test_a_wrong_split_names_those_that_are_there(root):
+    for wrong in ("vaildation", "vaildation[:2]"):
+        with pytest.raises(ConfigError, match="it has train, validation; did you mean validation"):
+            TfdsSet(config_for(root)).source(wrong, training=False)
+
+
+def test_an_unknown_set_names_the_nearest_and_those_prepared(root):
+    with pytest.raises(
+        ConfigError, match="'frm'; did you mean farm.*prepared in .*: digits:1.0.0, farm:1.2.0"
+    ):
+        TfdsSet(config_for(root, "frm"))
+    with pytest.raises(ConfigError, match="'farm:9.9.9' is not there; did you mean farm:1.2.0"):
+        TfdsSet(config_for(root, "farm:9.9.9"))
+
+
+def test_a_stock_set_that_is_not_prepared_says_how(tmp_path):
+    with pytest.raises(DataError, match="convmesh prepare --name coco/2017\n.*nothing"):
+        TfdsSet(config_for(tmp_path, "coco/2017"))
+
+
+def test_a_set_in_tensorflows_own_format_says_how(root):
+    found = TfdsSet(config_for(root / "old", "digits", "classify"))
+    with pytest.raises(DataError, match="as tfrecord, which only TensorFlow .*prepare --name digi"):
+        found.source("train", training=True)
+
+
+def test_a_missing_file_is_named(root, tmp_path):
+    shutil.copytree(root / "digits", tmp_path / "digits")
+    (gone,) = (tmp_path / "digits").rglob("*train.array_record*")
+    gone.unlink()
+    found = TfdsSet(config_for(tmp_path, "digits", "classify"))
+    with pytest.raises(DataError, match="train.array_record-00000-of-00001: missing"):
+        found.source("train", training=True)
+
+
+def test_a_damaged_file_is_named(root, tmp_path):
+    shutil.copytree(root / "digits", tmp_path / "digits")
+    (path,) = (tmp_path / "digits").rglob("*train.array_record*")
+    content = bytearray(path.read_bytes())
+    content[: len(content) // 2] = bytes(len(content) // 2)
+    path.write_bytes(content)
+    source = TfdsSet(config_for(tmp_path, "digits", "classify")).source("train", training=True)
+    with pytest.raises(DataError, match="digits/1.0.0: example 0 of split 'train' cannot be read"):
+        source[0]
+
+
+def test_a_source_can_be_sent_to_another_process(root):
+    source = TfdsSet(config_for(root)).source("train", training=True)
+    source[1]
+    copy = pickle.loads(pickle.dumps(source))
+    assert np.array_equal(copy[3].boxes, source[3].boxes)
+
+
+def test_digit_scenes_is_made_on_first_use(tmp_path):
+    config = config_for(tmp_path, "digit_scenes/tiny")
+    train, held = data.open_train(config), data.open_eval(config)
+    assert (len(train), len(held), held.split) == (64, 16, "validation")
+    assert train.classes == tuple("0123456789")
+    record = train[5]
+    assert record.image.shape == (224, 224, 3) and record.image_id == 5 and len(record.boxes)
+
+
+def test_tensorflow_is_not_needed(root, monkeypatch):
+    class Refuse:
+        def find_spec(self, name, path=None, target=None):
+            assert name.partition(".")[0] != "tensorflow"
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Refuse(), *sys.meta_path])
+    assert len(data.open_train(config_for(root))[3].boxes) == 3
