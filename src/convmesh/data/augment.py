@@ -232,8 +232,9 @@ def warp(
         return view
     bx, by = (min(n, max(1, math.floor(1 / scale))) for n in (w, h))
     if bx > 1 or by > 1:
-        # A last block that is not full is left out: less than a pixel of the view.
-        image = _average(image[: h - h % by, : w - w % bx], (bx, by))
+        if h % by or w % bx:  # fill up the last blocks
+            image = cv2.copyMakeBorder(image, 0, -h % by, 0, -w % bx, cv2.BORDER_REPLICATE)
+        image = _average(image, (bx, by))
     sx, sy = scale * bx, scale * by
     # OpenCV counts pixel centres in whole numbers, hence the halves.
     tx, ty = offset[0] - x0 + 0.5 * sx - 0.5, offset[1] - y0 + 0.5 * sy - 0.5

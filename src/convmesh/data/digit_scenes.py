@@ -240,8 +240,6 @@ def _stroke(draws: Draws, ground: np.ndarray) -> None:
     path = path[:: 1 + radius // 2, ::-1] + draws.many(0, size, (2,))
     path = path[((path > -8) & (path < size + 8)).all(1)]
     colour = _colour(draws)
-    if not len(path):
-        return
     # A half-opaque rim, then the core: the edge is as soft as a digit's.
     corner = path.min(0) - 5
     weight = np.zeros(path.max(0) - corner + 6, np.int16)

@@ -66,10 +66,7 @@ def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=Non
     y_spec = P(*x_spec[:3], channels_out)
 
     def sharded(x, kernel):
-        # Summing the kernel's gradient is the transpose of this cast to `varying`: before the
-        # cast to a narrow type, so that the sum is in the kernel's own.
-        axes = tuple(axis for axis in (DATA, SPATIAL) if axis in x_spec)
-        kernel = lax.pcast(kernel, axes, to="varying") if axes else kernel
+        kernel = _shared_over(kernel, tuple(axis for axis in (DATA, SPATIAL) if axis in x_spec))
         if x_spec[3] and not own_groups:
             x = lax.all_gather(x, MODEL, axis=3, tiled=True)
         rows = pad_rows
@@ -78,6 +75,14 @@ def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=Non
         return local(x, kernel, rows, groups // mesh.axis_size(MODEL) if own_groups else groups)
 
     return jax.shard_map(sharded, in_specs=(x_spec, kernel_spec), out_specs=y_spec)(x, kernel)
+
+
+def _shared_over(kernel, axes):
+    """`kernel`, used alike by the devices along `axes`: its gradient is the sum of theirs.
+
+    Said before the cast to a narrow type, so that the sum is made in the kernel's own.
+    """
+    return lax.pcast(kernel, axes, to="varying") if axes else kernel
 
 
 def _local_conv(x, kernel, stride, padding, dilation, groups):

@@ -1,0 +1,264 @@
+"""Prediction: a trained model from its workdir, on images, on whatever devices are here."""
+
+import dataclasses
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from convmesh import draw
+from convmesh import mesh as meshes
+from convmesh.data.augment import centre_crop, letterbox
+from convmesh.data.images import decode
+from convmesh.errors import ConfigError, DataError
+from convmesh.evaluation import load_variables, mesh_here, read_workdir
+from convmesh.setup import make_setup
+from convmesh.step import jit_predict_step
+from convmesh.tasks.classify import ranked
+
+IMAGE_SUFFIXES = frozenset(
+    ".bmp .gif .jpeg .jpg .jp2 .png .ppm .pgm .tif .tiff .webp".split()
+)
+
+
+class _Predictor:
+    """A model with its weights, compiled for batches of one size."""
+
+    task = ""
+
+    def __init__(self, setup, variables, batch_size: int):
+        """Use `load`."""
+        shards = setup.mesh.shape[meshes.DATA]
+        self.setup, self.classes = setup, setup.classes
+        self._variables = variables
+        self._batch_size = -(-batch_size // shards) * shards
+        self._predict = jit_predict_step(setup.mesh, model=setup.model, task=setup.task)
+
+    @classmethod
+    def load(cls, workdir, *, step: int | None = None, best: bool = False, batch_size: int = 8, **task):
+        """The model of a checkpoint of `workdir`, the newest by default.
+
+        A detector takes `score_threshold` (0.3), `iou_threshold` (0.65) and `max_detections` (100).
+        Raises ConfigError if the folder is no run or of the other task, DataError if it has no
+        checkpoint.
+        """
+        workdir = Path(workdir)
+        config, classes = read_workdir(workdir)
+        if config.task != cls.task:
+            other = {"detect": "Detector", "classify": "Classifier"}[config.task]
+            raise ConfigError(f"{workdir}: its task is {config.task}; load it with {other}")
+        setup = make_setup(config, classes, mesh_here(config))
+        chosen = {name: value for name, value in task.items() if value is not None}
+        setup = dataclasses.replace(setup, task=dataclasses.replace(setup.task, **chosen))
+        variables, _ = load_variables(setup, workdir, step, best)
+        return cls(setup, variables, batch_size)
+
+    def _found(self, images: Sequence[np.ndarray]) -> Iterator[dict]:
+        """`task.to_host` of each image, in order; images uint8 [height, width, 3] of any size."""
+        place = letterbox if self.task == "detect" else centre_crop
+        size = tuple(self.setup.config.data.image_size)
+        for start in range(0, len(images), self._batch_size):
+            some = images[start : start + self._batch_size]
+            batch = np.zeros((self._batch_size, *size, 3), np.uint8)
+            placements = []
+            for i, image in enumerate(some):
+                batch[i], scale, offset = place(_checked(image), size)
+                placements.append(
+                    {"scale": scale, "offset": offset, "original_size": image.shape[:2]}
+                )
+            at = meshes.batch_shardings(self.setup.mesh, {"image": batch})["image"]
+            out = jax.device_get(self._predict(self._variables, jax.device_put(batch, at)))
+            for i, placement in enumerate(placements):
+                one = {name: value[i] for name, value in out.items()}
+                yield self.setup.task.to_host(one, placement)
+
+
+class Detector(_Predictor):
+    """A trained detector: `Detector.load(workdir)(images)`."""
+
+    task = "detect"
+
+    @classmethod
+    def load(cls, workdir, *, score_threshold: float = 0.3, **options):
+        """See `_Predictor.load`; detections under `score_threshold` are left out."""
+        return super().load(workdir, score_threshold=score_threshold, **options)
+
+    load.__func__.__doc__ = _Predictor.load.__doc__
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict]:
+        """What is in each image (uint8 [height, width, 3] RGB, of any size), best first.
+
+        For each: `boxes` float32 [n, 4], x0 y0 x1 y1 in its pixels, `scores`, `box_confidence`,
+        `class_confidence` [n], `labels` int [n], and `classes`, a list of n names.
+        """
+        return [
+            found | {"classes": [self.classes[i] for i in found["labels"]]}
+            for found in self._found(images)
+        ]
+
+
+class Classifier(_Predictor):
+    """A trained classifier: `Classifier.load(workdir)(images)`."""
+
+    task = "classify"
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict]:
+        """For each image (uint8 [height, width, 3] RGB): `classes` and `probabilities`, best first."""
+        return [
+            {
+                "classes": [self.classes[i] for i in found["labels"]],
+                "probabilities": found["scores"],
+                "labels": found["labels"],
+            }
+            for found in self._found(images)
+        ]
+
+
+def _checked(image) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"an image is {image.dtype} {image.shape}; wanted uint8 [height, width, 3], RGB"
+        )
+    return image
+
+
+# --- convmesh predict -------------------------------------------------------------------------
+
+
+def predict_files(
+    workdir,
+    paths: Sequence[str],
+    output,
+    *,
+    threshold: float = 0.3,
+    iou: float | None = None,
+    max_detections: int = 100,
+    top_k: int = 5,
+    batch_size: int = 8,
+    save_txt: bool = False,
+) -> list[dict]:
+    """Predicts files, folders and globs; writes predictions.json and a picture of each into `output`.
+
+    Returns what predictions.json holds. Files that are no readable image are named, and make it a
+    DataError in the end, after all others are written.
+    """
+    files = find_images(paths)
+    config, _ = read_workdir(Path(workdir))
+    detect = config.task == "detect"
+    if detect:
+        predictor = Detector.load(
+            workdir,
+            batch_size=batch_size,
+            score_threshold=threshold,
+            iou_threshold=iou,
+            max_detections=max_detections,
+        )
+    else:
+        predictor = Classifier.load(workdir, batch_size=batch_size)
+    describe = _describe_detections if detect else _describe_classes(top_k)
+    output = Path(output)
+    pictures = _picture_names(files)
+    entries, unreadable = [], []
+    for start in range(0, len(files), batch_size):
+        images = []
+        for file in files[start : start + batch_size]:
+            try:
+                images.append((file, decode(file.read_bytes(), str(file))))
+            except (DataError, OSError) as error:
+                unreadable.append(str(error))
+        found = predictor([image for _, image in images])
+        for (file, image), one in zip(images, found, strict=True):
+            entry, picture, lines = describe(image, one, predictor.classes)
+            height, width = image.shape[:2]
+            entries.append({"file": str(file), "width": width, "height": height, **entry})
+            draw.save_png(picture, output / pictures[file])
+            if save_txt:
+                (output / pictures[file]).with_suffix(".txt").write_text("".join(lines))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "predictions.json").write_text(json.dumps(entries, indent=1) + "\n")
+    print(f"{len(entries)} images: {output / 'predictions.json'}, and a picture of each beside it")
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} of {len(files)} files could not be read: {'; '.join(unreadable[:3])}"
+            + ("; ..." if len(unreadable) > 3 else "")
+        )
+    return entries
+
+
+def find_images(paths: Sequence[str]) -> list[Path]:
+    """The image files that files, folders (and what is below them) and globs name, each once.
+
+    Raises ConfigError for a path that names nothing.
+    """
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            inside = [path]
+        else:
+            inside = [Path(p) for p in sorted(glob.glob(given, recursive=True))]
+            inside = [p for p in inside if p.is_file()]
+        if not inside:
+            raise ConfigError(f"{given}: no image there")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """A PNG name for each file: its own, with a number where another has taken that."""
+    names, taken = {}, set()
+    for file in files:
+        name, n = f"{file.stem}.png", 1
+        while name.lower() in taken:
+            n += 1
+            name = f"{file.stem}_{n}.png"
+        taken.add(name.lower())
+        names[file] = name
+    return names
+
+
+def _describe_detections(image, found, classes):
+    """The JSON entry, the picture, and lines `class x y width height score` (of 1, centres)."""
+    numbers = zip(
+        found["boxes"].tolist(),
+        found["classes"],
+        *(found[k].tolist() for k in ("scores", "box_confidence", "class_confidence", "labels")),
+        strict=True,
+    )
+    height, width = image.shape[:2]
+    detections, lines = [], []
+    for box, name, score, box_confidence, class_confidence, label in numbers:
+        detections.append(
+            {
+                "box": box,
+                "class": name,
+                "score": score,
+                "box_confidence": box_confidence,
+                "class_confidence": class_confidence,
+            }
+        )
+        x0, y0, x1, y1 = box
+        middle = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height)
+        size = ((x1 - x0) / width, (y1 - y0) / height)
+        lines.append(" ".join([str(label), *(f"{v:.6f}" for v in (*middle, *size, score))]) + "\n")
+    picture = draw.draw_detections(
+        image, found["boxes"], found["classes"], found["scores"], labels=found["labels"]
+    )
+    return {"detections": detections}, picture, lines
+
+
+def _describe_classes(top_k: int):
+    def describe(image, found, classes):
+        best = ranked({"labels": found["labels"], "scores": found["probabilities"]}, classes, top_k)
+        lines = [f"{b['class']} {b['probability']:.6f}\n" for b in best]
+        one = {"labels": found["labels"], "scores": found["probabilities"]}
+        picture = draw.draw_predictions_grid([image], [one], classes, columns=1)
+        return {"classes": best}, picture, lines
+
+    return describe
