@@ -36,7 +36,8 @@ def direct_windows(text: str) -> list[str]:
             name = base.id if isinstance(base, ast.Name) else getattr(base, "attr", "")
             if name in LIBRARIES:
                 found.append(f"line {node.lineno}: {name}.{node.attr}")
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("jax", "flax"):
+        library = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0]
+        if library in ("jax", "flax"):
             found += [f"line {node.lineno}: {a.name}" for a in node.names if a.name in WINDOWS]
     return found
 
@@ -69,9 +70,8 @@ def unprotected(jaxpr) -> set[str]:
             continue
         if name.startswith(("conv_general", "reduce_window", "select_and_", "cumsum_window")):
             found.add(name)
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
-        ):
+        is_jaxpr = lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")  # noqa: E731
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 found |= unprotected(inner)

@@ -95,7 +95,7 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict]:
-        """The state saved at `step`, onto the shardings of the abstract state `target`; and meta."""
+        """The state saved at `step`, onto the shardings of the abstract `target`; and its meta."""
         found = self._manager.restore(
             step,
             args=ocp.args.Composite(

@@ -19,9 +19,7 @@ from convmesh.setup import make_setup
 from convmesh.step import jit_predict_step
 from convmesh.tasks.classify import ranked
 
-IMAGE_SUFFIXES = frozenset(
-    ".bmp .gif .jpeg .jpg .jp2 .png .ppm .pgm .tif .tiff .webp".split()
-)
+IMAGE_SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .jp2 .png .ppm .pgm .tif .tiff .webp".split())
 
 
 class _Predictor:
@@ -38,10 +36,10 @@ class _Predictor:
         self._predict = jit_predict_step(setup.mesh, model=setup.model, task=setup.task)
 
     @classmethod
-    def load(cls, workdir, *, step: int | None = None, best: bool = False, batch_size: int = 8, **task):
-        """The model of a checkpoint of `workdir`, the newest by default.
+    def load(cls, workdir, *, step=None, best=False, batch_size=8, **task_options):
+        """The model of a checkpoint of `workdir`: of `step`, the best, or the newest by default.
 
-        A detector takes `score_threshold` (0.3), `iou_threshold` (0.65) and `max_detections` (100).
+        Detectors take `score_threshold` (0.3), `iou_threshold` (0.65), `max_detections` (100) too.
         Raises ConfigError if the folder is no run or of the other task, DataError if it has no
         checkpoint.
         """
@@ -51,7 +49,7 @@ class _Predictor:
             other = {"detect": "Detector", "classify": "Classifier"}[config.task]
             raise ConfigError(f"{workdir}: its task is {config.task}; load it with {other}")
         setup = make_setup(config, classes, mesh_here(config))
-        chosen = {name: value for name, value in task.items() if value is not None}
+        chosen = {name: value for name, value in task_options.items() if value is not None}
         setup = dataclasses.replace(setup, task=dataclasses.replace(setup.task, **chosen))
         variables, _ = load_variables(setup, workdir, step, best)
         return cls(setup, variables, batch_size)
@@ -83,10 +81,10 @@ class Detector(_Predictor):
 
     @classmethod
     def load(cls, workdir, *, score_threshold: float = 0.3, **options):
-        """See `_Predictor.load`; detections under `score_threshold` are left out."""
+        """The model of a checkpoint of `workdir`; `options` are step, best, batch_size,
+        iou_threshold and max_detections. Raises ConfigError, DataError as `Classifier.load`.
+        """
         return super().load(workdir, score_threshold=score_threshold, **options)
-
-    load.__func__.__doc__ = _Predictor.load.__doc__
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict]:
         """What is in each image (uint8 [height, width, 3] RGB, of any size), best first.
@@ -106,7 +104,7 @@ class Classifier(_Predictor):
     task = "classify"
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict]:
-        """For each image (uint8 [height, width, 3] RGB): `classes` and `probabilities`, best first."""
+        """For each image (uint8 [height, width, 3] RGB): `classes`, `probabilities`, best first."""
         return [
             {
                 "classes": [self.classes[i] for i in found["labels"]],
@@ -141,7 +139,7 @@ def predict_files(
     batch_size: int = 8,
     save_txt: bool = False,
 ) -> list[dict]:
-    """Predicts files, folders and globs; writes predictions.json and a picture of each into `output`.
+    """Predicts files, folders and globs; `output` gets predictions.json and a picture of each.
 
     Returns what predictions.json holds. Files that are no readable image are named, and make it a
     DataError in the end, after all others are written.
@@ -183,8 +181,8 @@ def predict_files(
     print(f"{len(entries)} images: {output / 'predictions.json'}, and a picture of each beside it")
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} of {len(files)} files could not be read: {'; '.join(unreadable[:3])}"
-            + ("; ..." if len(unreadable) > 3 else "")
+            f"{len(unreadable)} of {len(files)} files could not be read: "
+            + "; ".join([*unreadable[:3], *["..."] * (len(unreadable) > 3)])
         )
     return entries
 

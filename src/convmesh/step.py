@@ -1,5 +1,7 @@
 """The train step and the evaluation step: pure functions, sharded over a mesh by jit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,7 +32,7 @@ def train_step(state: TrainState, batch, *, model, task, optimizer, decay: float
     (loss, (numbers, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
         state.params
     )
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -48,9 +50,7 @@ def train_step(state: TrainState, batch, *, model, task, optimizer, decay: float
         )
     old = {name: getattr(state, name) for name in new}
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
-    state = TrainState(
-        step=state.step + 1, nonfinite_steps=state.nonfinite_steps + ~finite, **new
-    )
+    state = TrainState(step=state.step + 1, nonfinite_steps=state.nonfinite_steps + ~finite, **new)
     numbers = {"loss": loss, **numbers, "gradient_norm": norm}
     return state, {**numbers, "nonfinite_steps": state.nonfinite_steps}
 
@@ -62,7 +62,7 @@ def predict_step(variables, images, *, model, task):
 
 
 def jit_train_step(mesh, state, batch, **parts):
-    """`train_step` compiled for `mesh`; `state` and `batch` give the shapes. The state is donated."""
+    """`train_step` compiled for `mesh`; `state`, `batch` give the shapes; the state is donated."""
     state_at = meshes.state_shardings(mesh, state)
     step = jax.jit(
         lambda state, batch: train_step(state, batch, **parts),
@@ -73,10 +73,11 @@ def jit_train_step(mesh, state, batch, **parts):
     return meshes.on_mesh(mesh, step)
 
 
-def jit_predict_step(mesh, **parts):
+@functools.lru_cache(maxsize=8)  # so that each evaluation of a run finds it compiled
+def jit_predict_step(mesh, model, task):
     """`predict_step` compiled for `mesh`; results whole on every device."""
     step = jax.jit(
-        lambda variables, images: predict_step(variables, images, **parts),
+        lambda variables, images: predict_step(variables, images, model=model, task=task),
         out_shardings=meshes.replicated(mesh),
     )
     return meshes.on_mesh(mesh, step)

@@ -74,6 +74,9 @@ def run_steps(setup: Setup, state, train_source, eval_source, checkpoints, repor
             state, numbers = step_fn(state, jax.device_put(batch, at))
             # The numbers of the step before are read while this one runs.
             log.take(step, numbers, waited)
+            if step == start + 1:
+                report.say(f"compiled and ran the first step in {log.flush():.0f} s")
+                log.restart_clock()
 
             last, stopped = step == setup.steps, stop.received
             due_eval = last or _due(step, config.eval.every_steps)
@@ -139,7 +142,7 @@ class StepLog:
     def __init__(self, setup: Setup, report: Report):
         """Writes the numbers of every `train.log_every_steps`-th step to `report`."""
         self._setup, self._report = setup, report
-        self._pending = None
+        self._pending: tuple[int, dict] | None = None
         self._waited = 0.0
         self._steps = 0
         self._clock = time.perf_counter()
@@ -150,10 +153,10 @@ class StepLog:
         self._pending = step, numbers
         self._waited += waited
 
-    def flush(self) -> None:
-        """Reads the numbers that are pending, waiting for their step if need be."""
+    def flush(self) -> float:
+        """Reads the numbers that are pending, waiting for their step; returns seconds a step."""
         if self._pending is None:
-            return
+            return 0.0
         (step, numbers), self._pending = self._pending, None
         loss = float(numbers["loss"])
         self._steps += 1
@@ -162,7 +165,7 @@ class StepLog:
         speed = config.train.batch_size / seconds
         self._report.progress(step, loss, speed)
         if step % config.train.log_every_steps and step != self._setup.steps:
-            return
+            return seconds
         line = {name: float(value) for name, value in numbers.items()}
         line["learning_rate"] = float(self._setup.schedule(step - 1))
         line["images_per_second"] = speed
@@ -170,6 +173,7 @@ class StepLog:
         line["input_wait_seconds"] = self._waited / self._steps
         self._report.log(step, "train", line)
         self.restart_clock()
+        return seconds
 
     def restart_clock(self, really: bool = True) -> None:
         """Starts a new measurement of speed, after something that is no step."""

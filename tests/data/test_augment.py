@@ -73,6 +73,36 @@ def test_scale_and_offset_say_where_evaluation_puts_a_box(drawn, how):
     assert np.allclose(back, box, atol=1e-3)
 
 
+@pytest.mark.parametrize("how", ["letterbox", "centre_crop"])
+@pytest.mark.parametrize(
+    "shape, size", [((50, 103), (33, 34)), ((203, 90), (90, 60)), ((40, 31), (64, 60))]
+)
+def test_evaluation_puts_every_pixel_where_scale_and_offset_say(how, shape, size):
+    """A ramp shows each place: pixel i has the value 2 i, and its centre lies at i + 0.5."""
+    ramp = np.repeat(np.arange(0, 2 * shape[1], 2, dtype=np.uint8)[None], shape[0], 0)
+    view, scale, offset = getattr(augment, how)(np.repeat(ramp[..., None], 3, 2), size)
+    at = (np.arange(size[1]) + 0.5 - offset[0]) / scale - 0.5
+    inside = (at > 2) & (at < shape[1] - 3)
+    row = view[size[0] // 2, :, 0] / 2
+    assert inside.sum() > 15
+    assert np.abs(row - at)[inside].max() < 0.6
+
+
+def test_zoom_is_relative_to_the_letterboxed_size():
+    image = np.full((50, 100, 3), 255, np.uint8)
+    for zoom, area in ((1.0, 60 * 30), (0.5, 30 * 15), (2.0, 60 * 60)):
+        chosen = Settings(flip=0.0, scale=(zoom, zoom), color=0.0)
+        view, *_ = augment.augment_for_detection(
+            image,
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, bool),
+            (80, 60),
+            chosen,
+            np.random.default_rng(0),
+        )
+        assert (view[..., 0] == 255).sum() == pytest.approx(area, rel=0.07)
+
+
 def test_letterbox_keeps_the_aspect_and_centres():
     image = np.full((50, 100, 3), 255, np.uint8)
     view, scale, offset = augment.letterbox(image, (80, 60))

@@ -28,11 +28,12 @@ class Made:
     """A data set with the splits asked for."""
 
     def __init__(self, sizes):
-        self.sizes, self.splits = sizes, tuple(sizes)
+        self.sizes, self.splits, self.opened = sizes, tuple(sizes), []
 
     def source(self, split, training):
         if split not in self.sizes:
             raise ConfigError(f"no split {split!r}")
+        self.opened.append((split, training))
         return Listed(split, self.sizes[split], training)
 
 
@@ -43,7 +44,8 @@ def names(source):
 @pytest.fixture
 def made(monkeypatch):
     def make(sizes, **changes):
-        monkeypatch.setitem(FORMATS, "folder", lambda config: Made(sizes))
+        make.last = Made(sizes)
+        monkeypatch.setitem(FORMATS, "folder", lambda config: make.last)
         config = defaults("classify")
         config.data.update({"format": "folder", "cache": "false"} | changes)
         return config
@@ -67,7 +69,9 @@ def test_the_test_split_where_there_is_no_validation(made):
         open_eval(config, "val")  # those examples were trained on
 
 
-@pytest.mark.parametrize("size, fraction, held", [(10, 0.1, 1), (101, 0.3, 30), (2, 0.1, 1)])
+@pytest.mark.parametrize(
+    "size, fraction, held", [(10, 0.1, 1), (101, 0.3, 30), (2, 0.1, 1), (2, 0.9, 1)]
+)
 def test_without_an_eval_split_a_part_of_training_is_held_out(made, size, fraction, held):
     config = made({"train": size}, val_fraction=fraction)
     train, val = open_train(config), open_eval(config)
@@ -110,9 +114,12 @@ def test_nothing_can_be_held_out_of_one_example_or_with_fraction_zero(made):
 
 
 def test_training_is_opened_for_training_and_evaluation_for_evaluation(made):
-    config = made({"train": 10, "val": 5})
-    assert open_train(config).training
-    assert not open_eval(config).training and not open_eval(config, "train").training
+    for sizes in ({"train": 10, "val": 5}, {"train": 10}):
+        config = made(sizes)
+        open_train(config)
+        open_eval(config)
+        open_eval(config, "train")
+        assert [training for _, training in made.last.opened] == [True, False, False]
 
 
 def test_the_cache_is_the_one_asked_for(made):

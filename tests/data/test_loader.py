@@ -141,6 +141,39 @@ def test_boxes_follow_their_image_and_come_largest_first():
                 assert not batch[key][row, n:].any()
 
 
+class Marked(Scenes):
+    """A box of its own grey level, 50 * (label + 1), in each corner."""
+
+    classes = ("a", "b", "c", "d")
+
+    def __getitem__(self, index):
+        image = np.zeros((80, 80, 3), np.uint8)
+        corners = [(x, y) for y in (5, 55) for x in (5, 55)]
+        for label, (x, y) in enumerate(corners):
+            image[y : y + 20, x : x + 20] = 50 * (label + 1)
+        boxes = np.array([[x, y, x + 20, y + 20] for x, y in corners], np.float32)
+        labels, crowd = np.arange(4, dtype=np.int32), np.zeros(4, bool)
+        return Record(image, index + 1, f"{index}.png", boxes=boxes, labels=labels, crowd=crowd)
+
+
+def test_labels_follow_their_boxes_when_others_leave_the_view():
+    config = config_for(image_size=(80, 80))
+    config.data.augment.update(scale=(1.6, 2.4), color=0.0)
+    batches, _ = take(Marked(4), config, 3)
+    seen = 0
+    for batch in batches:
+        for row in range(4):
+            for box, label in zip(
+                batch["boxes"][row, batch["valid"][row]],
+                batch["labels"][row, batch["valid"][row]],
+                strict=True,
+            ):
+                x, y = ((box[:2] + box[2:]) / 2).astype(int)
+                assert batch["image"][row, y, x, 0] == 50 * (label + 1)
+                seen += 1
+    assert 12 <= seen < 48
+
+
 def test_batches_do_not_depend_on_workers_or_restarts():
     source, config = Scenes(10), config_for()
     straight, _ = take(source, config, 7)

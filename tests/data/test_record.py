@@ -27,8 +27,9 @@ def test_good_boxes_pass_and_count_nothing():
         ([10, 3, 2, 12], 0, "has no area"),
         ([2, 3, 31, 12], 0, r"\(2, 3, 31, 12\) is outside of the image of 30 x 20"),
         ([-1, 3, 10, 12], 0, "outside"),
-        ([2, 3, 10, float("nan")], 0, "has no area"),
+        ([2, 3, 10, float("nan")], 0, r"\(2, 3, 10, nan\) has no area"),
         (GOOD, 3, "class id 3 is not one of 0..2"),
+        ([2, 3, 10, 3], 0, "has no area"),
         (GOOD, -1, "class id -1"),
     ],
 )

@@ -35,7 +35,7 @@ class Settings:
 
     flip: float = 0.5
     scale: tuple[float, float] = (0.5, 1.5)
-    crop: tuple[float, float] = (0.25, 1.0)
+    crop: tuple[float, float] = (0.35, 1.0)
     color: float = 0.5
 
 

@@ -70,7 +70,7 @@ def fits(source: Source, copies: int = 1) -> bool:
             sizes.append(source[int(index)].image.nbytes)
         except BadExample:
             continue
-    return bool(sizes) and np.mean(sizes) * len(source) <= budget
+    return bool(sizes and np.mean(sizes) * len(source) <= budget)
 
 
 def free_memory() -> int:

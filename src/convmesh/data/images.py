@@ -1,7 +1,7 @@
 """From the bytes of an image file to upright RGB pixels.
 
-Pillow reads the header (size, kind, orientation) and OpenCV the pixels, about twice as fast; where
-OpenCV would guess (a file cut short, CMYK, 16 bits, GIF, TIFF) Pillow reads the pixels, strictly.
+Pillow reads the header (size, kind, orientation) and OpenCV the pixels, about twice as fast. What
+OpenCV reads in another way or not at all (CMYK, 16 bits, GIF, TIFF, WebP) Pillow reads.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ MAX_PIXELS = 89_478_485
 
 _ORIENTATION = 0x0112
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-# The format and Pillow modes that OpenCV decodes to the same pixels, and the mark that ends a
-# whole file: OpenCV fills what is missing with grey and says nothing.
+# The formats and Pillow modes that OpenCV decodes to the same pixels.
 _CV2_READS = {
-    "JPEG": ({"L", "RGB"}, b"\xff\xd9"),
-    "PNG": ({"1", "L", "LA", "P", "RGB", "RGBA"}, b"IEND"),
+    "JPEG": {"L", "RGB"},
+    "PNG": {"1", "L", "LA", "P", "RGB", "RGBA"},
 }
 
 
@@ -58,7 +57,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
             f"{name}: {width} x {height} pixels are more than the limit of {MAX_PIXELS}"
         )
     image = _with_cv2(data, header)
-    if image is None:
+    if image is None:  # another kind, or damaged: Pillow then says how
         image = _with_pillow(header, name)
     # Asked for last: Pillow turns a TIFF itself when it loads it, and then takes the tag away.
     return turn_upright(image, _orientation(header, data))
@@ -97,12 +96,8 @@ def _orientation(header: Image.Image, data: bytes) -> int:
 
 
 def _with_cv2(data: bytes, header: Image.Image) -> np.ndarray | None:
-    """Return the pixels as stored, or None where OpenCV is not to be trusted with this file."""
-    modes, end = _CV2_READS.get(header.format or "", (set(), b""))
-    if header.mode not in modes:
-        return None
-    start = _jpeg_scan(data) if header.format == "JPEG" else 0
-    if data.rfind(end, start) < 0:
+    """Return the pixels as stored, or None where that is left to Pillow."""
+    if header.mode not in _CV2_READS.get(header.format or "", ()):
         return None
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _CV2_FLAGS)
@@ -111,17 +106,6 @@ def _with_cv2(data: bytes, header: Image.Image) -> np.ndarray | None:
     if image is None or image.shape[:2] != (header.height, header.width):
         return None
     return image
-
-
-def _jpeg_scan(data: bytes) -> int:
-    """Return where a JPEG's pixels start: past its EXIF thumbnail, which has its own end mark."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xDA:  # start of scan
-            break
-        # A segment: two bytes of marker, then its length with the two length bytes; 0xFF pads.
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return at
 
 
 def _with_pillow(header: Image.Image, name: str) -> np.ndarray:

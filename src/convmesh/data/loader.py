@@ -17,6 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from convmesh.data import augment
 from convmesh.data.record import BadExample, Record, Source
@@ -265,7 +266,7 @@ class _EvalExample:
         return example | _placement(scale, offset, record.image.shape[:2]) | {"record": labels_only}
 
 
-def _placement(scale: float, offset: Sequence[float], size: Sequence[int]) -> Batch:
+def _placement(scale: float, offset: ArrayLike, size: ArrayLike) -> Batch:
     return {
         "scale": np.array(scale, np.float32),
         "offset": np.array(offset, np.float32),

@@ -132,8 +132,9 @@ def check_boxes(
         )
     height, width = size
     known = (labels >= 0) & (labels < num_classes)
-    finite = np.isfinite(boxes).all(1)
-    boxes = np.where(finite[:, None], boxes, 0.0)
+    given = boxes
+    finite = np.asarray(np.isfinite(given).all(1))
+    boxes = np.where(finite[:, None], given, 0.0)
     area = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     limit = np.array([width, height, width, height])
     clipped = np.clip(boxes, 0, limit)
@@ -144,7 +145,7 @@ def check_boxes(
         if not known[first]:
             what = f"class id {labels[first]} is not one of 0..{num_classes - 1}"
         else:
-            where = ", ".join(f"{v:g}" for v in boxes[first])
+            where = ", ".join(f"{v:g}" for v in given[first])
             fault = "is outside of" if area[first] else "has no area in"
             what = f"({where}) {fault} the image of {width} x {height}"
         raise DataError(

@@ -93,10 +93,10 @@ class TfdsSource:
         file_name = f"{self.split}-{index + 1:08d}"
         if wanted.file_name:
             file_name = _text(example[wanted.file_name]) or file_name
-        image_id = index + 1
+        image_id: int | str = index + 1
         if wanted.image_id:
-            image_id = example[wanted.image_id]
-            image_id = int(image_id) if isinstance(image_id, int | np.integer) else _text(image_id)
+            given = example[wanted.image_id]
+            image_id = int(given) if isinstance(given, int | np.integer) else _text(given)
         # The set's name too: a file name alone does not say where to look.
         name = f"{self._name} {file_name}"
         image = images.decode(example[wanted.image], name)
@@ -135,7 +135,8 @@ class _Features:
 
         pictures = [p for p, f in features.items() if isinstance(f, tfds.features.Image)]
         self.image = choose("image_key", data.image_key, ["image", *pictures], pictures)
-        self.boxes, self.crowd = "", ()
+        self.boxes = ""
+        self.crowd: tuple[str, ...] = ()
         if config.task == "classify":
             single = [p for p, f in features.items() if p in flat and f is flat[p]]
             classes = [p for p in single if is_class(p)]

@@ -1,7 +1,7 @@
 """Models: linen modules written as for one device, and the plain dict of their names.
 
 To add one: write its file, and add its line here. A classifier is called as
-`model(images, train) -> logits [batch, classes]`, a detector gives `models.detector.DetectorOutput`.
+`model(images, train) -> logits [batch, classes]`; a detector gives a `detector.DetectorOutput`.
 """
 
 import importlib

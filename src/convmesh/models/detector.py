@@ -80,9 +80,11 @@ class Backbone(nn.Module):
     def __call__(self, x, train: bool):
         levels = []
         for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            stem = dict(kernel=6, stride=4, padding=1, name="stem")
-            down = dict(kernel=3, stride=2, name=f"down{i + 1}")
-            x = ConvNorm(width, dtype=self.dtype, **(down if i else stem))(x, train)
+            brick = partial(ConvNorm, width, dtype=self.dtype)
+            if i == 0:
+                x = brick(kernel=6, stride=4, padding=1, name="stem")(x, train)
+            else:
+                x = brick(stride=2, name=f"down{i + 1}")(x, train)
             if depth:
                 x = CSPBlock(width, depth, dtype=self.dtype, name=f"stage{i + 1}")(x, train)
             levels.append(x)

@@ -48,10 +48,10 @@ def inside(points, boxes):
 
 
 def distances_to_boxes(points, distances):
-    """Boxes [..., n, 4] from points [n, 2] and pixel distances [..., n, 4] to left top right bottom."""
+    """Boxes [..., n, 4] from points [n, 2] and distances [..., n, 4] in pixels (l, t, r, b)."""
     return jnp.concatenate([points - distances[..., :2], points + distances[..., 2:]], axis=-1)
 
 
 def boxes_to_distances(points, boxes):
-    """Pixel distances [..., n, 4] of points [n, 2] to the sides of boxes [..., n, 4]; the inverse."""
+    """Distances [..., n, 4] in pixels of points [n, 2] to the sides of boxes [..., n, 4]."""
     return jnp.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)

@@ -50,7 +50,8 @@ def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=Non
     x = x.astype(dtype)
 
     def local(x, kernel, pad_rows, groups):
-        return _local_conv(x, kernel.astype(dtype), stride, (pad_rows, pad_columns), dilation, groups)
+        pads = (pad_rows, pad_columns)
+        return _local_conv(x, kernel.astype(dtype), stride, pads, dilation, groups)
 
     if mesh.current() is None:
         return local(x, kernel, pad_rows, groups)
@@ -87,7 +88,8 @@ def _shared_over(kernel, axes):
 
 def _local_conv(x, kernel, stride, padding, dilation, groups):
     """The convolution of what stands on one device."""
-    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None  # no TF32 behind one's back
+    # float32 means it: no TF32 and no bfloat16 passes.
+    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
         # A matrix product, which XLA's CPU runs a good deal faster.
         x = x[:, ::stride, ::stride]

@@ -2,10 +2,10 @@
 
 Both tasks have the same face, and the step and the loop know no more of them:
 
-- `inputs(images)`: uint8 [batch, rows, columns, 3] to what the model takes;
 - `loss(outputs, batch) -> (loss, numbers)`: a scalar, and scalars by name for the log;
-- `predict(outputs, batch) -> dict`: arrays [batch, ...], what evaluation and prediction read;
-- `evaluator(source)`: collects predictions on the host and gives the metrics;
+- `predict(outputs) -> dict`: arrays [batch, ...], on the devices;
+- `to_host(one, placement) -> dict`: the same of one image, in terms of the original image;
+- `metrics(truth, found, classes)`, `results(...)`, `table(...)`: what evaluation writes and prints;
 - `best_metric`: the name of the metric that tells the best checkpoint.
 """
 
@@ -17,7 +17,7 @@ PIXEL_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def normalise(images, dtype):
-    """uint8 (or float, 0 to 255) images [batch, rows, columns, 3] RGB to zero mean, unit deviation."""
+    """Images [batch, rows, columns, 3] RGB of 0 to 255 to about zero mean and unit deviation."""
     scale = 1 / (255 * jnp.array(PIXEL_DEVIATION, dtype))
     shift = jnp.array(PIXEL_MEAN, dtype) / jnp.array(PIXEL_DEVIATION, dtype)
     return images.astype(dtype) * scale - shift

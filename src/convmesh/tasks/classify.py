@@ -1,7 +1,6 @@
 """Classification: loss, probabilities and top-k accuracy."""
 
 import dataclasses
-
 from typing import Any
 
 import jax

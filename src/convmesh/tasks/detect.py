@@ -86,7 +86,8 @@ class Detect:
         parts = {name: part / total for name, part in parts.items()}
         loss = sum(parts.values())
         numbers = {f"loss/{name}": part for name, part in parts.items()}
-        numbers["positive_points"] = assigned.positive.sum() / jnp.maximum(batch["present"].sum(), 1)
+        images = jnp.maximum(batch["present"].sum(), 1)
+        numbers["positive_points"] = assigned.positive.sum() / images
         numbers["boxes_without_point"] = assigned.missed.sum()
         numbers["boxes_truncated"] = batch["truncated"].sum()
         return loss, numbers
