@@ -7,12 +7,15 @@
 #   make clean      remove .venv and the tools' caches (runs/ stays)
 #
 #   PYTHON=/path/to/python3.12   build .venv with this interpreter
-#   EXTRA=cuda                   also install what an accelerator needs: cuda, cuda13, tpu or rocm.
-#                                The lock has no accelerator's wheels; they are chosen to fit the
-#                                JAX that it pins.
-#   DEMO_FLAGS="..."             flags for the demo's training and evaluation
+#   EXTRA=cuda                   also install what an accelerator needs: cuda, cuda13, tpu or rocm;
+#                                found by itself where there is an NVIDIA GPU or a TPU; EXTRA= for
+#                                none. The lock has no accelerator's wheels; they are chosen to fit
+#                                the JAX that it pins.
+#   DEMO_FLAGS="..."             flags for the demo; 2 simulated devices where there is only a CPU
 
 PYTHON ?= python3 python3.13 python3.12 python3.11
+EXTRA ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then echo cuda; \
+    elif ls /dev/accel0 /dev/vfio/0 >/dev/null 2>&1; then echo tpu; fi)
 DEMO_FLAGS ?= $(if $(EXTRA),,--cpu-devices 2)
 LOCK_FLAGS =
 
@@ -32,6 +35,7 @@ export PIP_USER := 0
 demo: $(READY) $(EXTRA_READY)
 	$(BIN)/convmesh train --config configs/demo.py --workdir runs/demo $(DEMO_FLAGS)
 	$(BIN)/convmesh eval --workdir runs/demo --split test $(DEMO_FLAGS)
+	@echo "Look at runs/demo/eval/test/predictions.png and runs/demo/plots/"
 
 test: $(READY) $(EXTRA_READY)
 	$(BIN)/python -m pytest $(TEST_FLAGS)

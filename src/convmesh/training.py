@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from collections import deque
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from convmesh import draw
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, from_json, to_json
-from convmesh.data import open_eval, open_train
+from convmesh.data import BadExample, open_eval, open_train
 from convmesh.data.loader import train_batches
 from convmesh.errors import DataError, Stopped
 from convmesh.evaluation import evaluate_variables
@@ -19,6 +20,8 @@ from convmesh.report import Report
 from convmesh.setup import Setup, make_run_mesh, make_setup
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
+
+SPEED_OVER_STEPS = 20  # what the speed that is shown is measured over
 
 
 def train(config, workdir) -> dict[str, float]:
@@ -38,6 +41,7 @@ def train(config, workdir) -> dict[str, float]:
     eval_source = open_eval(config)
     setup = make_setup(config, train_source.classes, mesh, len(train_source))
     best_metric = config.checkpoint.best_metric or setup.task.best_metric
+    check_readable(train_source, config)
 
     write_identity(setup, workdir)
     with Checkpoints(workdir, config.checkpoint.keep, best_metric) as checkpoints:
@@ -96,7 +100,8 @@ def run_steps(setup: Setup, state, train_source, eval_source, checkpoints, repor
                 raise Stopped(
                     f"stopped by {stop.received} at step {step}, saved; run it again to go on"
                 )
-            log.restart_clock(due_eval or due_save)
+            if due_eval or due_save:
+                log.restart_clock()
         log.flush()
         for problem, count in batches.counts.items():
             if problem != "images" and count:
@@ -143,15 +148,16 @@ class StepLog:
         """Writes the numbers of every `train.log_every_steps`-th step to `report`."""
         self._setup, self._report = setup, report
         self._pending: tuple[int, dict] | None = None
-        self._waited = 0.0
-        self._steps = 0
-        self._clock = time.perf_counter()
+        # When the last steps were done, and how long each had waited for its batch.
+        self._done: deque[float] = deque(maxlen=SPEED_OVER_STEPS + 1)
+        self._waits: deque[float] = deque(maxlen=SPEED_OVER_STEPS)
+        self.restart_clock()
 
     def take(self, step: int, numbers, waited: float) -> None:
         """Takes the numbers of a step just dispatched; reads those of the step before."""
         self.flush()
         self._pending = step, numbers
-        self._waited += waited
+        self._waits.append(waited)
 
     def flush(self) -> float:
         """Reads the numbers that are pending, waiting for their step; returns seconds a step."""
@@ -159,26 +165,25 @@ class StepLog:
             return 0.0
         (step, numbers), self._pending = self._pending, None
         loss = float(numbers["loss"])
-        self._steps += 1
-        seconds = (time.perf_counter() - self._clock) / self._steps
+        self._done.append(time.perf_counter())
+        seconds = (self._done[-1] - self._done[0]) / (len(self._done) - 1)
         config = self._setup.config
         speed = config.train.batch_size / seconds
         self._report.progress(step, loss, speed)
-        if step % config.train.log_every_steps and step != self._setup.steps:
-            return seconds
-        line = {name: float(value) for name, value in numbers.items()}
-        line["learning_rate"] = float(self._setup.schedule(step - 1))
-        line["images_per_second"] = speed
-        line["step_seconds"] = seconds
-        line["input_wait_seconds"] = self._waited / self._steps
-        self._report.log(step, "train", line)
-        self.restart_clock()
+        if step % config.train.log_every_steps == 0 or step == self._setup.steps:
+            line = {name: float(value) for name, value in numbers.items()}
+            line["learning_rate"] = float(self._setup.schedule(step - 1))
+            line["images_per_second"] = speed
+            line["step_seconds"] = seconds
+            line["input_wait_seconds"] = sum(self._waits) / max(1, len(self._waits))
+            self._report.log(step, "train", line)
         return seconds
 
-    def restart_clock(self, really: bool = True) -> None:
-        """Starts a new measurement of speed, after something that is no step."""
-        if really:
-            self._clock, self._steps, self._waited = time.perf_counter(), 0, 0.0
+    def restart_clock(self) -> None:
+        """Starts to measure speed anew, after something that is no step."""
+        self._done.clear()
+        self._waits.clear()
+        self._done.append(time.perf_counter())
 
 
 class StopSignal:
@@ -215,6 +220,19 @@ def check_same_run(config, workdir: Path) -> None:
     path = workdir / "config.json"
     if path.exists():
         check_resume(from_json(path.read_text()), config)
+
+
+def check_readable(source, config) -> None:
+    """Reads a batch of `source`, so that data that is wrong throughout is refused before a write.
+
+    Raises DataError as the source does; unreadable images pass where the config skips them.
+    """
+    for index in range(min(config.train.batch_size, len(source))):
+        try:
+            source[index]
+        except BadExample:
+            if config.data.on_bad_example == "fail":
+                raise
 
 
 def write_identity(setup: Setup, workdir: Path) -> None:

@@ -179,6 +179,6 @@ class Detector(nn.Module):
 
 
 # Made for CPUs: no depthwise convolution, no large pool, nothing at stride 2.
-DetectorNano = partial(Detector, widths=(32, 64, 128, 160), depths=(1, 1, 1, 1), features=48)
+DetectorNano = partial(Detector, widths=(24, 48, 96, 160), depths=(0, 1, 1, 1), features=32)
 # For tests: every part is there, nothing is large.
 DetectorTiny = partial(Detector, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), features=16)

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 
 def binary_cross_entropy(logits, targets):
     """-t log p - (1 - t) log(1 - p) for p = sigmoid(logits); `targets` in [0, 1], same shape."""
-    return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    # Not by way of max(x, 0) and |x|: at a logit of 0 their gradients do not add up to p - t.
+    log_sigmoid = jax.nn.log_sigmoid
+    return -targets * log_sigmoid(logits) - (1 - targets) * log_sigmoid(-logits)
 
 
 def quality_focal(logits, targets):

@@ -1,0 +1,224 @@
+import functools
+import zlib
+
+import equality
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax.sharding import NamedSharding
+
+from convmesh import mesh as meshes
+from convmesh.mesh import DATA, MODEL, SPATIAL, P
+from convmesh.ops.conv import conv2d
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+# --- against loops ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "kernel, options",
+    [
+        ((1, 1), {}),
+        ((1, 1), dict(stride=2)),
+        ((1, 1), dict(padding=1)),
+        ((3, 3), {}),
+        ((3, 3), dict(stride=2)),
+        ((3, 3), dict(padding=0)),
+        ((3, 3), dict(dilation=2)),
+        ((3, 3), dict(dilation=2, stride=2, padding=1)),
+        ((3, 3), dict(groups=2)),
+        ((3, 3), dict(groups=4, stride=2)),
+        ((7, 7), dict(stride=2)),
+        ((6, 6), dict(stride=4, padding=1)),
+        ((2, 2), dict(stride=2)),
+        ((1, 3), {}),
+        ((5, 2), dict(padding=(2, 0))),
+    ],
+    ids=str,
+)
+def test_equals_loops(kernel, options):
+    groups = options.get("groups", 1)
+    x, kernel = normal(2, 9, 10, 4), normal(*kernel, 4 // groups, 4, seed=1)
+    dilation = options.get("dilation", 1)
+    padding = options.get("padding", tuple(dilation * (k - 1) // 2 for k in kernel.shape[:2]))
+    padding = (padding, padding) if isinstance(padding, int) else padding
+    wanted = reference.conv2d(x, kernel, **{**options, "padding": padding})
+    np.testing.assert_allclose(conv2d(x, kernel, **options), wanted, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_depthwise_with_two_filters_a_channel():
+    x, kernel = normal(2, 5, 6, 3), normal(3, 3, 1, 6)
+    wanted = reference.conv2d(x, kernel, padding=(1, 1), groups=3)
+    np.testing.assert_allclose(conv2d(x, kernel, groups=3), wanted, atol=1e-12)
+
+
+def test_cross_correlation_by_hand():
+    # The kernel is not flipped: its upper left tap meets the pixel at the upper left.
+    x = jnp.arange(1.0, 10).reshape(1, 3, 3, 1)
+    kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1).at[1, 1].set(10)
+    assert conv2d(x, kernel)[0, :, :, 0].tolist() == [[10, 20, 30], [40, 51, 62], [70, 84, 95]]
+
+
+@pytest.mark.parametrize(
+    "x, kernel, groups",
+    [((1, 4, 4, 3), (3, 3, 4, 8), 1), ((1, 4, 4, 8), (3, 3, 8, 8), 2), ((1, 4, 4, 4), (1, 1, 2, 3), 2)],
+)
+def test_channels_that_do_not_match_are_refused(x, kernel, groups):
+    with pytest.raises(ValueError, match=f"conv2d: input channels {x[-1]}.*groups={groups}"):
+        conv2d(jnp.ones(x), jnp.ones(kernel), groups=groups)
+
+
+# --- types --------------------------------------------------------------------------------------
+
+
+def test_a_narrow_type_is_for_the_arithmetic_alone():
+    x, kernel = jnp.asarray(normal(2, 6, 6, 4), jnp.float32), jnp.asarray(normal(3, 3, 4, 4), jnp.float32)
+    narrow = functools.partial(conv2d, dtype=jnp.bfloat16)
+    y, pull = jax.vjp(narrow, x, kernel)
+    assert y.dtype == jnp.bfloat16
+    assert [g.dtype for g in pull(y)] == [jnp.float32, jnp.float32]
+    wanted = conv2d(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    assert wanted.dtype == jnp.bfloat16  # x's type by default
+    np.testing.assert_array_equal(y, wanted)
+    np.testing.assert_allclose(y.astype(np.float32), conv2d(x, kernel), atol=0.2)
+
+
+def test_kernel_gradients_are_summed_over_devices_in_the_kernels_type():
+    # Each device adds one number, 256 or 1: the sum 263 has no place in bfloat16.
+    x = jnp.array([256.0] + [1] * 7).reshape(8, 1, 1, 1)
+
+    def total(kernel, x):
+        return conv2d(x, kernel, dtype=jnp.bfloat16).astype(jnp.float32).sum()
+
+    kernel = jnp.ones((1, 1, 1, 1))
+    gradient = meshes.on_mesh(equality.make_mesh((8, 1, 1)), jax.jit(jax.grad(total)))(kernel, x)
+    assert gradient.dtype == jnp.float32
+    assert gradient.item() == 263
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.02)])
+def test_narrower_types_on_a_mesh(dtype, tolerance):
+    x, kernel = (jnp.asarray(a, jnp.float32) for a in (normal(4, 8, 8, 8), normal(3, 3, 8, 8)))
+
+    def both(x, kernel):
+        y, pull = jax.vjp(functools.partial(conv2d, dtype=dtype), x, kernel)
+        return y, pull(jnp.ones_like(y))
+
+    wanted = jax.jit(both)(x, kernel)
+    got = meshes.on_mesh(equality.make_mesh((2, 2, 2)), jax.jit(both))(x, kernel)
+    assert got[0].dtype == dtype and got[1][1].dtype == jnp.float32
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+        np.testing.assert_allclose(one, other, atol=tolerance * abs(other).max())
+
+
+# --- on every mesh ------------------------------------------------------------------------------
+
+# name: (kernel side, groups, options); groups "depthwise" means one a channel.
+OPS = {
+    "3x3": (3, 1, {}),
+    "3x3 stride 2": (3, 1, dict(stride=2)),
+    "7x7 stride 2": (7, 1, dict(stride=2)),
+    "6x6 stride 4": (6, 1, dict(stride=4, padding=1)),
+    "1x1": (1, 1, {}),
+    "1x1 stride 2": (1, 1, dict(stride=2)),
+    "dilated": (3, 1, dict(dilation=2)),
+    "grouped": (3, "grouped", {}),
+    "depthwise": (3, "depthwise", {}),
+    "depthwise stride 2": (3, "depthwise", dict(stride=2)),
+}
+# (batch, rows), and channels with groups that divide, or do not: 14 rows fit two devices at most.
+SIZES = [(8, 32), (6, 14)]
+CHANNELS = [(8, 16, 8), (8, 8, 2), (3, 6, 3), (3, 16, 1), (8, 5, 1)]  # in, out, groups
+
+
+def cases():
+    """{name: (x, kernel, options)}: every op, with shapes that fit a mesh and that do not."""
+    every = {}
+    for name, (side, kind, options) in OPS.items():
+        for batch, rows in SIZES:
+            for c_in, c_out, groups in CHANNELS:
+                if kind == 1 and groups in (2, 3):
+                    continue
+                if kind == "grouped" and (groups == 1 or groups == c_in == c_out):
+                    continue
+                if kind == "depthwise" and groups != c_in:
+                    continue
+                groups = 1 if kind == 1 else groups
+                title = f"{name}, {batch} x {rows} rows, {c_in} to {c_out} channels, {groups} groups"
+                seed = zlib.crc32(title.encode())
+                x = normal(batch, rows, 6, c_in, seed=seed)
+                kernel = normal(side, side, c_in // groups, c_out, seed=seed + 1)
+                every[title] = x, kernel, {**options, "groups": groups}
+    return every
+
+
+def everything(shape):
+    """The result and both gradients of all cases, compiled as one program for a mesh."""
+    mesh, every = equality.make_mesh(shape), cases()
+
+    def place(array, spec):
+        return jax.device_put(array, NamedSharding(mesh, spec))
+
+    arrays = {
+        name: (place(x, meshes.activation(x.shape, mesh)), place(k, meshes.parameter(k.shape, mesh)))
+        for name, (x, k, _) in every.items()
+    }
+
+    def all_ops(arrays):
+        results = {}
+        for name, (x, kernel) in arrays.items():
+            y, pull = jax.vjp(functools.partial(conv2d, **every[name][2]), x, kernel)
+            results[name] = dict(zip(("y", "dx", "dkernel"), (y, *pull(jnp.cos(y))), strict=True))
+        return results
+
+    return jax.device_get(meshes.on_mesh(mesh, jax.jit(all_ops))(arrays))
+
+
+@functools.cache
+def one_device():
+    with jax.enable_x64(True):
+        return everything((1, 1, 1))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("shape", equality.ALL_MESHES, ids=str)
+def test_every_op_on_every_mesh(shape):
+    equality.assert_equal(everything(shape), one_device())
+
+
+@pytest.mark.parametrize(
+    "x, kernel, options, wanted",
+    [
+        ((4, 8, 6, 8), (3, 3, 8, 8), {}, P(DATA, SPATIAL, None, MODEL)),
+        ((4, 8, 6, 3), (3, 3, 3, 8), dict(stride=2), P(DATA, SPATIAL, None, MODEL)),
+        ((4, 8, 6, 8), (3, 3, 1, 8), dict(groups=8), P(DATA, SPATIAL, None, MODEL)),
+        ((4, 8, 6, 8), (3, 3, 8, 5), {}, P(DATA, SPATIAL, None, None)),
+        ((4, 7, 6, 8), (3, 3, 8, 8), {}, P(DATA, None, None, MODEL)),
+        ((3, 8, 6, 8), (3, 3, 8, 8), {}, P(None, SPATIAL, None, MODEL)),
+        ((3, 7, 6, 8), (3, 3, 8, 5), {}, P(None, None, None, None)),
+    ],
+)
+def test_the_work_is_shared_where_it_can_be(x, kernel, options, wanted):
+    mesh = equality.make_mesh((2, 2, 2))
+    conv = jax.jit(functools.partial(conv2d, **options))
+    y = meshes.on_mesh(mesh, conv)(jnp.ones(x), jnp.ones(kernel))
+    assert y.sharding.is_equivalent_to(NamedSharding(mesh, wanted), 4)
+
+
+def test_a_depthwise_convolution_moves_no_channels():
+    mesh = equality.make_mesh((1, 1, 8))
+    layouts = [NamedSharding(mesh, spec) for spec in (P(None, None, None, MODEL), P(*[None] * 3, MODEL))]
+    conv = jax.jit(functools.partial(conv2d, groups=8), in_shardings=layouts)
+    with jax.set_mesh(mesh):
+        text = conv.lower(jnp.ones((2, 8, 8, 8)), jnp.ones((3, 3, 1, 8))).compile().as_text()
+    assert "convolution" in text
+    assert not any(word in text for word in ("all-gather", "all-reduce", "collective-permute"))
