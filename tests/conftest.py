@@ -1,11 +1,27 @@
-"""All tests run on 8 simulated CPU devices, whatever the machine has."""
+"""All tests run on 8 simulated CPU devices, whatever the machine has; and the runs they share."""
 
-from convmesh.devices import simulate_devices
+import atexit
+import os
+import shutil
+import tempfile
+
+# Compiling is most of the suite's time: LLVM need not optimise, and no program is compiled twice.
+# Whoever runs tests again and again can name a folder that outlives the session.
+_FAST = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FAST}".strip()
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.mkdtemp(prefix="convmesh-tests-")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+from convmesh.devices import simulate_devices  # noqa: E402
 
 simulate_devices(8)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+import runs  # noqa: E402
 
 
 def pytest_sessionstart(session):
@@ -19,3 +35,34 @@ def float64():
     """64-bit arithmetic for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_net():
+    """Makes the model `tiny_net` known: a ResNet that compiles in seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield runs.register_tiny_net(patch)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder data set of small pictures, see `runs.make_photos`; not to be changed."""
+    return runs.make_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def photo_run(tmp_path_factory, tiny_net, photos):
+    """The workdir of a whole run on `photos`, 8 steps undisturbed; not to be changed."""
+    return runs.train(runs.photo_config(photos), tmp_path_factory.mktemp("runs") / "photos")
+
+
+@pytest.fixture(scope="session")
+def tfds_root(tmp_path_factory):
+    """A folder for TFDS data sets; DigitScenes writes itself there when it is first opened."""
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="session")
+def scene_run(tmp_path_factory, tfds_root):
+    """The workdir of a detector that has learnt 8 scenes by heart; not to be changed."""
+    return runs.train(runs.scene_config(tfds_root), tmp_path_factory.mktemp("runs") / "scenes")

@@ -41,7 +41,7 @@ def make_mesh(data: int = -1, spatial: int = 1, model: int = 1, devices=None) ->
     devices = jax.devices() if devices is None else devices
     sizes = {"mesh.data": data, "mesh.spatial": spatial, "mesh.model": model}
     known = math.prod(size for size in sizes.values() if size != -1)
-    if -1 in sizes.values() and known and len(devices) % known == 0:
+    if list(sizes.values()).count(-1) == 1 and known and len(devices) % known == 0:
         sizes = {k: len(devices) // known if size == -1 else size for k, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices) or min(sizes.values()) < 1:
         given = ", ".join(f"{key}={size}" for key, size in sizes.items())

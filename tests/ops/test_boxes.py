@@ -53,7 +53,11 @@ def test_iou_by_hand():
     others = np.array([[1, 1, 3, 3], [0, 0, 2, 2], [2, 0, 4, 2], [0, 0, 1, 1]], np.float32)
     np.testing.assert_allclose(box_ops.iou(a, others), [1 / 7, 1, 0, 1 / 4], rtol=1e-6)
     assert box_ops.pairwise_iou(others, others[:2]).shape == (4, 2)
-    assert box_ops.pairwise_iou(np.stack([others] * 3), np.stack([others[:2]] * 3)).shape == (3, 4, 2)
+    assert box_ops.pairwise_iou(np.stack([others] * 3), np.stack([others[:2]] * 3)).shape == (
+        3,
+        4,
+        2,
+    )
 
 
 def test_giou_by_hand():

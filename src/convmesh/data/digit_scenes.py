@@ -315,7 +315,7 @@ def _hand(draws: Draws, digit: np.ndarray, wished: int) -> np.ndarray:
     shear, aspect = draws.one(-13, 14), draws.one(208, 308)
     u = [cos - ((shear * sin) >> 6), sin + ((shear * cos) >> 6)]
     inverse = np.array([[(v * aspect) >> 8 for v in u], [-sin, cos]])
-    threshold = draws.one(1150, 1700)
+    threshold = draws.one(1500, 2100)
     # A preview at 4 pixels a source pixel tells how far the ink reaches from the centre.
     preview, half = 4096 // 4, 36
     small = _opacity(glyph, inverse, preview, threshold, (-half, -half, half, half))
@@ -345,7 +345,7 @@ def _fill(draws: Draws, height: int, width: int) -> np.ndarray:
     second = _near(draws, first, 48)
     fill = first + ((_ramp(draws, height, width) * (second - first)) >> 8)
     noise = _value_noise(draws, max(height, width), draws.one(3, 12))[:height, :width]
-    fill += ((noise - 128) * _swing(draws, 120)) >> 8
+    fill += ((noise - 128) * _swing(draws, 70)) >> 8
     if draws.one(0, 2):
         wave = _stripes(draws, height, width, draws.one(2, 9), checks=False)
         fill += wave * _swing(draws, 80)

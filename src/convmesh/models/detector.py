@@ -37,7 +37,8 @@ def grid_points(image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """
     centres, strides = [], []
     for stride in STRIDES:
-        rows, columns = (-(-side // stride) for side in image_size)
+        # The stem makes cells of 4 x 4 pixels and leaves out what fills none; the rest rounds up.
+        rows, columns = (-(-(side // 4) // (stride // 4)) for side in image_size)
         y, x = np.mgrid[:rows, :columns].reshape(2, -1)
         centres.append((np.stack([x, y], axis=1) + 0.5) * stride)
         strides.append(np.full(rows * columns, stride))

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from convmesh.models.layers import ConvNorm, Dense
+from convmesh.models.layers import ConvNorm, Dense, stored
 from convmesh.ops.pool import max_pool
 
 
@@ -46,8 +46,8 @@ class ResNet(nn.Module):
                 stride = 2 if stage and not i else 1
                 name = f"stage{stage + 1}_block{i + 1}"
                 x = BasicBlock(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
-        x = x.mean(axis=(1, 2), dtype=jnp.promote_types(self.dtype, jnp.float32))
-        return Dense(self.classes, dtype=self.dtype, name="head")(x.astype(self.dtype))
+        x = x.mean(axis=(1, 2), dtype=stored(self.dtype))
+        return Dense(self.classes, dtype=stored(self.dtype), name="head")(x)
 
 
 ResNet18 = partial(ResNet, blocks=(2, 2, 2, 2))

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from convmesh.models.layers import Conv, Dense
+from convmesh.models.layers import Conv, Dense, stored
 from convmesh.ops.pool import max_pool
 
 
@@ -28,4 +28,4 @@ class SmallCNN(nn.Module):
                 x = max_pool(x, 2)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(Dense(self.hidden, dtype=self.dtype)(x))
-        return Dense(self.classes, dtype=self.dtype)(x)
+        return Dense(self.classes, dtype=stored(self.dtype))(x)

@@ -113,8 +113,8 @@ class Detect:
         class_p, confidence = jax.nn.sigmoid(class_logits), jax.nn.sigmoid(confidence_logits)
         scores = jnp.sqrt(class_p * confidence[:, None])
         # Exact: a pair among the k best stands at a point whose best class is among the k best.
-        k = min(self.candidates, scores.shape[0])
-        _, best = lax.top_k(scores.max(axis=1), k)
+        _, best = lax.top_k(scores.max(axis=1), min(self.candidates, scores.shape[0]))
+        k = min(self.candidates, best.size * self.classes)
         score, pair = lax.top_k(scores[best].reshape(-1), k)
         point, label = best[pair // self.classes], pair % self.classes
         boxes = boxes[point]

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convmesh.tasks.classify import Classify
+
+TASK = Classify(classes=3, image_size=(8, 8))
+# Softmax gives 1/8, 2/8, 5/8; then 6/8, 1/8, 1/8; then anything.
+LOGITS = np.log(np.array([[1, 2, 5], [6, 1, 1], [4, 2, 9]], np.float32))
+
+
+def batch(labels, present):
+    return {"label": np.array(labels, np.int32), "present": np.array(present)}
+
+
+def test_loss_and_accuracy_by_hand():
+    loss, numbers = TASK.loss(LOGITS, batch([2, 1, 0], [True, True, False]))
+    assert loss == pytest.approx(-(np.log(5 / 8) + np.log(1 / 8)) / 2, rel=1e-6)
+    assert numbers["top1"] == 0.5
+
+
+def test_padding_weighs_nothing():
+    given = batch([2, 1, 0], [True, True, False])
+    gradient = jax.grad(lambda logits: TASK.loss(logits, given)[0])(LOGITS)
+    # (p - one hot) / 2 images, and nothing for the padding.
+    wanted = np.array([[1, 2, -3], [6, -7, 1], [0, 0, 0]]) / 16
+    np.testing.assert_allclose(gradient, wanted, atol=1e-6)
+
+
+def test_a_batch_of_padding_is_finite():
+    given = batch([0, 0, 0], [False] * 3)
+    (loss, numbers), gradient = jax.value_and_grad(TASK.loss, has_aux=True)(LOGITS, given)
+    assert loss == 0 and numbers["top1"] == 0 and not gradient.any()
+
+
+def test_narrow_logits_are_widened():
+    loss, _ = TASK.loss(jnp.asarray(LOGITS, jnp.bfloat16), batch([2, 1, 0], [True] * 3))
+    assert loss.dtype == jnp.float32
+    assert TASK.predict(jnp.asarray(LOGITS, jnp.bfloat16))["probabilities"].dtype == jnp.float32
+
+
+def test_predictions_on_the_host_are_sorted():
+    p = TASK.predict(LOGITS)["probabilities"]
+    np.testing.assert_allclose(p[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
+    one = TASK.to_host({"probabilities": p[1]}, {})
+    assert one["labels"].tolist() == [0, 1, 2]  # equal ones stay in order
+    np.testing.assert_allclose(one["scores"], [6 / 8, 1 / 8, 1 / 8], rtol=1e-6)
+
+
+def test_top1_and_top5_by_hand():
+    # Ranks of the truth: first, second, fifth, sixth.
+    found = [{"labels": np.array(order)} for order in [[7, 1, 2, 3, 4, 5, 6, 0]] * 4]
+    truth = [{"label": label} for label in (7, 1, 4, 5)]
+    metrics = TASK.metrics(truth, found, [str(i) for i in range(8)])
+    assert metrics == {"top1": 0.25, "top5": 0.75, "images": 4}
+    assert TASK.best_metric in metrics
+    assert "top1 0.2500" in TASK.table(metrics, [])
+
+
+def test_results_name_classes_best_first():
+    found = {"image_id": 4, "file_name": "a.png"} | TASK.to_host(
+        {"probabilities": np.array([0.2, 0.5, 0.3], np.float32)}, {}
+    )
+    (result,) = TASK.results([found], ["cat", "dog", "cow"])
+    assert result["image_id"] == 4 and result["file_name"] == "a.png"
+    assert [c["class"] for c in result["classes"]] == ["dog", "cow", "cat"]
+    assert result["classes"][0]["probability"] == pytest.approx(0.5)

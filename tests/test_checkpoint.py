@@ -1,0 +1,176 @@
+"""Checkpoints: what is kept, what comes back, and onto which devices."""
+
+import equality
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from convmesh import mesh as meshes
+from convmesh.checkpoint import Checkpoints
+from convmesh.errors import ConfigError, DataError
+from convmesh.state import TrainState
+
+META = {"data_position": 8, "config": {"task": "classify"}, "classes": ["ä", "b"]}
+
+
+def make_state(step, shape=(2, 2, 2), size=16, ema=True):
+    """A state of random numbers, in the layout of a mesh of `shape`."""
+    rng = np.random.default_rng(step)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    params = {"conv": {"kernel": draw(3, 3, 4, size), "bias": draw(size)}, "odd": draw(5)}
+    params["odd"][:2] = np.nan, -0.0  # bits, not values, must come back
+    state = TrainState(
+        step=np.int32(step),
+        params=params,
+        batch_stats={"mean": draw(size)},
+        opt_state=({"count": np.int32(step), "mu": jax.tree.map(np.ones_like, params)}, ()),
+        ema={"params": jax.tree.map(lambda p: 2 * p, params), "batch_stats": {"mean": draw(size)}}
+        if ema
+        else None,
+        nonfinite_steps=np.int32(3),
+    )
+    return jax.device_put(state, meshes.state_shardings(equality.make_mesh(shape), state))
+
+
+def abstract(state, shape):
+    """The target of a restore onto a mesh of `shape`."""
+    at = meshes.state_shardings(equality.make_mesh(shape), state)
+    return jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, at
+    )
+
+
+def assert_same_bits(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Five checkpoints, of which the second was the best; 2 newest are kept."""
+    with Checkpoints(tmp_path, keep=2, best_metric="AP") as checkpoints:
+        for step, ap in enumerate([0.1, 0.9, float("nan"), 0.2, None], start=1):
+            metrics = None if ap is None else {"AP": ap, "images": 4}
+            checkpoints.save(make_state(step), META, metrics)
+        checkpoints.wait()
+        yield checkpoints
+
+
+# --- which ones are kept --------------------------------------------------------------------------
+
+
+def test_the_newest_and_the_best_are_kept(five, tmp_path):
+    assert five.steps() == [2, 4, 5]
+    on_disk = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
+    assert on_disk == {"2", "4", "5"}
+
+
+def test_choosing(five):
+    assert five.choose() == 5
+    assert five.choose(best=True) == 2
+    assert five.choose(step=4) == five.choose(step=4, best=True) == 4
+
+
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(five):
+    with pytest.raises(ConfigError, match="--step 3: .* 2, 4, 5"):
+        five.choose(step=3)
+
+
+def test_a_new_opening_finds_the_same(five, tmp_path):
+    with Checkpoints(tmp_path, keep=2, best_metric="AP") as again:
+        assert again.steps() == [2, 4, 5]
+        assert (again.choose(), again.choose(best=True)) == (5, 2)
+
+
+def test_nothing_there(tmp_path):
+    with Checkpoints(tmp_path, best_metric="AP") as checkpoints:
+        assert checkpoints.steps() == []
+        for asked in ({}, {"step": 1}, {"best": True}):
+            with pytest.raises(DataError, match="no checkpoint yet"):
+                checkpoints.choose(**asked)
+
+
+def test_no_best_where_none_was_evaluated(tmp_path):
+    with Checkpoints(tmp_path, best_metric="AP") as checkpoints:
+        checkpoints.save(make_state(1), META)
+        checkpoints.wait()
+        with pytest.raises(DataError, match="none is best"):
+            checkpoints.choose(best=True)
+
+
+def test_a_number_that_is_not_finite_is_never_the_best(tmp_path):
+    with Checkpoints(tmp_path, keep=5, best_metric="AP") as checkpoints:
+        for step, ap in enumerate([0.0, float("nan"), float("inf")], start=1):
+            checkpoints.save(make_state(step), META, {"AP": ap})
+        checkpoints.wait()
+        assert checkpoints.choose(best=True) == 1
+
+
+def test_a_step_is_saved_once(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        first, other = make_state(1), make_state(2).replace(step=make_state(1).step)
+        checkpoints.save(first, META)
+        checkpoints.save(other, META)
+        restored, _ = checkpoints.restore(1, abstract(first, (2, 2, 2)))
+        assert_same_bits(restored, first)
+
+
+# --- what comes back ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1), (1, 1, 8), (1, 1, 1)], ids=str)
+def test_restored_onto_any_mesh_bit_by_bit(five, shape):
+    saved = make_state(4)
+    target = abstract(saved, shape)
+    restored, meta = five.restore(4, target)
+    assert_same_bits(restored, saved)
+    wanted = jax.tree.map(lambda leaf: leaf.sharding, target)
+    assert jax.tree.map(lambda leaf: leaf.sharding, restored) == wanted
+    assert meta == META
+    model = equality.make_mesh(shape).shape["model"]
+    assert restored.params["conv"]["bias"].addressable_shards[0].data.shape == (16 // model,)
+
+
+def test_evaluation_gets_the_average(five):
+    saved = make_state(5)
+    variables = five.restore_variables(5, abstract(saved, (8, 1, 1)))
+    assert_same_bits(variables, saved.ema)
+
+
+def test_evaluation_gets_the_weights_where_there_is_no_average(tmp_path):
+    saved = make_state(1, ema=False)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(saved, META)
+        variables = checkpoints.restore_variables(1, abstract(saved, (1, 1, 1)))
+    assert_same_bits(variables, {"params": saved.params, "batch_stats": saved.batch_stats})
+
+
+def test_later_donated_steps_do_not_change_what_is_being_saved(tmp_path):
+    state = make_state(1, size=8192)
+    at = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(
+        lambda state: jax.tree.map(lambda leaf: leaf * 0 + 7, state),
+        out_shardings=at,
+        donate_argnums=0,
+    )
+    step(make_state(1, size=8192))  # compiled before, so that the race is a close one
+    before = jax.tree.map(np.array, state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, META)
+        for _ in range(5):
+            state = step(state)
+        jax.block_until_ready(state)
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(1, abstract(state, (2, 2, 2)))
+    assert_same_bits(restored, before)
+    assert float(jnp.nanmax(state.params["conv"]["kernel"])) == 7.0
+
+
+def test_the_layout_of_the_test_states_is_that_of_real_ones():
+    kernel = make_state(1).params["conv"]["kernel"]
+    assert kernel.sharding.spec == P(None, None, None, "model")

@@ -1,0 +1,243 @@
+"""The train step: what it changes, what it must not change, and how it averages."""
+
+import equality
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from runs import TinyNet
+
+from convmesh import mesh as meshes
+from convmesh.models import make_model
+from convmesh.state import TrainState, create_state
+from convmesh.step import ema_decay, jit_predict_step, jit_train_step, train_step
+from convmesh.tasks.classify import Classify
+from convmesh.tasks.detect import Detect
+
+SIZE, CLASSES = 16, 8
+KEPT = ("params", "batch_stats", "opt_state", "ema")
+
+
+class Run:
+    """A tiny net on a mesh of 8, with its compiled step."""
+
+    def __init__(self, dtype=jnp.float32, shape=(2, 2, 2), seed=0):
+        self.mesh = equality.make_mesh(shape)
+        self.task = Classify(CLASSES, (SIZE, SIZE))
+        self.model = TinyNet(CLASSES, dtype=dtype)
+        self.optimizer = optax.adamw(1e-2)
+        self.batch = equality.random_batch(self.task, SIZE)
+        parts = dict(model=self.model, task=self.task, optimizer=self.optimizer, decay=0.9)
+        self.step = jit_train_step(self.mesh, self.new_state(), self.batch, **parts)
+
+    def new_state(self):
+        return create_state(self.model, self.optimizer, (SIZE, SIZE), self.mesh, 0, True)
+
+    def put(self, batch):
+        return jax.device_put(batch, meshes.batch_shardings(self.mesh, batch))
+
+
+@pytest.fixture(scope="module")
+def run():
+    return Run()
+
+
+def host(state):
+    """The parts that a skipped step must keep, copied to the host before they are donated."""
+    return jax.tree.map(np.array, {name: getattr(state, name) for name in KEPT})
+
+
+def same_bits(ours, theirs):
+    equal = lambda a, b: a.dtype == b.dtype and a.tobytes() == b.tobytes()  # noqa: E731
+    return jax.tree.map(equal, ours, theirs)
+
+
+# --- an ordinary step -----------------------------------------------------------------------------
+
+
+def test_a_step_changes_every_part(run):
+    state = run.new_state()
+    before = host(state)
+    state, numbers = run.step(state, run.put(run.batch))
+    after = host(state)
+    for name in KEPT:
+        assert not all(jax.tree.leaves(same_bits(before[name], after[name]))), name
+    assert int(state.step) == 1
+    assert int(state.nonfinite_steps) == int(numbers["nonfinite_steps"]) == 0
+    assert float(numbers["loss"]) > 0 and float(numbers["gradient_norm"]) > 0
+
+
+def test_steps_reduce_the_loss(run):
+    state, losses = run.new_state(), []
+    for _ in range(10):
+        state, numbers = run.step(state, run.put(run.batch))
+        losses.append(float(numbers["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_state_is_donated_and_keeps_its_place(run):
+    old = run.new_state()
+    places = jax.tree.map(lambda leaf: leaf.sharding, old)
+    new, _ = run.step(old, run.put(run.batch))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    assert jax.tree.map(lambda leaf: leaf.sharding, new) == places
+
+
+# --- a step that is not finite --------------------------------------------------------------------
+
+
+def poison(state, value):
+    """`state` with one number of the head's bias replaced."""
+    params = jax.tree.map(lambda leaf: leaf, state.params)
+    bias = params["head"]["dense"]["bias"]
+    params["head"]["dense"]["bias"] = jax.device_put(bias.at[0].set(value), bias.sharding)
+    return state.replace(params=params)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+def test_a_loss_that_is_not_finite_changes_nothing_but_the_counters(run, value):
+    state = poison(run.new_state(), value)
+    before = host(state)
+    for count in (1, 2):
+        state, numbers = run.step(state, run.put(run.batch))
+        assert not np.isfinite(float(numbers["loss"]))
+        assert int(numbers["nonfinite_steps"]) == int(state.nonfinite_steps) == count
+        assert int(state.step) == count
+    kept = same_bits(before, host(state))
+    assert all(jax.tree.leaves(kept)), kept
+
+
+def test_training_goes_on_after_such_a_step(run):
+    good, _ = run.step(run.new_state(), run.put(run.batch))
+    good = host(good)
+    bad, _ = run.step(poison(run.new_state(), np.nan), run.put(run.batch))
+    fresh = run.new_state()
+    healed = bad.replace(params=fresh.params, step=fresh.step)  # the counter sets the EMA's decay
+    healed, numbers = run.step(healed, run.put(run.batch))
+    assert np.isfinite(float(numbers["loss"])) and int(healed.nonfinite_steps) == 1
+    after = host(healed)
+    assert all(jax.tree.leaves(same_bits(good["params"], after["params"])))
+    assert all(jax.tree.leaves(same_bits(good["opt_state"], after["opt_state"])))
+
+
+class Toy:
+    """A model of one vector `w` and one statistic, and its task: the loss is `of(w)`."""
+
+    dtype = jnp.float32
+
+    def __init__(self, of):
+        self.of = of
+
+    def apply(self, variables, images, train, mutable):
+        changed = {"batch_stats": {"seen": variables["batch_stats"]["seen"] + 1}}
+        return variables["params"]["w"], changed
+
+    def loss(self, w, batch):
+        return self.of(w), {}
+
+    def run(self, w, steps, optimizer, decay=0.0, ema=True):
+        """The states after each of `steps` steps."""
+        params, stats = {"w": jnp.array(w)}, {"seen": jnp.zeros(())}
+        average = {"params": params, "batch_stats": stats} if ema else None
+        zero = jnp.zeros((), jnp.int32)
+        state = TrainState(zero, params, stats, optimizer.init(params), average, zero)
+        parts = dict(model=self, task=self, optimizer=optimizer, decay=decay)
+        step = jax.jit(lambda state, batch: train_step(state, batch, **parts))
+        states = []
+        for _ in range(steps):
+            state, numbers = step(state, {"image": np.zeros((1, 1, 1, 3), np.uint8)})
+            states.append((state, numbers))
+        return states
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is():
+    root = Toy(lambda w: jnp.sqrt(w).sum())
+    [(state, numbers)] = root.run([0.0, 4.0], 1, optax.sgd(0.1))
+    assert float(numbers["loss"]) == 2.0 and not np.isfinite(float(numbers["gradient_norm"]))
+    np.testing.assert_array_equal(state.params["w"], [0.0, 4.0])
+    assert int(state.nonfinite_steps) == 1 and float(state.batch_stats["seen"]) == 0
+
+
+def test_the_reported_norm_is_that_of_the_whole_gradient_before_clipping():
+    line = Toy(lambda w: w @ jnp.array([3.0, 4.0]))
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
+    [(state, numbers)] = line.run([0.0, 0.0], 1, clipped)
+    assert float(numbers["gradient_norm"]) == pytest.approx(5.0)
+    np.testing.assert_allclose(state.params["w"], [-0.6, -0.8], rtol=1e-6)
+
+
+# --- the running average --------------------------------------------------------------------------
+
+
+def test_the_decay_ramps_up_to_its_limit():
+    assert float(ema_decay(0, 0.998)) == pytest.approx(1 / 10)
+    assert float(ema_decay(9, 0.998)) == pytest.approx(10 / 19)
+    assert float(ema_decay(10**6, 0.998)) == pytest.approx(0.998)
+    assert float(ema_decay(90, 0.5)) == 0.5
+
+
+def test_the_average_by_hand():
+    # A constant gradient: w falls by 0.1 a step; the statistic counts the steps.
+    states = Toy(lambda w: w.sum()).run([1.0, 2.0], 5, optax.sgd(0.1), decay=0.35)
+    w, seen = np.array([1.0, 2.0]), 0.0
+    mean_w, mean_seen = w.copy(), 0.0
+    for t, (state, _) in enumerate(states):
+        w, seen = w - 0.1, seen + 1
+        d = min(0.35, (1 + t) / (10 + t))  # 0.1, 0.18, 0.25, 0.31, 0.35
+        mean_w, mean_seen = d * mean_w + (1 - d) * w, d * mean_seen + (1 - d) * seen
+        np.testing.assert_allclose(state.ema["params"]["w"], mean_w, rtol=1e-6)
+        np.testing.assert_allclose(state.ema["batch_stats"]["seen"], mean_seen, rtol=1e-6)
+
+
+def test_without_an_average_none_is_made():
+    [(state, _)] = Toy(lambda w: w.sum()).run([1.0], 1, optax.sgd(0.1), ema=False)
+    assert state.ema is None
+
+
+# --- bfloat16 -------------------------------------------------------------------------------------
+
+
+def test_bfloat16_trains_float32_parameters(run):
+    half = Run(jnp.bfloat16)
+    state = half.new_state()
+    for leaf in jax.tree.leaves((state.params, state.batch_stats, state.ema)):
+        assert leaf.dtype == jnp.float32
+    state, numbers = half.step(state, half.put(half.batch))
+    whole, exact = run.step(run.new_state(), run.put(run.batch))
+    assert int(state.nonfinite_steps) == 0
+    # Near the float32 step, and not the same: the arithmetic really was bfloat16.
+    assert float(numbers["loss"]) == pytest.approx(float(exact["loss"]), rel=0.05)
+    assert float(numbers["loss"]) != float(exact["loss"])
+    for leaf in jax.tree.leaves((state.params, state.batch_stats, state.opt_state[0].mu)):
+        assert leaf.dtype == jnp.float32 and np.isfinite(leaf).all()
+
+
+def test_a_bfloat16_detector_hands_float32_to_the_loss():
+    model = make_model("detector_tiny", "detect", 3, jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.bfloat16)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    outputs = jax.eval_shape(model.apply, variables, images)
+    assert {leaf.dtype for leaf in outputs} == {jnp.dtype("float32")}
+    batch = equality.random_batch(Detect(3, (64, 64)), 64, batch=2)
+    loss, _ = jax.eval_shape(Detect(3, (64, 64)).loss, outputs, batch)
+    assert loss.dtype == jnp.float32
+
+
+# --- prediction -----------------------------------------------------------------------------------
+
+
+def test_predictions_are_whole_on_every_device_and_the_same_as_on_one(run):
+    images = run.batch["image"]
+    variables = jax.device_get(run.new_state().variables())
+    found = []
+    for shape in [(2, 2, 2), (1, 1, 1)]:
+        mesh = equality.make_mesh(shape)
+        predict = jit_predict_step(mesh, model=run.model, task=run.task)
+        at = meshes.batch_shardings(mesh, {"image": images})["image"]
+        out = predict(variables, jax.device_put(images, at))["probabilities"]
+        assert out.shape == (8, CLASSES) and out.is_fully_replicated
+        found.append(np.asarray(out))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    np.testing.assert_allclose(found[0].sum(1), 1, rtol=1e-5)

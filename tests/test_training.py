@@ -1,0 +1,436 @@
+"""A whole run: what it writes, how it stops and goes on, and what it refuses."""
+
+import json
+import signal
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import runs
+import tensorflow_datasets as tfds
+
+from convmesh import cli, training
+from convmesh.checkpoint import Checkpoints
+from convmesh.config import load_config
+from convmesh.errors import ConfigError, DataError, Stopped
+from convmesh.evaluation import read_workdir
+from convmesh.report import read_metrics
+from convmesh.setup import make_run_mesh, make_setup
+
+TIMES = ("images_per_second", "step_seconds", "input_wait_seconds")
+pytestmark = pytest.mark.usefixtures("tiny_net")
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """The handlers of this process, for a test that fails while they are exchanged."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        assert signal.getsignal(number) is handler
+        signal.signal(number, handler)
+
+
+def final_state(workdir):
+    """The newest checkpoint: its state on the mesh of the config, and its meta."""
+    config, classes = read_workdir(workdir)
+    mesh = make_run_mesh(config, config.train.batch_size)
+    setup = make_setup(config, classes, mesh, runs.TRAIN_PHOTOS)
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.restore(checkpoints.choose(), setup.abstract_state())
+
+
+def lines(workdir):
+    """metrics.jsonl without the times, which differ from run to run."""
+    rows = read_metrics(workdir / "metrics.jsonl")
+    return [{name: row[name] for name in row if name not in TIMES} for row in rows]
+
+
+def stop_at(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal once `step` has been dispatched."""
+    take = training.StepLog.take
+
+    def take_and_signal(self, at, *rest):
+        take(self, at, *rest)
+        if at == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(training.StepLog, "take", take_and_signal)
+
+
+def assert_same_bits(ours, theirs):
+    flat = zip(
+        jax.tree_util.tree_leaves_with_path(ours),
+        jax.tree_util.tree_leaves_with_path(theirs),
+        strict=True,
+    )
+    for (path, one), (other_path, other) in flat:
+        assert path == other_path
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes(), path
+
+
+# --- what a run writes ----------------------------------------------------------------------------
+
+
+def test_every_file_of_the_contract(photo_run):
+    files = {p.relative_to(photo_run).as_posix() for p in photo_run.rglob("*") if p.is_file()}
+    named = {
+        "config.json",
+        "classes.json",
+        "metrics.jsonl",
+        "plots/first_batch.png",
+        "plots/curves.png",
+        "eval/val/metrics.json",
+        "eval/val/predictions.json",
+        "eval/val/predictions.png",
+    }
+    assert named <= files
+    [events] = photo_run.glob("events.out.tfevents.*")
+    assert events.stat().st_size > 1000
+    assert {p.name for p in (photo_run / "checkpoints").iterdir() if p.is_dir()} == {"4", "8"}
+    beside = {name.partition("/")[0] for name in files} - {events.name}
+    assert beside == {name.partition("/")[0] for name in named} | {"checkpoints"}
+    for name in named:
+        if name.endswith(".png"):
+            assert cv2.imread(str(photo_run / name)).std() > 0
+
+
+def test_config_and_classes_say_what_was_trained(photo_run, photos):
+    config, classes = read_workdir(photo_run)
+    assert config == runs.photo_config(photos)
+    assert classes == runs.CLASSES
+    assert json.loads((photo_run / "classes.json").read_text()) == list(runs.CLASSES)
+
+
+def test_the_numbers_of_every_step(photo_run):
+    rows = read_metrics(photo_run / "metrics.jsonl")
+    train = [row for row in rows if row["split"] == "train"]
+    assert [row["step"] for row in train] == list(range(1, 9))
+    names = {"loss", "top1", "learning_rate", "gradient_norm", "nonfinite_steps", *TIMES}
+    for row in train:
+        assert names <= set(row)
+        assert all(np.isfinite(row[name]) for name in names)
+    # 5% of 8 steps round to no warm-up: the peak, then down.
+    rates = [row["learning_rate"] for row in train]
+    assert rates[0] == pytest.approx(1e-3) and rates == sorted(rates, reverse=True)
+
+
+def test_the_numbers_of_every_evaluation(photo_run):
+    rows = read_metrics(photo_run / "metrics.jsonl")
+    val = [row for row in rows if row["split"] == "val"]
+    assert [row["step"] for row in val] == [4, 8]
+    assert all(row["images"] == runs.VAL_PHOTOS for row in val)
+    assert {"top1", "top5"} <= set(val[0])
+    written = json.loads((photo_run / "eval/val/metrics.json").read_text())
+    assert {"step": 8, "split": "val"} | written == val[1]
+
+
+def test_the_checkpoint_knows_its_place(photo_run):
+    state, meta = final_state(photo_run)
+    assert int(state.step) == 8 and int(state.nonfinite_steps) == 0
+    assert meta["data_position"] == 64
+    assert meta["classes"] == list(runs.CLASSES)
+    assert meta["config"] == json.loads((photo_run / "config.json").read_text())
+
+
+def test_train_returns_the_last_evaluation(tmp_path, photos):
+    config = runs.photo_config(photos, {"train.steps": 1, "eval.every_steps": 0})
+    metrics = training.train(config, tmp_path / "run")
+    assert metrics == json.loads((tmp_path / "run/eval/val/metrics.json").read_text())
+    # Without a wish for more it evaluates and saves once, at the end.
+    assert [row["split"] for row in lines(tmp_path / "run")] == ["train", "val"]
+
+
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (1, 2, 4)], ids=str)
+def test_any_mesh_trains_alike(tmp_path, photos, photo_run, mesh):
+    changes = dict(zip(("mesh.data", "mesh.spatial", "mesh.model"), mesh, strict=True))
+    workdir = runs.train(runs.photo_config(photos, {"train.steps": 2} | changes), tmp_path / "run")
+    ours, theirs = lines(workdir), lines(photo_run)
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-4)
+    assert ours[0]["gradient_norm"] == pytest.approx(theirs[0]["gradient_norm"], rel=1e-2)
+    assert ours[-1]["images"] == runs.VAL_PHOTOS
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+
+def test_a_finished_run_says_so(photo_run, photos, tmp_path, capsys):
+    recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos))
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    assert cli.main(["train", "--config", recipe, "--workdir", str(workdir)]) == 0
+    assert f"{workdir}: this run has finished, at step 8" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+    metrics = training.train(runs.photo_config(photos), workdir)
+    assert metrics == json.loads((photo_run / "eval/val/metrics.json").read_text())
+
+
+@pytest.mark.parametrize("step", [3, 4], ids=["between", "where it evaluates"])
+def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, photos, photo_run, step, capsys):
+    recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos))
+    call = ["train", "--config", recipe, "--workdir", str(tmp_path / "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, step)
+        assert cli.main(call) == 75
+    err = capsys.readouterr().err
+    assert f"stopped by SIGTERM at step {step}, saved; run it again to go on" in err
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.steps() == [step]
+    assert max(row["step"] for row in lines(tmp_path / "run")) == step
+
+    assert cli.main(call) == 0
+    assert f"going on from the checkpoint of step {step}" in capsys.readouterr().err
+    ours, theirs = final_state(tmp_path / "run"), final_state(photo_run)
+    assert_same_bits(ours[0], theirs[0])
+    assert ours[1] == theirs[1]
+    by_step = lambda row: (row["step"], row["split"])  # noqa: E731
+    assert sorted(lines(tmp_path / "run"), key=by_step) == sorted(lines(photo_run), key=by_step)
+    for name in ("metrics.json", "predictions.json"):
+        written = (tmp_path / "run/eval/val" / name).read_bytes()
+        assert written == (photo_run / "eval/val" / name).read_bytes()
+
+
+def test_a_run_stopped_in_its_last_step_is_still_evaluated(tmp_path, photos, photo_run):
+    config = runs.photo_config(photos)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(Stopped):
+            training.train(config, tmp_path / "run")
+    metrics = training.train(config, tmp_path / "run")
+    assert metrics == json.loads((photo_run / "eval/val/metrics.json").read_text())
+    assert lines(tmp_path / "run")[-1] == lines(photo_run)[-1]
+
+
+def test_a_checkpoint_never_has_the_metrics_of_another_step(tmp_path, photos):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(Stopped):
+            training.train(runs.photo_config(photos), tmp_path / "run")
+    with Checkpoints(tmp_path / "run", best_metric="top1") as checkpoints:
+        assert checkpoints.steps() == [4, 8]
+        assert checkpoints.choose(best=True) == 4
+
+
+def test_ctrl_c_stops_the_same_way(tmp_path, photos):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 1, signal.SIGINT)
+        with pytest.raises(Stopped, match="stopped by SIGINT at step 1"):
+            training.train(runs.photo_config(photos), tmp_path / "run")
+
+
+def test_the_second_signal_is_obeyed():
+    with pytest.raises(KeyboardInterrupt), training.StopSignal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.received == "SIGTERM"
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_another_mesh_goes_on(tmp_path, photos, photo_run):
+    config = runs.photo_config(photos)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(Stopped):
+            training.train(config, tmp_path / "run")
+    config.mesh.data, config.mesh.spatial, config.mesh.model = 2, 2, 2
+    training.train(config, tmp_path / "run")
+    ours, theirs = lines(tmp_path / "run"), lines(photo_run)
+    assert {row["step"] for row in ours} == set(range(1, 9))
+    first = lambda rows: next(row for row in rows if row["step"] == 5)  # noqa: E731
+    assert first(ours)["loss"] == pytest.approx(first(theirs)["loss"], rel=1e-3)
+    assert read_workdir(tmp_path / "run")[0].mesh.spatial == 2
+
+
+def test_more_steps_go_on_from_the_end(tmp_path, photos, photo_run):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    training.train(runs.photo_config(photos, {"train.steps": 9}), workdir)
+    assert [row["step"] for row in lines(workdir) if row["split"] == "train"] == list(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("optimizer.learning_rate", 0.5), ("train.seed", 1), ("data.image_size", (32, 32))],
+)
+def test_a_change_that_makes_another_run_is_refused_by_name(
+    tmp_path, photos, photo_run, key, value
+):
+    before = (photo_run / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=f"another run: {key}") as refused:
+        training.train(runs.photo_config(photos, {key: value}), photo_run)
+    assert refused.value.exit_code == 2
+    assert (photo_run / "config.json").read_bytes() == before
+
+
+def test_other_classes_are_refused(tmp_path, photo_run, photos):
+    other = runs.make_photos(tmp_path / "photos")
+    for split in ("train", "val"):
+        (other / split / "red").rename(other / split / "rose")
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    with pytest.raises(DataError, match="classes.json: the data now has other classes.*rose"):
+        training.train(runs.photo_config(other), workdir)
+
+
+# --- bad calls ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(tmp_path, capsys, photos):
+    """Calls `convmesh train` with a recipe for `root` and flags: (status, stdout, stderr)."""
+
+    def train(*flags, root=photos, changes=()):
+        recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(root, changes))
+        flags = [f"--config.{flag}" for flag in flags]
+        workdir = str(tmp_path / "run")
+        status = cli.main(["train", "--config", recipe, "--workdir", workdir, *flags])
+        return status, *capsys.readouterr()
+
+    return train
+
+
+@pytest.fixture
+def refused(call, tmp_path):
+    """`call`, which must end with one line and leave nothing behind; (status, that line)."""
+
+    def train(*flags, **given):
+        status, out, err = call(*flags, **given)
+        assert out == "" and err.count("\n") == 1, out + err
+        assert err.startswith("convmesh: error: ")
+        assert not (tmp_path / "run").exists()
+        return status, err.strip()
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "flag, said",
+    [
+        ("train.stepz=3", "train.stepz: no such key; did you mean train.steps?"),
+        ("train.steps=many", "train.steps: got 'many', wanted an integer"),
+        ("train.steps=-1", "train.steps: got -1"),
+        ("model.name=tiny_nett", "model.name='tiny_nett': no such model"),
+        ("model.name=detector_tiny", "model.name='detector_tiny': no such model for task"),
+        ("mesh.data=3", "mesh.data=3, mesh.spatial=1, mesh.model=1: such a mesh does not fit"),
+        ("train.batch_size=12", "train.batch_size=12: does not divide over the 8 devices"),
+        ("data.train_split=tran", "no split 'tran'"),
+        ("data.eval_split=tests", "no split 'tests'"),
+        ("data.root=/not/there", "data.root: /not/there is not a folder"),
+        ("data.name=mnistt", "data.name"),
+        ("checkpoint.best_metric=AP", "checkpoint.best_metric: got 'AP'"),
+    ],
+)
+def test_a_wrong_call_ends_with_one_line_and_nothing_written(refused, flag, said):
+    status, line = refused(flag)
+    assert status == 2
+    assert said in line
+
+
+def test_a_recipe_that_is_not_there(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    (tmp_path / "recipe.py").touch()
+    call = ["train", "--config", str(tmp_path / "recepi.py"), "--workdir", str(workdir)]
+    assert cli.main(call) == 2
+    err = capsys.readouterr().err
+    assert "no such recipe file" in err and "recipe.py?" in err and err.count("\n") == 1
+    assert not workdir.exists()
+
+
+def test_an_empty_folder(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, line = refused(root=tmp_path / "empty")
+    assert status == 2 and str(tmp_path / "empty") in line
+
+
+def test_classes_without_images(refused, tmp_path):
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    status, line = refused(root=tmp_path / "photos")
+    assert status == 1 and "no images" in line
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Photos of which one to train on, and one to evaluate, cannot be read."""
+    root = runs.make_photos(tmp_path / "photos")
+    (root / "train/blue/0.png").write_bytes(b"no picture")
+    (root / "val/red/1.png").write_bytes((root / "val/red/1.png").read_bytes()[:100])
+    return root
+
+
+def test_an_unreadable_image_is_refused_by_name(refused, damaged):
+    status, line = refused(root=damaged)
+    assert status == 1
+    assert f"{damaged}/train/blue/0.png: not an image" in line
+
+
+def test_an_unreadable_image_is_passed_by_where_that_is_wished_and_counted(call, damaged, tmp_path):
+    status, out, err = call("data.on_bad_example=skip", "train.steps=3", root=damaged)
+    assert status == 0, err
+    # 3 steps of 8 are one pass over 24 images.
+    assert "1 images could not be read and were passed by" in err
+    assert "1 images could not be read and were not counted" in err
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert rows[-1]["images"] == runs.VAL_PHOTOS - 1
+    assert all(np.isfinite(row["loss"]) for row in rows if row["split"] == "train")
+
+
+class OddLabels(tfds.core.GeneratorBasedBuilder):
+    """8 pictures a split, one of them with a class id that four classes do not have."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": np.int64}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "validation")}
+
+    def _generate_examples(self):
+        for i, label in enumerate([0, 1, 2, 3, 4, 0, -1, 2]):
+            done, data = cv2.imencode(".png", np.full((8, 8, 3), 30 * i, np.uint8))
+            assert done
+            yield i, {"image": data.tobytes(), "label": label}
+
+
+def test_a_class_id_out_of_range(refused, call, tmp_path):
+    OddLabels(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    flags = ("data.name=odd_labels", "data.classes=a,b,c,d", "train.steps=1")
+    status, line = refused(*flags, root=tmp_path)
+    assert status == 1
+    assert "class id 4 is not one of 0..3" in line and "train-00000005" in line
+    # Passed by: neither a NaN nor, for -1, the last class.
+    status, _, err = call(*flags, "data.on_bad_example=skip", root=tmp_path)
+    assert status == 0
+    assert "2 images could not be read and were passed by" in err
+    train, val = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert np.isfinite(train["loss"]) and val["images"] == 6
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def test_the_recipe_for_everybody_needs_no_more_than_a_folder(photos, tmp_path, capsys):
+    call = [
+        *("train", "--config", str(runs.CONFIGS / "classify.py"), "--workdir"),
+        *(str(tmp_path / "run"), f"--config.data.root={photos}"),
+    ]
+    # These make it short, nothing else.
+    short = ["train.steps=1", "data.image_size=32,32", "train.batch_size=8"]
+    assert cli.main([*call, *(f"--config.{key}" for key in short)]) == 0, capsys.readouterr().err
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [row["split"] for row in rows] == ["train", "val"]
+    assert rows[1]["images"] == runs.VAL_PHOTOS
+
+
+def test_small_cnn_learns_digits(tfds_root, tmp_path):
+    config = load_config(
+        runs.CONFIGS / "small_cnn.py",
+        [f"data.root={tfds_root}", "train.epochs=3", "train.batch_size=32"]
+        + ["optimizer.learning_rate=0.02"],
+    )
+    metrics = training.train(config, tmp_path / "run")
+    assert metrics["images"] == 300
+    assert metrics["top1"] > 0.6  # chance is 0.1
+    assert metrics["top5"] > metrics["top1"]
