@@ -50,10 +50,11 @@ def assert_same_bits(ours, theirs):
         assert one.tobytes() == other.tobytes()
 
 
-@pytest.fixture
-def five(tmp_path):
-    """Five checkpoints, of which the second was the best; 2 newest are kept."""
-    with Checkpoints(tmp_path, keep=2, best_metric="AP") as checkpoints:
+@pytest.fixture(scope="module")
+def five(tmp_path_factory):
+    """Five checkpoints, of which the second was the best; 2 newest are kept. Only to be read."""
+    workdir = tmp_path_factory.mktemp("five")
+    with Checkpoints(workdir, keep=2, best_metric="AP") as checkpoints:
         for step, ap in enumerate([0.1, 0.9, float("nan"), 0.2, None], start=1):
             metrics = None if ap is None else {"AP": ap, "images": 4}
             checkpoints.save(make_state(step), META, metrics)
@@ -64,9 +65,9 @@ def five(tmp_path):
 # --- which ones are kept --------------------------------------------------------------------------
 
 
-def test_the_newest_and_the_best_are_kept(five, tmp_path):
+def test_the_newest_and_the_best_are_kept(five):
     assert five.steps() == [2, 4, 5]
-    on_disk = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
+    on_disk = {path.name for path in (five.workdir / "checkpoints").iterdir() if path.is_dir()}
     assert on_disk == {"2", "4", "5"}
 
 
@@ -81,8 +82,8 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(five):
         five.choose(step=3)
 
 
-def test_a_new_opening_finds_the_same(five, tmp_path):
-    with Checkpoints(tmp_path, keep=2, best_metric="AP") as again:
+def test_a_new_opening_finds_the_same(five):
+    with Checkpoints(five.workdir, keep=2, best_metric="AP") as again:
         assert again.steps() == [2, 4, 5]
         assert (again.choose(), again.choose(best=True)) == (5, 2)
 

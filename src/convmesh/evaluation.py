@@ -112,7 +112,7 @@ def _draw(directory: Path, setup: Setup, source, truth, found) -> None:
     detect = setup.config.task == "detect"
     picture = draw.draw_predictions_grid(
         images,
-        [found[i] for i in shown],
+        [setup.task.distinct(found[i]) if detect else found[i] for i in shown],
         setup.classes,
         truth=[truth[i] if detect else truth[i]["label"] for i in shown],
     )

@@ -92,9 +92,9 @@ class Detector(_Predictor):
         For each: `boxes` float32 [n, 4], x0 y0 x1 y1 in its pixels, `scores`, `box_confidence`,
         `class_confidence` [n], `labels` int [n], and `classes`, a list of n names.
         """
+        distinct = map(self.setup.task.distinct, self._found(images))
         return [
-            found | {"classes": [self.classes[i] for i in found["labels"]]}
-            for found in self._found(images)
+            found | {"classes": [self.classes[i] for i in found["labels"]]} for found in distinct
         ]
 
 

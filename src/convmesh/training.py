@@ -16,7 +16,7 @@ from convmesh.data import BadExample, open_eval, open_train
 from convmesh.data.loader import train_batches
 from convmesh.errors import DataError, Stopped
 from convmesh.evaluation import evaluate_variables
-from convmesh.report import Report
+from convmesh.report import METRICS_FILE, Report, read_metrics
 from convmesh.setup import Setup, make_run_mesh, make_setup
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
@@ -49,21 +49,37 @@ def train(config, workdir) -> dict[str, float]:
             state, _ = checkpoints.restore(checkpoints.choose(), setup.abstract_state())
         else:
             state = create_state(**setup.state_arguments())
-        if int(state.step) >= setup.steps:
+        owed = evaluation_owed(setup, int(state.step), workdir, eval_source.split)
+        if int(state.step) >= setup.steps and not owed:
             print(f"{workdir}: this run has finished, at step {int(state.step)}")
             return last_metrics(workdir, eval_source.split)
         with Report(workdir, setup.steps, int(state.step), config.train.batch_size) as report:
             announce(setup, state, train_source, eval_source, report)
-            metrics = run_steps(setup, state, train_source, eval_source, checkpoints, report)
+            metrics = run_steps(setup, state, train_source, eval_source, checkpoints, report, owed)
     draw.draw_curves(workdir / "metrics.jsonl", workdir / "plots" / "curves.png")
     return metrics
 
 
-def run_steps(setup: Setup, state, train_source, eval_source, checkpoints, report):
-    """The steps that are left: step, log, evaluate, save; returns the last evaluation's metrics."""
+def run_steps(
+    setup: Setup, state, train_source, eval_source, checkpoints, report, owed: bool = False
+):
+    """The steps that are left: step, log, evaluate, save; returns the last evaluation's metrics.
+
+    `owed`: an earlier call was stopped where an evaluation was due, so that comes first.
+    """
     config, workdir = setup.config, checkpoints.workdir
     start = int(state.step)
     metrics: dict[str, float] = {}
+
+    def evaluation(step: int) -> dict[str, float]:
+        directory = workdir / "eval" / eval_source.split
+        variables = state.variables(ema=True)
+        found = evaluate_variables(setup, variables, eval_source, directory, report.say)
+        report.log(step, eval_source.split, found)
+        return found
+
+    if owed:
+        metrics = evaluation(start)
     with train_batches(train_source, config, start) as batches, StopSignal() as stop:
         step_fn, log = None, StepLog(setup, report)
         for step in range(start + 1, setup.steps + 1):
@@ -84,23 +100,21 @@ def run_steps(setup: Setup, state, train_source, eval_source, checkpoints, repor
 
             last, stopped = step == setup.steps, stop.received
             due_eval = last or _due(step, config.eval.every_steps)
-            due_save = last or stopped or _due(step, config.checkpoint.every_steps)
-            if (due_eval and not stopped) or due_save:
+            due_save = due_eval or stopped or _due(step, config.checkpoint.every_steps)
+            # Who stops a run does not wait for an evaluation: the next call makes up for it.
+            due_eval = due_eval and not stopped
+            if due_save:
                 log.flush()
-            if due_eval and not stopped:
-                directory = workdir / "eval" / eval_source.split
-                metrics = evaluate_variables(
-                    setup, state.variables(ema=True), eval_source, directory, report.say
-                )
-                report.log(step, eval_source.split, metrics)
-            if due_save or due_eval:
+            if due_eval:
+                metrics = evaluation(step)
+            if due_save:
                 checkpoints.save(state, _meta(setup, step), metrics if due_eval else None)
             if stopped:
                 checkpoints.wait()
                 raise Stopped(
                     f"stopped by {stop.received} at step {step}, saved; run it again to go on"
                 )
-            if due_eval or due_save:
+            if due_save:
                 log.restart_clock()
         log.flush()
         for problem, count in batches.counts.items():
@@ -246,6 +260,15 @@ def write_identity(setup: Setup, workdir: Path) -> None:
         )
     classes.write_text(json.dumps(list(setup.classes), indent=1) + "\n")
     (workdir / "config.json").write_text(to_json(setup.config))
+
+
+def evaluation_owed(setup: Setup, step: int, workdir: Path, split: str) -> bool:
+    """Whether `step` was to be evaluated and was not, since a signal stopped the run just there."""
+    path = workdir / METRICS_FILE
+    due = step > 0 and (step >= setup.steps or _due(step, setup.config.eval.every_steps))
+    if not due or not path.exists():
+        return due
+    return not any(row["step"] == step and row["split"] == split for row in read_metrics(path))
 
 
 def last_metrics(workdir: Path, split: str) -> dict[str, float]:

@@ -147,6 +147,24 @@ class Detect:
         del one["valid"]
         return one
 
+    def distinct(self, found: dict[str, Any]) -> dict[str, Any]:
+        """`to_host`'s detections without those that a better one covers, of whatever class.
+
+        For pictures and users: evaluation keeps every class that a place might hold.
+        """
+        boxes = found["boxes"]
+        low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+        high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+        both = np.prod(np.maximum(high - low, 0), axis=-1)
+        area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
+        overlap = both > self.iou_threshold * (area[:, None] + area[None, :] - both)
+        kept: list[int] = []
+        for i in range(len(boxes)):
+            if not overlap[i, kept].any():
+                kept.append(i)
+        is_array = lambda value: isinstance(value, np.ndarray)  # noqa: E731
+        return {k: v[kept] if is_array(v) else v for k, v in found.items()}
+
     def metrics(self, truth, found, classes) -> dict[str, float]:
         """AP and AR as COCO defines them, of `found` (`to_host`) against `truth` (dicts)."""
         return average_precision.coco_metrics(truth, found, classes)

@@ -1,0 +1,258 @@
+"""Evaluation: each image once, the same numbers on any mesh, files that others can score."""
+
+import contextlib
+import io
+import json
+import shutil
+
+import equality
+import numpy as np
+import pytest
+import runs
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from convmesh import cli, evaluation
+from convmesh.data import open_eval
+from convmesh.errors import ConfigError, DataError
+from convmesh.evaluation import evaluate, evaluate_variables, load_variables, read_workdir
+from convmesh.report import json_numbers, read_metrics
+from convmesh.setup import make_setup
+
+pytestmark = pytest.mark.usefixtures("tiny_net")
+SPLIT = "validation"  # 16 scenes that `scene_run` has not seen
+
+
+def on_mesh(workdir, shape, split, batch_size, directory):
+    """(metrics, predictions.json) of a checkpoint on the first devices, in a mesh of `shape`."""
+    config, classes = read_workdir(workdir)
+    config.eval.batch_size = batch_size
+    setup = make_setup(config, classes, equality.make_mesh(shape))
+    variables, _ = load_variables(setup, workdir)
+    metrics = evaluate_variables(
+        setup, variables, open_eval(config, split), directory, lambda text: None
+    )
+    return metrics, json.loads((directory / "predictions.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reference(scene_run, tmp_path_factory):
+    """The detector on one device, all 16 scenes in one batch."""
+    return on_mesh(scene_run, (1, 1, 1), SPLIT, 16, tmp_path_factory.mktemp("reference"))
+
+
+# --- by heart -------------------------------------------------------------------------------------
+
+
+def test_the_detector_learns_eight_scenes_by_heart(scene_run):
+    """The proof that assignment, losses, decoding and metrics fit together."""
+    metrics = json.loads((scene_run / "eval" / "train[:8]" / "metrics.json").read_text())
+    assert metrics["images"] == 8
+    assert metrics["AP50"] >= 0.99 and metrics["AP75"] >= 0.95
+
+
+def test_a_detectors_numbers_have_the_names_of_the_contract(scene_run):
+    rows = read_metrics(scene_run / "metrics.jsonl")
+    parts = {f"loss/{part}" for part in ("class", "confidence", "box", "distribution")}
+    train = [row for row in rows if row["split"] == "train"]
+    for row in train:
+        assert parts <= set(row)
+        assert row["loss"] == pytest.approx(sum(row[part] for part in parts), rel=1e-5)
+    whole = {"AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100", "images"}
+    assert whole | {f"AP/{digit}" for digit in range(10)} <= set(rows[-1])
+
+
+# --- each image once, on any mesh -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape, batch_size",
+    [((8, 1, 1), 5), ((2, 2, 2), 5), ((1, 1, 8), 7), ((1, 1, 1), 5), ((8, 1, 1), 64)],
+    ids=str,
+)
+def test_each_image_is_counted_once(photo_run, tmp_path, shape, batch_size):
+    metrics, rows = on_mesh(photo_run, shape, "val", batch_size, tmp_path)
+    assert metrics == json.loads((photo_run / "eval/val/metrics.json").read_text())
+    assert [row["image_id"] for row in rows] == list(range(1, runs.VAL_PHOTOS + 1))
+    files = [f"val/{name}/{i}.png" for name in runs.CLASSES for i in range(3)]
+    assert [row["file_name"] for row in rows] == files
+    for row, same in zip(
+        rows, json.loads((photo_run / "eval/val/predictions.json").read_text()), strict=True
+    ):
+        ours, theirs = ({c["class"]: c["probability"] for c in r["classes"]} for r in (row, same))
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_detections_are_the_same_on_every_mesh(scene_run, reference, tmp_path, shape):
+    metrics, rows = on_mesh(scene_run, shape, SPLIT, 5, tmp_path)
+    assert metrics["images"] == 16
+    assert metrics == pytest.approx(reference[0], abs=1e-6, nan_ok=True)
+    assert 0 < metrics["AP"] < 1
+    sure = lambda rows: [row for row in rows if row["score"] > 0.05]  # noqa: E731
+    assert len(sure(rows)) == len(sure(reference[1])) > 16
+    for ours, theirs in zip(sure(rows), sure(reference[1]), strict=True):
+        assert (ours["image_id"], ours["category_id"]) == (theirs["image_id"], theirs["category_id"])
+        assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=0.01)
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+
+
+def test_the_configs_mesh_where_it_fits_else_all_devices_over_the_examples(photos):
+    config = runs.photo_config(photos, {"mesh.data": 2, "mesh.spatial": 2, "mesh.model": 2})
+    assert dict(evaluation.mesh_here(config).shape) == {"data": 2, "spatial": 2, "model": 2}
+    config.mesh.data = 16
+    assert dict(evaluation.mesh_here(config).shape) == {"data": 8, "spatial": 1, "model": 1}
+    with pytest.raises(ConfigError, match="mesh.data=16"):
+        evaluation.mesh_here(config, asked=True)
+
+
+# --- files that others can read -------------------------------------------------------------------
+
+
+def score_with_pycocotools(records, classes, results):
+    """The twelve numbers of pycocotools, for records of the source and results as written."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, annotations = COCO(), []
+        for record in records:
+            for (x0, y0, x1, y1), label in zip(record.boxes.tolist(), record.labels, strict=True):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": record.image_id,
+                        "category_id": int(label) + 1,
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "area": (x1 - x0) * (y1 - y0),
+                        "iscrowd": 0,
+                    }
+                )
+        truth.dataset = {
+            "images": [{"id": record.image_id} for record in records],
+            "annotations": annotations,
+            "categories": [{"id": i + 1, "name": name} for i, name in enumerate(classes)],
+        }
+        truth.createIndex()
+        found = truth.loadRes([dict(row) for row in results])
+        judge = COCOeval(truth, found, "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return judge.stats
+
+
+def test_pycocotools_finds_the_same_in_the_files(scene_run, reference):
+    metrics, results = reference
+    config, classes = read_workdir(scene_run)
+    source = open_eval(config, SPLIT)
+    stats = score_with_pycocotools([source[i] for i in range(len(source))], classes, results)
+    names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", None, None, "AR_100"]
+    for name, theirs in zip(names, stats[:9], strict=True):
+        if name and np.isnan(metrics[name]):
+            assert theirs == -1
+        elif name:
+            assert metrics[name] == pytest.approx(theirs, abs=1e-9), name
+
+
+def test_results_are_in_the_coco_format_with_our_fields(scene_run, reference):
+    config, classes = read_workdir(scene_run)
+    by_id = {record.image_id: record for record in open_eval(config, SPLIT)}
+    results = reference[1]
+    assert {row["image_id"] for row in results} <= set(by_id) and results
+    for row in results:
+        assert set(row) == {
+            *("image_id", "category_id", "bbox", "score"),
+            *("file_name", "category_name", "box_confidence", "class_confidence"),
+        }
+        record = by_id[row["image_id"]]
+        assert row["file_name"] == record.file_name
+        assert row["category_name"] == classes[row["category_id"] - 1]
+        x, y, width, height = row["bbox"]
+        assert width >= 0 and height >= 0 and x >= 0 and y >= 0
+        assert x + width <= 224 + 1e-3 and y + height <= 224 + 1e-3
+        score = (row["box_confidence"] * row["class_confidence"]) ** 0.5
+        assert row["score"] == pytest.approx(score, rel=1e-5)
+
+
+# --- convmesh eval --------------------------------------------------------------------------------
+
+
+def test_another_split_beside_the_runs_own(scene_run, tmp_path, capsys):
+    workdir = runs.copy(scene_run, tmp_path / "run")
+    metrics = evaluate(workdir, split="test")
+    assert metrics["images"] == 16
+    written = json.loads((workdir / "eval/test/metrics.json").read_text())
+    assert json_numbers(metrics) == written
+    for name in ("metrics.json", "predictions.json", "predictions.png"):
+        assert (workdir / "eval/test" / name).stat().st_size > 0
+    out = capsys.readouterr().out
+    assert "split test" in out and "16 images" in out and "AP50" in out
+
+
+def test_the_newest_a_given_or_the_best_checkpoint(photo_run, tmp_path, capsys):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    rows = {row["step"]: row for row in read_metrics(workdir / "metrics.jsonl")}
+    said = lambda: capsys.readouterr().out  # noqa: E731
+    assert evaluate(workdir).items() <= rows[8].items() and "step 8" in said()
+    assert evaluate(workdir, step=4)["images"] == 12 and "step 4" in said()
+    best = max((4, 8), key=lambda step: (rows[step].get("top1", 0), step))
+    evaluate(workdir, best=True)
+    assert f"step {best}" in said()
+
+
+def test_data_that_has_moved(tiny_net, tmp_path, capsys):
+    root = runs.make_photos(tmp_path / "before")
+    workdir = runs.train(runs.photo_config(root, {"train.steps": 1}), tmp_path / "run")
+    metrics = json.loads((workdir / "eval/val/metrics.json").read_text())
+    root.rename(tmp_path / "after")
+    assert cli.main(["eval", "--workdir", str(workdir)]) == 2
+    assert f"data.root: {root} is not a folder" in capsys.readouterr().err
+    moved = f"--config.data.root={tmp_path / 'after'}"
+    assert cli.main(["eval", "--workdir", str(workdir), moved]) == 0
+    assert json.loads((workdir / "eval/val/metrics.json").read_text()) == metrics
+
+
+def test_other_classes_are_refused(photo_run, tmp_path):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    (workdir / "classes.json").write_text(json.dumps(["blue", "green", "grey", "rose"]))
+    with pytest.raises(DataError, match="red"):
+        evaluate(workdir)
+
+
+def test_a_save_that_is_under_way_is_left_alone(photo_run, tmp_path):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    unfinished = workdir / "checkpoints" / "9.orbax-checkpoint-tmp"
+    shutil.copytree(workdir / "checkpoints/8", unfinished)
+    files = sorted(unfinished.rglob("*"))
+    evaluate(workdir)
+    assert sorted(unfinished.rglob("*")) == files
+
+
+@pytest.mark.parametrize(
+    "flags, status, said",
+    [
+        (["--split", "tets"], 2, "no split 'tets'"),
+        (["--step", "5"], 2, "--step 5: no such checkpoint; there are 4, 8"),
+        (["--config.mesh.data=3"], 2, "mesh.data=3"),
+        (["--config.eval.batch_sise=3"], 2, "did you mean eval.batch_size?"),
+    ],
+)
+def test_wrong_calls(photo_run, tmp_path, capsys, flags, status, said):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    before = sorted(workdir.rglob("*"))
+    assert cli.main(["eval", "--workdir", str(workdir), *flags]) == status
+    out, err = capsys.readouterr()
+    assert said in err and err.count("\n") == 1 and out == ""
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_before_any_training(photo_run, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert cli.main(["eval", "--workdir", str(workdir)]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert not workdir.exists()
+    # A run that was ended before its first checkpoint.
+    workdir.mkdir()
+    for name in ("config.json", "classes.json"):
+        shutil.copy(photo_run / name, workdir)
+    assert cli.main(["eval", "--workdir", str(workdir)]) == 1
+    assert "no checkpoint yet; train first" in capsys.readouterr().err
+    assert {path.name for path in workdir.iterdir()} == {"config.json", "classes.json"}

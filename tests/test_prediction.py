@@ -1,0 +1,305 @@
+"""Prediction: images of any size in, boxes in their own pixels out; files and pictures."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import runs
+
+from convmesh import Classifier, Detector, cli
+from convmesh.data import digit_scenes
+from convmesh.errors import ConfigError, DataError
+from convmesh.prediction import find_images, predict_files
+
+pytestmark = pytest.mark.usefixtures("tiny_net")
+NUMBERS = ("scores", "box_confidence", "class_confidence")
+
+
+@pytest.fixture(scope="module")
+def detector(scene_run):
+    return Detector.load(scene_run)
+
+
+@pytest.fixture(scope="module")
+def any_box(scene_run):
+    """The detector with all it has to say, however unsure."""
+    return Detector.load(scene_run, score_threshold=0.0)
+
+
+@pytest.fixture(scope="module")
+def classifier(photo_run):
+    return Classifier.load(photo_run)
+
+
+def scene(index):
+    """(image, boxes, names) of one of the scenes that the detector knows by heart."""
+    image, boxes, labels, _ = digit_scenes.compose(0, "train", index)
+    return image, np.asarray(boxes, np.float32), [str(label) for label in labels]
+
+
+def noise(height, width):
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
+    return path
+
+
+def same_detections(ours, theirs, atol=1e-3):
+    assert ours["classes"] == theirs["classes"]
+    np.testing.assert_allclose(ours["boxes"], theirs["boxes"], atol=50 * atol)
+    for name in NUMBERS:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=atol)
+
+
+# --- the detector ---------------------------------------------------------------------------------
+
+
+def assert_finds(found, boxes, names, tolerance):
+    """Just these objects, wherever in the list, each side right to `tolerance` pixels."""
+    assert sorted(found["classes"]) == sorted(names)
+    for box, name in zip(boxes, names, strict=True):
+        off = np.abs(found["boxes"] - box).max(1)
+        best = int(off.argmin())
+        assert off[best] <= tolerance and found["classes"][best] == name
+
+
+def test_what_it_knows_by_heart_it_finds_in_the_images_own_pixels(detector):
+    image, boxes, names = scene(0)
+    [found] = detector([image])
+    assert_finds(found, boxes, names, tolerance=4)
+    # Three times as large: the same objects, in that image's pixels.
+    large = cv2.resize(image, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
+    [found] = detector([large])
+    assert_finds(found, 3 * boxes, names, tolerance=12)
+
+
+def test_an_image_that_is_no_square_is_not_squeezed(detector):
+    image, boxes, names = scene(0)
+    wide = np.full((224, 300, 3), 114, np.uint8)
+    wide[:, 40:264] = image
+    [found] = detector([wide])
+    right = [found["classes"][i] in names for i in range(len(found["classes"]))]
+    assert any(right)
+    # The surest object is one of the scene, at its place.
+    off = np.abs(boxes + (40, 0, 40, 0) - found["boxes"][0]).max(1)
+    assert off.min() <= 8 and names[int(off.argmin())] == found["classes"][0]
+
+
+@pytest.mark.parametrize("size", [(61, 47), (33, 500), (501, 97), (1, 1)], ids=str)
+def test_boxes_lie_in_images_of_odd_sizes(any_box, size):
+    height, width = size
+    [found] = any_box([noise(height, width)])
+    n = len(found["classes"])
+    assert 0 < n <= 100
+    assert found["boxes"].shape == (n, 4) and found["boxes"].dtype == np.float32
+    assert all(found[name].shape == (n,) for name in NUMBERS)
+    x0, y0, x1, y1 = found["boxes"].T
+    assert (0 <= x0).all() and (x0 <= x1).all() and (x1 <= width).all()
+    assert (0 <= y0).all() and (y0 <= y1).all() and (y1 <= height).all()
+    assert (np.diff(found["scores"]) <= 0).all()
+    np.testing.assert_allclose(
+        found["scores"] ** 2, found["box_confidence"] * found["class_confidence"], rtol=1e-4
+    )
+    assert set(found["classes"]) <= set("0123456789")
+    assert [any_box.classes[i] for i in found["labels"]] == found["classes"]
+
+
+def test_the_threshold_cuts_and_the_limit_counts(scene_run, any_box):
+    image, _, names = scene(1)
+    [every] = any_box([image])
+    sure = Detector.load(scene_run, score_threshold=0.5, max_detections=2)
+    [found] = sure([image])
+    assert len(found["classes"]) == 2 < len(names)
+    assert (found["scores"] >= 0.5).all()
+    np.testing.assert_allclose(found["scores"], every["scores"][:2], atol=1e-5)
+
+
+def test_a_batch_with_a_remainder_is_as_its_images_alone(detector):
+    # 11 images, 8 at a time.
+    images = [scene(i % 8)[0][: 224 - 3 * i, : 200 + i] for i in range(11)]
+    found = detector(images)
+    assert len(found) == 11
+    for image, one in zip(images, found, strict=True):
+        [alone] = detector([image])
+        same_detections(one, alone)
+
+
+def test_no_images():
+    # No model is needed to say nothing, so none is loaded here.
+    assert list(Detector._found(Detector.__new__(Detector), [])) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.float32)],
+    ids=["grey", "alpha", "float"],
+)
+def test_what_is_no_image_is_refused(detector, image):
+    with pytest.raises(ValueError, match="wanted uint8"):
+        detector([image])
+    with pytest.raises(ValueError, match="wanted uint8"):
+        detector(noise(8, 8))  # one image that is not in a list
+
+
+# --- the classifier -------------------------------------------------------------------------------
+
+
+def test_classes_come_best_first_and_sum_to_one(classifier):
+    images = [noise(20, 30), noise(300, 17), noise(16, 16)]
+    for found in classifier(images):
+        assert sorted(found["classes"]) == sorted(runs.CLASSES)
+        assert (np.diff(found["probabilities"]) <= 0).all()
+        assert found["probabilities"].sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_classifier_says_what_evaluation_said(classifier, photo_run, photos):
+    rows = json.loads((photo_run / "eval/val/predictions.json").read_text())
+    images = [cv2.imread(str(photos / row["file_name"]))[..., ::-1] for row in rows]
+    for row, found in zip(rows, classifier(images), strict=True):
+        assert [c["class"] for c in row["classes"]] == found["classes"]
+        wanted = [c["probability"] for c in row["classes"]]
+        assert found["probabilities"] == pytest.approx(wanted, abs=1e-5)
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def test_a_given_step(photo_run):
+    image = noise(16, 16)
+    four, newest = (Classifier.load(photo_run, step=step)([image])[0] for step in (4, None))
+    assert not np.array_equal(four["probabilities"], newest["probabilities"])
+    with pytest.raises(ConfigError, match="--step 5"):
+        Classifier.load(photo_run, step=5)
+
+
+def test_the_other_task_is_refused(photo_run, scene_run):
+    with pytest.raises(ConfigError, match="task is classify; load it with Classifier"):
+        Detector.load(photo_run)
+    with pytest.raises(ConfigError, match="task is detect; load it with Detector"):
+        Classifier.load(scene_run)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="config.json"):
+        Detector.load(tmp_path)
+
+
+# --- convmesh predict -----------------------------------------------------------------------------
+
+
+def entries(output):
+    return json.loads((output / "predictions.json").read_text())
+
+
+def test_files_folders_and_globs(scene_run, tmp_path):
+    image, boxes, names = scene(0)
+    write(tmp_path / "in/one/same.png", image)
+    write(tmp_path / "in/two/same.png", noise(50, 81))
+    write(tmp_path / "in/two/deep/SAME.bmp", noise(20, 20))
+    (tmp_path / "in/two/notes.txt").write_text("no image")
+    write(tmp_path / "more/a.png", noise(31, 31))
+    given = [str(tmp_path / "in"), str(tmp_path / "more/*.png"), str(tmp_path / "in/one/same.png")]
+    output = tmp_path / "out"
+    returned = predict_files(scene_run, given, output)
+
+    found = entries(output)
+    assert found == returned
+    files = [entry["file"] for entry in found]
+    wanted = ("in/one/same.png", "in/two/deep/SAME.bmp", "in/two/same.png", "more/a.png")
+    assert files == [str(tmp_path / name) for name in wanted]
+    assert [(entry["width"], entry["height"]) for entry in found[2:]] == [(81, 50), (31, 31)]
+    pictures = sorted(path.name.lower() for path in output.glob("*.png"))
+    assert len(pictures) == len(set(pictures)) == 4
+    assert {path.suffix for path in output.iterdir()} == {".png", ".json"}
+
+    assert {frozenset(entry) for entry in found} == {
+        frozenset(("file", "width", "height", "detections"))
+    }
+    detections = found[0]["detections"]
+    assert sorted(d["class"] for d in detections) == sorted(names)
+    for detection in detections:
+        keys = {"box", "class", "score", "box_confidence", "class_confidence"}
+        assert set(detection) == keys
+        assert np.abs(boxes - detection["box"]).max(1).min() <= 4
+
+
+def test_a_picture_shows_what_was_found(scene_run, tmp_path):
+    path = write(tmp_path / "a.png", scene(0)[0])
+    predict_files(scene_run, [str(path)], tmp_path / "out")
+    drawn = cv2.imread(str(tmp_path / "out/a.png"))
+    predict_files(scene_run, [str(path)], tmp_path / "none", threshold=1.0)
+    empty = cv2.imread(str(tmp_path / "none/a.png"))
+    assert entries(tmp_path / "none")[0]["detections"] == []
+    assert drawn.shape == empty.shape and not np.array_equal(drawn, empty)
+
+
+def test_text_files_beside_the_pictures(scene_run, tmp_path):
+    image, boxes, names = scene(0)
+    path = write(tmp_path / "a.png", image)
+    [entry] = predict_files(scene_run, [str(path)], tmp_path / "out", save_txt=True)
+    lines = (tmp_path / "out/a.txt").read_text().splitlines()
+    assert len(lines) == len(names)
+    for line, detection in zip(lines, entry["detections"], strict=True):
+        label, x, y, width, height, score = map(float, line.split())
+        x0, y0, x1, y1 = detection["box"]
+        assert str(int(label)) == detection["class"]
+        middle = ((x0 + x1) / 2 / 224, (y0 + y1) / 2 / 224)
+        assert (x, y) == pytest.approx(middle, abs=1e-5)
+        assert (width, height) == pytest.approx(((x1 - x0) / 224, (y1 - y0) / 224), abs=1e-5)
+        assert score == pytest.approx(detection["score"], abs=1e-5)
+
+
+def test_a_classifiers_files(photo_run, photos, tmp_path):
+    predict_files(photo_run, [str(photos / "val/red")], tmp_path / "out", top_k=2)
+    found = entries(tmp_path / "out")
+    assert [entry["width"] for entry in found] == [24, 25, 26]
+    for entry in found:
+        assert set(entry) == {"file", "width", "height", "classes"}
+        first, second = entry["classes"]
+        assert set(first) == {"class", "probability"}
+        assert first["probability"] >= second["probability"]
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_an_unreadable_file_is_named_and_the_others_are_written(
+    photo_run, photos, tmp_path, capsys
+):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    good = photos / "val/red/0.png"
+    call = ["predict", "--workdir", str(photo_run), str(bad), str(good)]
+    assert cli.main([*call, "--output", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert f"1 of 2 files could not be read: {bad}: not an image" in err and err.count("\n") == 1
+    assert [entry["file"] for entry in entries(tmp_path / "out")] == [str(good)]
+    assert (tmp_path / "out/0.png").exists()
+
+
+@pytest.mark.parametrize("path", ["not_there.png", "*.jpg", "empty"])
+def test_a_path_that_names_nothing(photo_run, tmp_path, capsys, path):
+    (tmp_path / "empty").mkdir()
+    call = ["predict", "--workdir", str(photo_run), str(tmp_path / path)]
+    assert cli.main([*call, "--output", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert f"{tmp_path / path}: no image there" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_searched_for_every_kind_that_can_be_read(tmp_path):
+    from convmesh.data import images
+
+    for suffix in images.SUFFIXES:
+        (tmp_path / f"a{suffix.upper()}").touch()
+    assert len(find_images([str(tmp_path)])) == len(images.SUFFIXES)
+
+
+def test_a_workdir_without_checkpoint(photo_run, photos, tmp_path):
+    for name in ("config.json", "classes.json"):
+        (tmp_path / name).write_bytes((photo_run / name).read_bytes())
+    with pytest.raises(DataError, match="no checkpoint yet"):
+        predict_files(tmp_path, [str(photos)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
