@@ -2,7 +2,8 @@
 
     convmesh train --config configs/demo.py --workdir runs/demo
 
-Time and result: not measured yet.
+On 2 CPU cores, as 2 simulated devices (--cpu-devices 2): about 11 minutes with other work on the
+machine; AP 0.452, AP50 0.648 on the test scenes (seed 0). See docs/results.md.
 """
 
 from convmesh.config import defaults

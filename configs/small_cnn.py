@@ -6,7 +6,8 @@ Cross-entropy on class ids, batches of 16, SGD at 0.001 with momentum 0.9, and n
 schedule, no weight decay, no clipping, no average of the weights. A first run to read, and a
 baseline.
 
-Time and result: not measured yet.
+On 2 CPU cores: 3.5 minutes, top 1 of 0.500 on the 120 digits held out (seed 0): it learns its 1,077
+pictures by heart, and no more.
 """
 
 from convmesh.config import defaults
@@ -17,12 +18,13 @@ def get_config():
     config.model.name = "small_cnn"
     config.data.name = "digit_scenes/digits"
     config.data.image_size = (32, 32)
-    config.data.val_fraction = 0.1
+    config.data.train_split = "train[:90%]"
+    config.data.eval_split = "train[90%:]"  # one tenth for validation
     config.data.augment.flip = 0.0
     config.data.augment.crop = (1.0, 1.0)
     config.data.augment.color = 0.0
     config.train.batch_size = 16
-    config.train.epochs = 10.0
+    config.train.epochs = 60.0
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.momentum = 0.9

@@ -75,6 +75,8 @@ class BatchNorm(nn.Module):
             epsilon=self.epsilon,
             dtype=self.dtype,
             param_dtype=stored(self.dtype),
+            # Else running statistics start as float32 and turn into float64 after one step.
+            force_float32_reductions=stored(self.dtype) == jnp.float32,
             scale_init=self.scale_init,
             name="norm",
         )(x)

@@ -1,0 +1,167 @@
+import equality
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convmesh.models import make_model
+from convmesh.models.detector import BINS, Head, grid_points
+from convmesh.tasks.detect import Detect
+
+
+def shapes(model, size, batch=2):
+    """The result's and the variables' shapes for an image of that size."""
+    image = jax.ShapeDtypeStruct((batch, *size, 3), model.dtype)
+    return jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+
+
+# --- points -------------------------------------------------------------------------------------
+
+
+def test_points_of_the_usual_image():
+    points, strides = grid_points((224, 224))
+    assert points.shape == (1029, 2)
+    assert {s: int((strides == s).sum()) for s in (8, 16, 32)} == {8: 784, 16: 196, 32: 49}
+    assert points.dtype == strides.dtype == np.float32
+
+
+def test_points_by_hand():
+    # 24 rows, 40 columns: 3 x 5 of stride 8, 2 x 3 of stride 16, 1 x 2 of stride 32.
+    points, strides = grid_points((24, 40))
+    assert strides.tolist() == [8] * 15 + [16] * 6 + [32] * 2
+    # Centres of their cells, x first, along a row first.
+    assert points[:6].tolist() == [[4, 4], [12, 4], [20, 4], [28, 4], [36, 4], [4, 12]]
+    assert points[15:].tolist() == [[8, 8], [24, 8], [40, 8], [8, 24], [24, 24], [40, 24],
+                                    [16, 16], [48, 16]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 64), (224, 160), (100, 72), (33, 50), (41, 43), (57, 119), (15, 8)], ids=str
+)
+def test_the_model_has_those_points_at_any_size(size):
+    output, _ = shapes(make_model("detector_tiny", "detect", 5, jnp.float32), size)
+    n = len(grid_points(size)[0])
+    assert output.class_logits.shape == (2, n, 5)
+    assert output.distance_logits.shape == (2, n, 4, BINS)
+    assert output.confidence_logits.shape == (2, n)
+
+
+def test_what_a_point_says_comes_from_its_place():
+    # Features that differ in one cell of one level change the points around that cell alone.
+    head = Head(3, 4)
+    levels = [jnp.zeros((1, rows, 2 * rows, 4)) for rows in (8, 4, 2)]  # a 64 x 128 image
+    variables = head.init(jax.random.key(0), levels, train=False)
+    points, strides = grid_points((64, 128))
+    apply = jax.jit(lambda levels: head.apply(variables, levels, train=False))
+    before = apply(levels)
+    for level, (row, column) in [(0, (2, 9)), (1, (1, 5))]:
+        touched = list(levels)
+        touched[level] = levels[level].at[0, row, column].set(5.0)
+        after, stride = apply(touched), 8 * 2**level
+        centre = (np.array([column, row]) + 0.5) * stride
+        # Two 3x3 convolutions reach two cells in each direction.
+        near = (abs(points - centre) <= 2 * stride).all(1) & (strides == stride)
+        for one, other in zip(before, after, strict=True):
+            changed = np.any(np.asarray(one != other).reshape(1, len(points), -1), axis=(0, 2))
+            np.testing.assert_array_equal(changed, near)
+
+
+# --- size ---------------------------------------------------------------------------------------
+
+
+def multiply_adds(jaxpr) -> int:
+    """Of all convolutions and products of a program."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.size
+            total += out * int(np.prod(kernel[:3]))
+        elif equation.primitive.name == "dot_general":
+            ((contracted, _), _), left = equation.params["dimension_numbers"], equation.invars[0]
+            total += equation.outvars[0].aval.size * left.aval.shape[contracted[0]]
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "jaxpr")):
+            total += multiply_adds(inner.jaxpr) if hasattr(inner, "jaxpr") else 0
+    return total
+
+
+def test_detector_nano_is_made_for_cpus():
+    model = make_model("detector_nano", "detect", 10, jnp.float32)
+    _, variables = shapes(model, (224, 224), batch=1)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert 0.75e6 <= parameters <= 1.2e6
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    program = jax.make_jaxpr(lambda v, image: model.apply(v, image))(variables, image)
+    operations = 2 * multiply_adds(program.jaxpr)
+    assert 0.3e9 < operations <= 0.47e9
+
+
+def test_convolutions_of_the_head_are_shared_and_norms_are_not():
+    _, variables = shapes(make_model("detector_nano", "detect", 7, jnp.float32), (64, 64))
+    head = variables["params"]["head"]
+    convolutions = {f"{branch}_conv{i}" for branch in ("box", "class") for i in (0, 1)}
+    norms = {f"{name}_level{i}" for name in convolutions for i in (0, 1, 2)}
+    norms = {name.replace("conv", "norm") for name in norms}
+    assert set(head) == convolutions | norms | {"class", "distance", "confidence"}
+    assert set(variables["batch_stats"]["head"]) == norms
+    width = head["box_conv1"]["kernel"].shape[-1]
+    for name, outputs in [("class", 7), ("distance", 4 * BINS), ("confidence", 1)]:
+        assert head[name]["kernel"].shape == (1, 1, width, outputs)
+
+
+# --- a new detector -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def new():
+    """A new detector's variables, its outputs for a batch in training, and the batch."""
+    model, task = make_model("detector_tiny", "detect", 5, jnp.float32), Detect(5, (64, 64))
+    images = jnp.asarray(equality.noise_images(64, batch=4), jnp.float32)
+
+    @jax.jit
+    def make():
+        variables = model.init(jax.random.key(0), images)
+        return variables, model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+
+    return *make(), task, equality.random_batch(task, 64, batch=4)
+
+
+def test_confidences_start_at_one_in_a_hundred(new):
+    _, outputs, _, _ = new
+    for logits in (outputs.class_logits, outputs.confidence_logits):
+        assert jax.nn.sigmoid(logits).mean() == pytest.approx(0.01, rel=0.1)
+        assert 0.001 < logits.std() < 0.3  # nearly alike, and not stuck
+
+
+def test_boxes_start_about_two_strides_from_their_points(new):
+    _, outputs, task, _ = new
+    points, strides = grid_points(task.image_size)
+    boxes = np.asarray(task.boxes(outputs.distance_logits))
+    sides = (
+        np.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], -1) / strides[:, None]
+    )
+    # The mean of weights e^(-0.4 k), k = 0 to 15.
+    weights = np.exp(-0.4 * np.arange(BINS))
+    start = weights @ np.arange(BINS) / weights.sum()
+    assert start == pytest.approx(2, abs=0.05)
+    assert sides.mean((0, 1)) == pytest.approx([start] * 4, abs=0.2)
+
+
+def test_the_first_loss_is_moderate(new):
+    _, outputs, task, batch = new
+    loss, numbers = jax.jit(task.loss)(outputs, batch)
+    assert 0.5 < loss < 10
+    assert all(np.isfinite(part) for part in numbers.values())
+    assert numbers["positive_points"] > 5 and numbers["loss/box"] > 0.1
+
+
+def test_evaluation_takes_the_running_statistics(new):
+    variables, outputs, task, _ = new
+    assert set(variables) == {"params", "batch_stats"}
+    model = make_model("detector_tiny", "detect", 5, jnp.float32)
+    images = jnp.asarray(equality.noise_images(64, batch=4), jnp.float32)
+    evaluate = jax.jit(lambda images: model.apply(variables, images))
+    together = evaluate(images)
+    alone = evaluate(images.at[1:].set(0))
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one[0], other[0], rtol=1e-4, atol=1e-5)
+    assert np.abs(together.class_logits - outputs.class_logits).max() > 1e-4

@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convmesh.models import make_model
+from convmesh.models.resnet import BasicBlock, ResNet
+
+
+def shapes(model, size):
+    """The result's and the variables' shapes for an image of that size."""
+    image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    return jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+
+
+def test_resnet18_has_the_parameters_that_everybodys_has():
+    logits, variables = shapes(make_model("resnet18", "classify", 1000, jnp.float32), (224, 224))
+    assert logits.shape == (2, 1000)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 11_689_512
+    # Mean and variance of each of the 20 norms.
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"])) == 2 * 4800
+
+
+@pytest.mark.parametrize("size", [(224, 224), (33, 50), (32, 32)], ids=str)
+def test_stages_halve_the_image(size):
+    model = make_model("resnet18", "classify", 10, jnp.float32)
+    image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    _, seen = jax.eval_shape(
+        lambda image: model.init_with_output(
+            jax.random.key(0), image, capture_intermediates=lambda m, _: isinstance(m, BasicBlock)
+        ),
+        image,
+    )
+    for stage in range(4):
+        (output,) = seen["intermediates"][f"stage{stage + 1}_block2"]["__call__"]
+        rows, columns = (-(-side // 2 ** (stage + 2)) for side in size)
+        assert output.shape == (2, rows, columns, 64 * 2**stage)
+
+
+def test_a_block_starts_as_the_identity():
+    # The last norm's scale is zero: gradients first flow through the shortcuts.
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype(np.float32)
+    y, _ = BasicBlock(4).init_with_output(jax.random.key(0), x, train=False)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+
+
+def test_only_blocks_that_change_the_shape_have_a_shortcut():
+    _, variables = shapes(ResNet(5, (2, 2)), (32, 32))
+    having = [name for name, block in variables["params"].items() if "shortcut" in block]
+    assert having == ["stage2_block1"]
+
+
+def test_the_stride_stands_in_the_3x3():
+    # v1.5: of all pixels, none is unseen by a block of stride 2.
+    block, x = BasicBlock(4, stride=2), np.random.default_rng(0).normal(size=(8, 6, 6, 4))
+    x = x.astype(np.float32)
+    variables = block.init(jax.random.key(0), x, train=False)
+    scale = variables["params"]["conv2"]["BatchNorm_0"]["norm"]["scale"]
+    variables["params"]["conv2"]["BatchNorm_0"]["norm"]["scale"] = jnp.ones_like(scale)
+    seen = jax.grad(lambda x: block.apply(variables, x, train=False).sum())(x)
+    assert (abs(seen).sum((0, 3)) > 0).all()
