@@ -92,7 +92,10 @@ def test_detections_are_the_same_on_every_mesh(scene_run, reference, tmp_path, s
     sure = lambda rows: [row for row in rows if row["score"] > 0.05]  # noqa: E731
     assert len(sure(rows)) == len(sure(reference[1])) > 16
     for ours, theirs in zip(sure(rows), sure(reference[1]), strict=True):
-        assert (ours["image_id"], ours["category_id"]) == (theirs["image_id"], theirs["category_id"])
+        assert (ours["image_id"], ours["category_id"]) == (
+            theirs["image_id"],
+            theirs["category_id"],
+        )
         assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=0.01)
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
 

@@ -128,9 +128,8 @@ def test_a_batch_with_a_remainder_is_as_its_images_alone(detector):
         same_detections(one, alone)
 
 
-def test_no_images():
-    # No model is needed to say nothing, so none is loaded here.
-    assert list(Detector._found(Detector.__new__(Detector), [])) == []
+def test_no_images(detector):
+    assert detector([]) == []
 
 
 @pytest.mark.parametrize(

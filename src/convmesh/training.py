@@ -16,6 +16,7 @@ from convmesh.data import BadExample, open_eval, open_train
 from convmesh.data.loader import train_batches
 from convmesh.errors import DataError, Stopped
 from convmesh.evaluation import evaluate_variables
+from convmesh.models import check_model
 from convmesh.report import METRICS_FILE, Report, read_metrics
 from convmesh.setup import Setup, make_run_mesh, make_setup
 from convmesh.state import create_state
@@ -34,6 +35,7 @@ def train(config, workdir) -> dict[str, float]:
     check(config)
     check_complete(config)
     workdir = Path(workdir)
+    check_model(config.model.name, config.task)
     check_same_run(config, workdir)
 
     mesh = make_run_mesh(config, config.train.batch_size)

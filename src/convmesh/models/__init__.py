@@ -17,16 +17,21 @@ MODELS = {
 }
 
 
-def make_model(name: str, task: str, classes: int, dtype):
-    """The model called `name`, for that many classes, computing in `dtype`.
-
-    Raises ConfigError for a name that is not there, or is a model of the other task.
-    """
+def check_model(name: str, task: str) -> None:
+    """Raises ConfigError for a name that is not there, or is a model of the other task."""
     names = [n for n, (its_task, *_) in MODELS.items() if its_task == task]
     if name not in names:
         raise ConfigError(
             f"model.name={name!r}: no such model for task {task!r}{nearest(name, names)}; "
             f"there are: {', '.join(names)}"
         )
+
+
+def make_model(name: str, task: str, classes: int, dtype):
+    """The model called `name`, for that many classes, computing in `dtype`.
+
+    Raises ConfigError as `check_model`.
+    """
+    check_model(name, task)
     _, module, attribute = MODELS[name]
     return getattr(importlib.import_module(module), attribute)(classes=classes, dtype=dtype)
