@@ -1,7 +1,8 @@
 # convmesh: `make demo` and `make test` first build .venv from the lock (about a minute, once).
 #
 #   make demo       train configs/demo.py into runs/demo, evaluate it, draw its detections
-#   make test       run every test
+#   make test       run every test but the slow ones
+#   make test-slow  run those: the detector's equality on every mesh, in float64
 #   make lint       check style and types
 #   make lock       compile the lock again (LOCK_FLAGS=--upgrade takes newer releases)
 #   make clean      remove .venv and the tools' caches (runs/ stays)
@@ -29,7 +30,7 @@ EXTRA_READY := $(if $(EXTRA),$(READY)-$(EXTRA))
 unexport PYTHONPATH PYTHONHOME
 export PIP_USER := 0
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test test-slow lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY) $(EXTRA_READY)
@@ -39,6 +40,9 @@ demo: $(READY) $(EXTRA_READY)
 
 test: $(READY) $(EXTRA_READY)
 	$(BIN)/python -m pytest $(TEST_FLAGS)
+
+test-slow: $(READY) $(EXTRA_READY)
+	$(BIN)/python -m pytest -m slow $(TEST_FLAGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -49,21 +49,26 @@ def one_device(name):
         return equality.three_steps(*case(name), (1, 1, 1))
 
 
+# XLA takes minutes to compile the detector's step in float64, on each mesh: `make test-slow`.
+def slow(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("shape", equality.ALL_MESHES, ids=str)
-@pytest.mark.parametrize("name", ["tiny small_cnn", "tiny resnet", "tiny detector"])
+@pytest.mark.parametrize("name", ["tiny small_cnn", "tiny resnet", slow("tiny detector")])
 def test_tiny_nets_on_every_mesh(name, shape):
     equality.assert_equal(equality.three_steps(*case(name), shape), one_device(name))
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 2)], ids=str)
-@pytest.mark.parametrize("name", ["small_cnn", "resnet18", "detector_nano"])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet18", slow("detector_nano")])
 def test_whole_nets(name, shape):
     equality.assert_equal(equality.three_steps(*case(name), shape), one_device(name))
 
 
 def test_the_reference_learns_something():
     # Else equality would say nothing: no leaf may have a gradient of zero throughout.
-    gradients = one_device("tiny detector")["gradients"]
+    gradients = one_device("tiny resnet")["gradients"]
     flat = jax.tree_util.tree_leaves_with_path(gradients)
     assert [jax.tree_util.keystr(path) for path, leaf in flat if not abs(leaf).max() > 0] == []
 

@@ -27,10 +27,11 @@ def _part(state: TrainState, names) -> dict:
 class Checkpoints:
     """The checkpoints under WORKDIR/checkpoints. Saving is asynchronous; use as a context."""
 
-    def __init__(self, workdir, keep: int = 2, best_metric: str = ""):
+    def __init__(self, workdir, keep: int = 2, best_metric: str = "", read_only: bool = False):
         """Opens the folder; it is made by the first save.
 
         `keep` newest steps are kept, and the one with the highest `best_metric`, if one is named.
+        `read_only` touches nothing, not even a save of another process that is under way.
         """
         self._best_metric = best_metric
         policies = [preservation_policy.LatestN(keep)]
@@ -45,8 +46,9 @@ class Checkpoints:
             self._directory,
             item_names=("model", "training", "meta"),
             options=ocp.CheckpointManagerOptions(
-                create=True,
-                cleanup_tmp_directories=True,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
                 best_fn=self._rank if best_metric else None,
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             ),

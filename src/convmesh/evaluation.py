@@ -147,6 +147,6 @@ def load_variables(setup: Setup, workdir: Path, step=None, best=False):
     if not (workdir / "checkpoints").is_dir():
         raise DataError(f"{workdir}: no checkpoint yet; train first")
     metric = config.checkpoint.best_metric or setup.task.best_metric
-    with Checkpoints(workdir, config.checkpoint.keep, metric) as checkpoints:
+    with Checkpoints(workdir, best_metric=metric, read_only=True) as checkpoints:
         step = checkpoints.choose(step, best)
         return checkpoints.restore_variables(step, setup.abstract_state()), step

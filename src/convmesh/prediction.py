@@ -12,14 +12,13 @@ import numpy as np
 from convmesh import draw
 from convmesh import mesh as meshes
 from convmesh.data.augment import centre_crop, letterbox
-from convmesh.data.images import decode
+from convmesh.data.images import SUFFIXES, decode
 from convmesh.errors import ConfigError, DataError
 from convmesh.evaluation import load_variables, mesh_here, read_workdir
 from convmesh.setup import make_setup
 from convmesh.step import jit_predict_step
 from convmesh.tasks.classify import ranked
 
-IMAGE_SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .jp2 .png .ppm .pgm .tif .tiff .webp".split())
 
 
 class _Predictor:
@@ -196,7 +195,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
         elif path.exists():
             inside = [path]
         else:
