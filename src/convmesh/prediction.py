@@ -20,7 +20,6 @@ from convmesh.step import jit_predict_step
 from convmesh.tasks.classify import ranked
 
 
-
 class _Predictor:
     """A model with its weights, compiled for batches of one size."""
 
