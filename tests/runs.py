@@ -63,7 +63,7 @@ def scene_config(root, changes=()):
     config.data.augment.color = 0.0
     config.data.image_size = (160, 160)
     config.train.batch_size = 8
-    config.train.steps = 120
+    config.train.steps = 220
     return apply_overrides(config, changes)
 
 
