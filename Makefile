@@ -1,8 +1,7 @@
 # convmesh: `make demo` and `make test` first build .venv from the lock (about a minute, once).
 #
 #   make demo       train configs/demo.py into runs/demo, evaluate it, draw its detections
-#   make test       run every test but the slow ones
-#   make test-slow  run those: the detector's equality on every mesh, in float64
+#   make test       run every test
 #   make lint       check style and types
 #   make lock       compile the lock again (LOCK_FLAGS=--upgrade takes newer releases)
 #   make clean      remove .venv and the tools' caches (runs/ stays)
@@ -30,19 +29,18 @@ EXTRA_READY := $(if $(EXTRA),$(READY)-$(EXTRA))
 unexport PYTHONPATH PYTHONHOME
 export PIP_USER := 0
 
-.PHONY: demo test test-slow lint lock clean
+.PHONY: demo test lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY) $(EXTRA_READY)
 	$(BIN)/convmesh train --config configs/demo.py --workdir runs/demo $(DEMO_FLAGS)
 	$(BIN)/convmesh eval --workdir runs/demo --split test $(DEMO_FLAGS)
+	$(BIN)/convmesh eval --workdir runs/demo --split test \
+	    --config.data.name=digit_scenes/other_seed $(DEMO_FLAGS)
 	@echo "Look at runs/demo/eval/test/predictions.png and runs/demo/plots/"
 
 test: $(READY) $(EXTRA_READY)
 	$(BIN)/python -m pytest $(TEST_FLAGS)
-
-test-slow: $(READY) $(EXTRA_READY)
-	$(BIN)/python -m pytest -m slow $(TEST_FLAGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

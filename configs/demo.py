@@ -12,6 +12,7 @@ from convmesh.config import defaults
 def get_config():
     config = defaults("detect")
     config.model.name = "detector_nano"
+    config.model.norm_group = 4
     config.data.name = "digit_scenes"
     config.data.image_size = (224, 224)
     config.data.max_boxes = 8
@@ -19,6 +20,7 @@ def get_config():
     config.data.augment.scale = (0.9, 1.1)  # five epochs: the scenes are new enough by themselves
     config.data.augment.color = 0.0
     config.train.batch_size = 8
-    config.train.steps = 2400
-    config.optimizer.learning_rate = 2e-3
+    config.train.steps = 2800
+    config.optimizer.learning_rate = 8e-3
+    config.loss.class_weight = 5.0
     return config

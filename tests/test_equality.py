@@ -27,6 +27,11 @@ def case(name):
     return {
         "tiny small_cnn": lambda: (SmallCNN(8, dtype, (8, 16), hidden=16), classify(8), 16),
         "tiny resnet": lambda: (ResNet(8, (1, 1), dtype, width=8), classify(8), 32),
+        "ghost resnet": lambda: (
+            ResNet(8, (1, 1), dtype, width=8, norm_group=2),
+            classify(8),
+            32,
+        ),
         "tiny detector": lambda: (
             make_model("detector_tiny", "detect", 8, dtype),
             Detect(8, (64, 64)),
@@ -49,19 +54,21 @@ def one_device(name):
         return equality.three_steps(*case(name), (1, 1, 1))
 
 
-# XLA takes minutes to compile the detector's step in float64, on each mesh: `make test-slow`.
-def slow(name):
-    return pytest.param(name, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize("shape", equality.ALL_MESHES, ids=str)
-@pytest.mark.parametrize("name", ["tiny small_cnn", "tiny resnet", slow("tiny detector")])
+@pytest.mark.parametrize("name", ["tiny small_cnn", "tiny resnet", "tiny detector"])
 def test_tiny_nets_on_every_mesh(name, shape):
     equality.assert_equal(equality.three_steps(*case(name), shape), one_device(name))
 
 
+# Groups of 2 of 8 examples: whole on each device, and, on the first mesh, over two of them.
+@pytest.mark.parametrize("shape", [(8, 1, 1), (4, 1, 2), (2, 2, 2), (1, 8, 1)], ids=str)
+def test_ghost_groups(shape):
+    result = equality.three_steps(*case("ghost resnet"), shape)
+    equality.assert_equal(result, one_device("ghost resnet"))
+
+
 @pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 2)], ids=str)
-@pytest.mark.parametrize("name", ["small_cnn", "resnet18", slow("detector_nano")])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet18", "detector_nano"])
 def test_whole_nets(name, shape):
     equality.assert_equal(equality.three_steps(*case(name), shape), one_device(name))
 

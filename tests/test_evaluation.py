@@ -46,7 +46,7 @@ def reference(scene_run, tmp_path_factory):
 
 def test_the_detector_learns_eight_scenes_by_heart(scene_run):
     """The proof that assignment, losses, decoding and metrics fit together."""
-    metrics = json.loads((scene_run / "eval" / "train[:8]" / "metrics.json").read_text())
+    metrics = json.loads((scene_run / "eval" / runs.SCENES / "metrics.json").read_text())
     assert metrics["images"] == 8
     assert metrics["AP50"] >= 0.99 and metrics["AP75"] >= 0.95
 
@@ -188,6 +188,21 @@ def test_another_split_beside_the_runs_own(scene_run, tmp_path, capsys):
         assert (workdir / "eval/test" / name).stat().st_size > 0
     out = capsys.readouterr().out
     assert "split test" in out and "16 images" in out and "AP50" in out
+
+
+def test_another_data_set_does_not_overwrite_the_runs_own(scene_run, tmp_path, monkeypatch):
+    workdir = runs.copy(scene_run, tmp_path / "run")
+    own = (workdir / "eval" / runs.SCENES / "metrics.json").read_bytes()
+
+    def open_tiny(config, split):
+        assert config.data.name == "some/scenes"
+        config.data.name = "digit_scenes/tiny"
+        return open_eval(config, split)
+
+    monkeypatch.setattr(evaluation, "open_eval", open_tiny)
+    evaluate(workdir, split="train[:4]", overrides={"data.name": "some/scenes"})
+    assert (workdir / "eval/some-scenes:train[:4]/metrics.json").is_file()
+    assert (workdir / "eval" / runs.SCENES / "metrics.json").read_bytes() == own
 
 
 def test_the_newest_a_given_or_the_best_checkpoint(photo_run, tmp_path, capsys):

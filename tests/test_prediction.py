@@ -8,7 +8,8 @@ import pytest
 import runs
 
 from convmesh import Classifier, Detector, cli
-from convmesh.data import digit_scenes
+from convmesh.data import digit_scenes, images
+from convmesh.draw import draw_detections
 from convmesh.errors import ConfigError, DataError
 from convmesh.prediction import find_images, predict_files
 
@@ -34,8 +35,11 @@ def classifier(photo_run):
 
 def scene(index):
     """(image, boxes, names) of one of the scenes that the detector knows by heart."""
-    image, boxes, labels, _ = digit_scenes.compose(0, "train", index)
+    image, boxes, labels, _ = digit_scenes.compose(0, "train", runs.FIRST_SCENE + index)
     return image, np.asarray(boxes, np.float32), [str(label) for label in labels]
+
+
+CROWDED = 3  # eight digits
 
 
 def noise(height, width):
@@ -78,15 +82,15 @@ def test_what_it_knows_by_heart_it_finds_in_the_images_own_pixels(detector):
 
 
 def test_an_image_that_is_no_square_is_not_squeezed(detector):
-    image, boxes, names = scene(0)
-    wide = np.full((224, 300, 3), 114, np.uint8)
-    wide[:, 40:264] = image
-    [found] = detector([wide])
-    right = [found["classes"][i] in names for i in range(len(found["classes"]))]
-    assert any(right)
-    # The surest object is one of the scene, at its place.
-    off = np.abs(boxes + (40, 0, 40, 0) - found["boxes"][0]).max(1)
-    assert off.min() <= 8 and names[int(off.argmin())] == found["classes"][0]
+    # A strip of a scene: the network gets it at the same size, with grey at both sides.
+    image, boxes, names = scene(CROWDED)
+    whole = boxes[:, 2] <= 156
+    [found] = detector([np.ascontiguousarray(image[:, :160])])
+    seen = [
+        name in np.array(found["classes"])[np.abs(found["boxes"] - box).max(1) <= 5]
+        for box, name in zip(boxes[whole], np.array(names)[whole], strict=True)
+    ]
+    assert len(seen) >= 4 and np.mean(seen) > 0.5
 
 
 @pytest.mark.parametrize("size", [(61, 47), (33, 500), (501, 97), (1, 1)], ids=str)
@@ -109,7 +113,7 @@ def test_boxes_lie_in_images_of_odd_sizes(any_box, size):
 
 
 def test_the_threshold_cuts_and_the_limit_counts(scene_run, any_box):
-    image, _, names = scene(1)
+    image, _, names = scene(CROWDED)
     [every] = any_box([image])
     sure = Detector.load(scene_run, score_threshold=0.5, max_detections=2)
     [found] = sure([image])
@@ -120,10 +124,10 @@ def test_the_threshold_cuts_and_the_limit_counts(scene_run, any_box):
 
 def test_a_batch_with_a_remainder_is_as_its_images_alone(detector):
     # 11 images, 8 at a time.
-    images = [scene(i % 8)[0][: 224 - 3 * i, : 200 + i] for i in range(11)]
-    found = detector(images)
+    pictures = [scene(i % 8)[0][: 224 - 3 * i, : 200 + i] for i in range(11)]
+    found = detector(pictures)
     assert len(found) == 11
-    for image, one in zip(images, found, strict=True):
+    for image, one in zip(pictures, found, strict=True):
         [alone] = detector([image])
         same_detections(one, alone)
 
@@ -194,30 +198,35 @@ def entries(output):
     return json.loads((output / "predictions.json").read_text())
 
 
-def test_files_folders_and_globs(scene_run, tmp_path):
-    image, boxes, names = scene(0)
-    write(tmp_path / "in/one/same.png", image)
-    write(tmp_path / "in/two/same.png", noise(50, 81))
-    write(tmp_path / "in/two/deep/SAME.bmp", noise(20, 20))
-    (tmp_path / "in/two/notes.txt").write_text("no image")
-    write(tmp_path / "more/a.png", noise(31, 31))
-    given = [str(tmp_path / "in"), str(tmp_path / "more/*.png"), str(tmp_path / "in/one/same.png")]
-    output = tmp_path / "out"
-    returned = predict_files(scene_run, given, output)
+@pytest.fixture(scope="module")
+def predicted(scene_run, tmp_path_factory):
+    """(where the images are, what was returned, the output folder) of one call with text files."""
+    root = tmp_path_factory.mktemp("predicted")
+    write(root / "in/one/same.png", scene(0)[0])
+    write(root / "in/two/same.png", noise(50, 81))
+    write(root / "in/two/deep/SAME.bmp", noise(20, 20))
+    (root / "in/two/notes.txt").write_text("no image")
+    write(root / "more/a.png", noise(31, 31))
+    given = [str(root / "in"), str(root / "more/*.png"), str(root / "in/one/same.png")]
+    returned = predict_files(scene_run, given, root / "out", save_txt=True)
+    return root, returned, root / "out"
 
+
+def test_files_folders_and_globs_each_image_once(predicted):
+    root, returned, output = predicted
     found = entries(output)
     assert found == returned
-    files = [entry["file"] for entry in found]
     wanted = ("in/one/same.png", "in/two/deep/SAME.bmp", "in/two/same.png", "more/a.png")
-    assert files == [str(tmp_path / name) for name in wanted]
-    assert [(entry["width"], entry["height"]) for entry in found[2:]] == [(81, 50), (31, 31)]
-    pictures = sorted(path.name.lower() for path in output.glob("*.png"))
-    assert len(pictures) == len(set(pictures)) == 4
-    assert {path.suffix for path in output.iterdir()} == {".png", ".json"}
+    assert [entry["file"] for entry in found] == [str(root / name) for name in wanted]
+    sizes = [(entry["width"], entry["height"]) for entry in found]
+    assert sizes == [(224, 224), (20, 20), (81, 50), (31, 31)]
 
-    assert {frozenset(entry) for entry in found} == {
-        frozenset(("file", "width", "height", "detections"))
-    }
+
+def test_predictions_are_those_of_the_contract(predicted):
+    found = entries(predicted[2])
+    for entry in found:
+        assert set(entry) == {"file", "width", "height", "detections"}
+    _, boxes, names = scene(0)
     detections = found[0]["detections"]
     assert sorted(d["class"] for d in detections) == sorted(names)
     for detection in detections:
@@ -226,22 +235,24 @@ def test_files_folders_and_globs(scene_run, tmp_path):
         assert np.abs(boxes - detection["box"]).max(1).min() <= 4
 
 
-def test_a_picture_shows_what_was_found(scene_run, tmp_path):
-    path = write(tmp_path / "a.png", scene(0)[0])
-    predict_files(scene_run, [str(path)], tmp_path / "out")
-    drawn = cv2.imread(str(tmp_path / "out/a.png"))
-    predict_files(scene_run, [str(path)], tmp_path / "none", threshold=1.0)
-    empty = cv2.imread(str(tmp_path / "none/a.png"))
-    assert entries(tmp_path / "none")[0]["detections"] == []
-    assert drawn.shape == empty.shape and not np.array_equal(drawn, empty)
+def test_a_picture_of_each_though_their_names_are_the_same(predicted):
+    output = predicted[2]
+    pictures = sorted(path.name.lower() for path in output.glob("*.png"))
+    assert len(pictures) == len(set(pictures)) == 4
+    texts = {path.stem.lower() for path in output.glob("*.txt")}
+    assert texts == {name.removesuffix(".png") for name in pictures}
+    assert len(list(output.iterdir())) == 9
+    # The first is the scene, with something drawn on it.
+    drawn = cv2.imread(str(output / "same.png"))[..., ::-1]
+    plain = draw_detections(scene(0)[0], np.zeros((0, 4)), [])
+    assert drawn.shape == plain.shape
+    assert 0.01 < (drawn != plain).any(-1).mean() < 0.5
 
 
-def test_text_files_beside_the_pictures(scene_run, tmp_path):
-    image, boxes, names = scene(0)
-    path = write(tmp_path / "a.png", image)
-    [entry] = predict_files(scene_run, [str(path)], tmp_path / "out", save_txt=True)
-    lines = (tmp_path / "out/a.txt").read_text().splitlines()
-    assert len(lines) == len(names)
+def test_lines_of_a_text_file(predicted):
+    _, [entry, *_], output = predicted
+    lines = (output / "same.txt").read_text().splitlines()
+    assert len(lines) == len(entry["detections"]) > 0
     for line, detection in zip(lines, entry["detections"], strict=True):
         label, x, y, width, height, score = map(float, line.split())
         x0, y0, x1, y1 = detection["box"]
@@ -261,7 +272,8 @@ def test_a_classifiers_files(photo_run, photos, tmp_path):
         first, second = entry["classes"]
         assert set(first) == {"class", "probability"}
         assert first["probability"] >= second["probability"]
-    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"0.png", "1.png", "2.png", "predictions.json"}
 
 
 def test_an_unreadable_file_is_named_and_the_others_are_written(
@@ -289,8 +301,6 @@ def test_a_path_that_names_nothing(photo_run, tmp_path, capsys, path):
 
 
 def test_a_folder_is_searched_for_every_kind_that_can_be_read(tmp_path):
-    from convmesh.data import images
-
     for suffix in images.SUFFIXES:
         (tmp_path / f"a{suffix.upper()}").touch()
     assert len(find_images([str(tmp_path)])) == len(images.SUFFIXES)

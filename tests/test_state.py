@@ -37,17 +37,17 @@ def specs(tree):
 
 def test_parameters_are_sharded_by_output_channels(state):
     by_channels, found = P(None, None, None, "model"), specs(state.params)
-    assert found["stem/Conv_0/kernel"] == by_channels
-    assert found["stage2_block1/shortcut/Conv_0/kernel"] == by_channels
-    assert found["stem/BatchNorm_0/norm/scale"] == P("model")
-    assert specs(state.batch_stats)["stem/BatchNorm_0/norm/mean"] == P("model")
+    assert found["stem/conv/kernel"] == by_channels
+    assert found["stage2_block1/shortcut/conv/kernel"] == by_channels
+    assert found["stem/norm/scale"] == P("model")
+    assert specs(state.batch_stats)["stem/norm/mean"] == P("model")
     # 5 classes do not divide over 2 devices, so all devices have them all.
     assert found["head/dense/kernel"] == found["head/dense/bias"] == P()
     assert specs(state.step)[""] == P()
 
 
 def test_a_device_holds_its_channels_only(state):
-    kernel = state.params["stem"]["Conv_0"]["kernel"]
+    kernel = state.params["stem"]["conv"]["kernel"]
     assert kernel.shape == (7, 7, 3, 8)
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(7, 7, 3, 4)}
     whole = np.asarray(kernel)
@@ -71,7 +71,7 @@ def test_same_values_on_every_mesh(state, shape):
 
 
 def test_another_seed_gives_other_weights(state):
-    kernel = lambda state: np.asarray(state.params["stem"]["Conv_0"]["kernel"])  # noqa: E731
+    kernel = lambda state: np.asarray(state.params["stem"]["conv"]["kernel"])  # noqa: E731
     assert not np.array_equal(kernel(state), kernel(make(seed=1)))
     assert kernel(state).std() > 0
 

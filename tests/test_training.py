@@ -312,6 +312,7 @@ def refused(call, tmp_path):
         ("model.name=detector_tiny", "model.name='detector_tiny': no such model for task"),
         ("mesh.data=3", "mesh.data=3, mesh.spatial=1, mesh.model=1: such a mesh does not fit"),
         ("train.batch_size=12", "train.batch_size=12: does not divide over the 8 devices"),
+        ("model.norm_group=3", "model.norm_group=3: train.batch_size=8 is no multiple of it"),
         ("data.train_split=tran", "no split 'tran'"),
         ("data.eval_split=tests", "no split 'tests'"),
         ("data.root=/not/there", "data.root: /not/there is not a folder"),

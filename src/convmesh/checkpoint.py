@@ -46,9 +46,9 @@ class Checkpoints:
             self._directory,
             item_names=("model", "training", "meta"),
             options=ocp.CheckpointManagerOptions(
-                create=not read_only,
+                create=True,
+                # Orbax's own `read_only` warns each time that it is read only.
                 cleanup_tmp_directories=not read_only,
-                read_only=read_only,
                 best_fn=self._rank if best_metric else None,
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             ),

@@ -100,6 +100,9 @@ KEYS: dict[str, Key] = {
     "init_from": Key("", "str", "checkpoint whose weights the run starts from", later=True),
 
     "model.name": Key("", "str", "the model, by its name"),
+    "model.norm_group": Key(0, "int", "examples that batch norm takes its statistics over (ghost "
+                            "groups, which need no communication); 0 = the whole batch",
+                            within=_at_least(0)),
 
     "data.format": Key("auto", "str", "how the data is laid out; auto looks at data.root",
                        choices=("auto", "tfds", "folder", "coco", "voc", "yolo")),
@@ -144,6 +147,10 @@ KEYS: dict[str, Key] = {
                       within=Range(low=0, high=2**31 - 1)),
     "train.log_every_steps": Key(20, "int", "steps between two log lines", within=_at_least(1)),
     "train.accumulate": Key(1, "int", "micro-batches in a step", within=_at_least(1), later=True),
+
+    "loss.class_weight": Key(1.0, "float", "weight of the class loss; where runs are short and the "
+                             "classes are hard to tell apart, 3 to 5 learn faster",
+                             within=POSITIVE, task="detect"),
 
     "optimizer.name": Key("adamw", "str", "the optimiser", choices=("adamw", "sgd")),
     "optimizer.learning_rate": Key(1e-3, "float", "peak learning rate", within=POSITIVE),

@@ -24,12 +24,15 @@ def evaluate(workdir, split=None, step=None, best=False, overrides=()) -> dict[s
     """Evaluates a checkpoint of `workdir` (the newest by default), with the config it has there.
 
     Writes `eval/SPLIT/metrics.json`, `predictions.json` and pictures into the workdir, prints the
-    table and returns the metrics. Any mesh will do: the config's where it fits the devices that
+    table and returns the metrics. Of a data set with another `data.name` than the run's, the folder
+    is `eval/NAME:SPLIT`. Any mesh will do: the config's where it fits the devices that
     are here, else all devices share the examples.
     """
     workdir = Path(workdir)
     config, classes = read_workdir(workdir)
+    own_name = config.data.name
     config = apply_overrides(config, overrides)
+    of_another = "" if config.data.name == own_name else config.data.name.replace("/", "-") + ":"
     if not config.data.classes:
         config.data.classes = classes
     source = open_eval(config, split)
@@ -41,8 +44,9 @@ def evaluate(workdir, split=None, step=None, best=False, overrides=()) -> dict[s
     asked = any(key.startswith("mesh.") for key in parse_overrides(overrides))
     setup = make_setup(config, classes, mesh_here(config, asked), len(source))
     variables, step = load_variables(setup, workdir, step, best)
-    print(f"{workdir}: checkpoint of step {step}, split {source.split}")
-    return evaluate_variables(setup, variables, source, workdir / "eval" / source.split)
+    of_what = of_another + source.split
+    print(f"{workdir}: checkpoint of step {step}, split {of_what}")
+    return evaluate_variables(setup, variables, source, workdir / "eval" / of_what)
 
 
 def evaluate_variables(setup: Setup, variables, source, directory: Path, say=print) -> dict:

@@ -46,7 +46,13 @@ class Setup:
 
 def make_setup(config, classes, mesh, train_images: int = 0) -> Setup:
     """The parts of a run on `mesh`; `train_images` sets its length where the config does not."""
-    model = make_model(config.model.name, config.task, len(classes), compute_type(config))
+    kind, group = compute_type(config), config.model.norm_group
+    if group and config.train.batch_size % group:
+        raise ConfigError(
+            f"model.norm_group={group}: train.batch_size={config.train.batch_size} is no multiple "
+            "of it; 0 takes the whole batch"
+        )
+    model = make_model(config.model.name, config.task, len(classes), kind, group)
     steps = count_steps(config, train_images)
     schedule = make_schedule(config, steps)
     return Setup(

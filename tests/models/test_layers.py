@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from jax.sharding import NamedSharding
 
 from convmesh.errors import ConfigError
+from convmesh.mesh import P, make_mesh
 from convmesh.models import MODELS, make_model
 from convmesh.models.layers import BatchNorm, Conv, ConvNorm, Dense, stored
 
@@ -72,7 +74,7 @@ def test_batch_norm_by_hand():
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), atol=1e-4)
     # From means of 0 and variances of 1, a fifth of the way.
-    running = changed["batch_stats"]["norm"]
+    running = changed["batch_stats"]
     np.testing.assert_allclose(running["mean"], 0.2 * mean, rtol=1e-5)
     np.testing.assert_allclose(running["var"], 0.8 + 0.2 * variance, rtol=1e-5)
     # In evaluation the running ones count, and nothing changes.
@@ -80,7 +82,41 @@ def test_batch_norm_by_hand():
     y, unchanged = layer.apply(variables, x, train=False, mutable=["batch_stats"])
     wanted = (x - 0.2 * mean) / np.sqrt(0.8 + 0.2 * variance + 1e-5)
     np.testing.assert_allclose(y, wanted, atol=1e-4)
-    np.testing.assert_array_equal(unchanged["batch_stats"]["norm"]["mean"], running["mean"])
+    np.testing.assert_array_equal(unchanged["batch_stats"]["mean"], running["mean"])
+
+
+def test_ghost_groups_are_normalised_apart():
+    x = normal(6, 3, 2, 5) * 3 + 1
+    layer = BatchNorm(group=2, momentum=0.5)
+    variables = layer.init(jax.random.key(0), x, train=True)
+    y, changed = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    groups = [x[i : i + 2] for i in (0, 2, 4)]
+    alone = [(g - g.mean((0, 1, 2))) / np.sqrt(g.var((0, 1, 2)) + 1e-5) for g in groups]
+    np.testing.assert_allclose(y, np.concatenate(alone), atol=1e-4)
+    running = changed["batch_stats"]
+    np.testing.assert_allclose(running["mean"], x.mean((0, 1, 2)) / 2, atol=1e-5)
+    within = np.mean([g.var((0, 1, 2)) for g in groups], 0)
+    np.testing.assert_allclose(running["var"], 0.5 + within / 2, rtol=1e-5)
+
+
+def test_a_batch_that_does_not_divide_into_groups_is_refused():
+    with pytest.raises(ValueError, match="6 is no multiple of group=4"):
+        BatchNorm(group=4).init(jax.random.key(0), normal(6, 2, 2, 1), train=True)
+
+
+@pytest.mark.parametrize("group, talks", [(2, False), (0, True)])
+def test_whole_groups_on_a_device_need_no_other(group, talks):
+    mesh = make_mesh(8)
+    layer, x = BatchNorm(group=group), normal(16, 4, 4, 3)
+    variables = layer.init(jax.random.key(0), x, train=False)
+
+    def normalised(x):
+        return layer.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+    at = NamedSharding(mesh, P("data"))
+    program = jax.jit(normalised, in_shardings=at, out_shardings=at).lower(x).compile().as_text()
+    assert ("all-reduce" in program) is talks
+    assert "all-gather" not in program
 
 
 def test_statistics_of_narrow_activations_are_float32():
@@ -90,7 +126,7 @@ def test_statistics_of_narrow_activations_are_float32():
     y, variables = layer.init_with_output(jax.random.key(0), x, train=False)
     assert y.dtype == jnp.bfloat16
     _, changed = layer.apply(variables, x, train=True, mutable=["batch_stats"])
-    running = changed["batch_stats"]["norm"]
+    running = changed["batch_stats"]
     assert running["mean"].dtype == running["var"].dtype == jnp.float32
     assert running["mean"].item() == pytest.approx(1, abs=1e-5)
     assert running["var"].item() == pytest.approx(1 / 64, abs=1e-5)
@@ -100,7 +136,7 @@ def test_conv_norm_is_its_parts():
     x = normal(2, 6, 6, 3)
     layer = ConvNorm(4, stride=2, activation=nn.relu)
     variables = layer.init(jax.random.key(0), x, train=False)
-    conv = Conv(4, stride=2).apply({"params": variables["params"]["Conv_0"]}, x)
+    conv = Conv(4, stride=2).apply({"params": variables["params"]["conv"]}, x)
     np.testing.assert_allclose(
         layer.apply(variables, x, train=False),
         np.maximum(conv / np.sqrt(1 + 1e-5), 0),  # running mean 0 and variance 1

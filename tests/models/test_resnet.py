@@ -55,7 +55,7 @@ def test_the_stride_stands_in_the_3x3():
     block, x = BasicBlock(4, stride=2), np.random.default_rng(0).normal(size=(8, 6, 6, 4))
     x = x.astype(np.float32)
     variables = block.init(jax.random.key(0), x, train=False)
-    scale = variables["params"]["conv2"]["BatchNorm_0"]["norm"]["scale"]
-    variables["params"]["conv2"]["BatchNorm_0"]["norm"]["scale"] = jnp.ones_like(scale)
+    scale = variables["params"]["conv2"]["norm"]["scale"]
+    variables["params"]["conv2"]["norm"]["scale"] = jnp.ones_like(scale)
     seen = jax.grad(lambda x: block.apply(variables, x, train=False).sum())(x)
     assert (abs(seen).sum((0, 3)) > 0).all()

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import re
 
@@ -161,6 +162,9 @@ def test_the_parts_by_their_formulas():
         wanted["distribution"] += 0.5 * weight * bins.mean()
     for part in PARTS:
         assert numbers[f"loss/{part}"] == pytest.approx(float(wanted[part]) / total, rel=1e-4), part
+    heavier = dataclasses.replace(TASK, class_weight=3.0).loss(outputs, batch, given)[1]
+    assert heavier["loss/class"] == pytest.approx(3 * float(wanted["class"]) / total, rel=1e-4)
+    assert heavier["loss/box"] == pytest.approx(float(numbers["loss/box"]), rel=1e-6)
     assert numbers["positive_points"] == 2 and numbers["boxes_without_point"] == 1
 
 
@@ -337,8 +341,14 @@ def brute_force(task, outputs, image):
 
 @pytest.mark.parametrize(
     "candidates, max_detections, score, iou",
-    # Few of the 252 pairs; more than there are points; all of them; and more than there are.
-    [(40, 10, 0.001, 0.5), (200, 100, 0.3, 0.65), (252, 252, 0.001, 0.3), (300, 100, 0.6, 0.9)],
+    # Few of the 252 pairs, and more; more than there are points; all; more than there are.
+    [
+        (8, 8, 0.001, 0.9),
+        (40, 10, 0.001, 0.5),
+        (200, 100, 0.3, 0.65),
+        (252, 252, 0.001, 0.3),
+        (300, 100, 0.6, 0.9),
+    ],
 )
 def test_the_best_pairs_are_found_exactly(candidates, max_detections, score, iou):
     task = Detect(3, SIZE, score, iou, candidates, max_detections)

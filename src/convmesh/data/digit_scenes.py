@@ -13,11 +13,14 @@ What holds for every scene:
 * At least `LEAST_VISIBLE` percent (60) of a digit's ink is visible.
 * No two boxes have an IoU over `MOST_IOU` percent (35).
 * Of the pixels in a digit's box grown by `RIM`, at least `LEAST_CLEAR` percent (90) of what lay
-  there before the digit was drawn differ from the digit's colour by `LEAST_CONTRAST` (64) or more,
+  there before the digit was drawn differ from the digit's colour by `LEAST_CONTRAST` (80) or more,
   in (3 |dR| + 6 |dG| + |dB|) / 10.
 
-The splits take their digits from contiguous ranges that share nothing (`DIGIT_RANGES`): train
-0..1196, validation 1197..1496, test 1497..1796 in scikit-learn's order.
+The splits take their digits from contiguous ranges that share nothing (`DIGIT_RANGES`): test
+0..299, validation 300..599, train 600..1796 in scikit-learn's order. That order is by writer, so
+the writers of test and validation are new. The two are equally hard: a support vector machine on
+the bare digits, trained on the train range, gets 97.0% and 97.3%. (Were the last 600 held out, it
+would get 99.3% of 1197..1496 and 94.7% of 1497..1796: validation would say little of test.)
 
 Everything is integer arithmetic on Philox's raw words, keyed by (seed, split, index): a scene has
 the same pixels on every machine, and any scene can be made alone.
@@ -48,18 +51,19 @@ SHORTEST, LONGEST = 16, 110
 MOST_DIGITS = 8
 LEAST_VISIBLE = 60
 MOST_IOU = 35
-LEAST_CONTRAST = 64
+LEAST_CONTRAST = 80
 LEAST_CLEAR = 90
 DIGIT_RANGES = {
-    "train": range(0, 1197),
-    "validation": range(1197, 1497),
-    "test": range(1497, 1797),
+    "test": range(0, 300),
+    "validation": range(300, 600),
+    "train": range(600, 1797),
 }
 CLASSES = tuple("0123456789")
 
 _STREAMS = {"train": 0, "validation": 1, "test": 2}
-# Wished lengths climb by about 12% a step, so that each octave of sizes is equally common.
-_LADDER = (18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 56, 63, 71, 80, 90, 100, 107)
+# Between two rungs all lengths are equally common, and so are the rungs: the smaller the likelier,
+# but not so much that most digits were specks.
+_LADDER = (18, 22, 27, 32, 37, 42, 47, 52, 58, 64, 70, 76, 83, 90, 98, 107)
 
 
 class Draws:
@@ -310,12 +314,14 @@ def _hand(draws: Draws, digit: np.ndarray, wished: int) -> np.ndarray:
     Returns its opacity, uint8 [height, width], over the tight box of its ink grown by RIM.
     """
     glyph = np.pad(digit, 2)
-    t = draws.one(-9, 10)  # tan of half the angle in 1/64: up to 16 degrees
+    t = draws.one(-6, 7)  # tan of half the angle in 1/64: up to 11 degrees
     cos, sin = ((4096 - t * t) << 12) // (4096 + t * t), ((128 * t) << 12) // (4096 + t * t)
-    shear, aspect = draws.one(-13, 14), draws.one(208, 308)
+    shear, aspect = draws.one(-10, 11), draws.one(216, 300)
     u = [cos - ((shear * sin) >> 6), sin + ((shear * cos) >> 6)]
     inverse = np.array([[(v * aspect) >> 8 for v in u], [-sin, cos]])
-    threshold = draws.one(1500, 2100)
+    # Writers pressed harder or softer: a stroke is as thick as its own grey levels make it.
+    level = (int(digit.sum()) << 8) // int(np.count_nonzero(digit))
+    threshold = (level * draws.one(200, 257)) >> 8
     # A preview at 4 pixels a source pixel tells how far the ink reaches from the centre.
     preview, half = 4096 // 4, 36
     small = _opacity(glyph, inverse, preview, threshold, (-half, -half, half, half))
@@ -339,17 +345,22 @@ def _hand(draws: Draws, digit: np.ndarray, wished: int) -> np.ndarray:
             return opacity[top - RIM : bottom + RIM, left - RIM : right + RIM]
 
 
-def _fill(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Return a digit's colour, a ramp under noise and perhaps stripes, int16 [3, height, width]."""
+def _clear_fill(draws: Draws, ground: np.ndarray) -> np.ndarray | None:
+    """Return a digit's colour that stands out from `ground` [3, h, w], or None if it does not.
+
+    It is a ramp under noise, int16 like the ground. Most colours are refused by a look at every
+    fourth row and column, before the ramp is made.
+    """
     first = _colour(draws)
-    second = _near(draws, first, 48)
+    if not _clear(first, ground[:, ::4, ::4]):
+        return None
+    height, width = ground.shape[1:]
+    second = _near(draws, first, 40)
     fill = first + ((_ramp(draws, height, width) * (second - first)) >> 8)
     noise = _value_noise(draws, max(height, width), draws.one(3, 12))[:height, :width]
-    fill += ((noise - 128) * _swing(draws, 70)) >> 8
-    if draws.one(0, 2):
-        wave = _stripes(draws, height, width, draws.one(2, 9), checks=False)
-        fill += wave * _swing(draws, 80)
-    return np.clip(fill, 0, 255, out=fill)
+    fill += ((noise - 128) * _swing(draws, 50)) >> 8
+    np.clip(fill, 0, 255, out=fill)
+    return fill if _clear(fill, ground) else None
 
 
 def contrast(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -420,8 +431,8 @@ def _place(
             continue
         region = scene[:, y : y + height, x : x + width]
         for _ in range(6):
-            fill = _fill(draws, height, width)
-            if not _clear(fill, region):
+            fill = _clear_fill(draws, region)
+            if fill is None:
                 continue
             for other, visible in zip(placed, left, strict=True):
                 other.visible = visible
@@ -493,7 +504,7 @@ def compose_digit(seed: int, split: str, index: int) -> tuple[np.ndarray, int]:
     ground = _texture(draws, 32, 60)
     x, y = draws.one(0, 32 - width + 1), draws.one(0, 32 - height + 1)
     region = ground[:, y : y + height, x : x + width]
-    while not _clear(fill := _fill(draws, height, width), region):
+    while (fill := _clear_fill(draws, region)) is None:
         pass
     _blend(region, fill, weight)
     return _pixels(ground), int(labels[source])

@@ -27,11 +27,17 @@ def check_model(name: str, task: str) -> None:
         )
 
 
-def make_model(name: str, task: str, classes: int, dtype):
+def make_model(name: str, task: str, classes: int, dtype, norm_group: int = 0):
     """The model called `name`, for that many classes, computing in `dtype`.
 
-    Raises ConfigError as `check_model`.
+    `norm_group` is the number of examples that batch norm takes together, 0 for the whole batch.
+    Raises ConfigError as `check_model`, and for a group given to a model without batch norm.
     """
     check_model(name, task)
     _, module, attribute = MODELS[name]
-    return getattr(importlib.import_module(module), attribute)(classes=classes, dtype=dtype)
+    model = getattr(importlib.import_module(module), attribute)(classes=classes, dtype=dtype)
+    if not norm_group:
+        return model
+    if not hasattr(model, "norm_group"):
+        raise ConfigError(f"model.norm_group={norm_group}: {name} has no batch norm; leave it at 0")
+    return model.clone(norm_group=norm_group)

@@ -1,8 +1,8 @@
 """The dense detector: anchor-free, one stage, on the levels with strides 8, 16 and 32.
 
-A CSP backbone gives C3 to C5; a path-aggregation pyramid (arXiv 1803.01534) mixes them; a head with
-convolutions shared across levels and norms apart (RTMDet, arXiv 2212.07784) gives, for each point
-of each level, the class logits, the logits of the distances to the box's four sides (distribution
+A residual backbone gives C3 to C5; a path-aggregation pyramid (arXiv 1803.01534) mixes them; a head
+with convolutions shared across levels and norms apart (RTMDet, arXiv 2212.07784) gives, for each
+point of each level, the class logits, the logits of the distances to the box's four sides (distribution
 focal loss, arXiv 2006.04388), and one logit of box confidence.
 """
 
@@ -45,25 +45,18 @@ def grid_points(image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(centres).astype(np.float32), np.concatenate(strides).astype(np.float32)
 
 
-class CSPBlock(nn.Module):
-    """Half the channels pass by, half go through residual 3x3 pairs (arXiv 1911.11929)."""
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity (arXiv 1512.03385), channels kept."""
 
-    features: int
-    depth: int = 1
-    shortcut: bool = True
     dtype: Any = jnp.float32
+    norm_group: int = 0
 
     @nn.compact
     def __call__(self, x, train: bool):
-        brick = partial(ConvNorm, dtype=self.dtype)
-        half = self.features // 2
-        aside = brick(half, 1, name="aside")(x, train)
-        x = brick(half, 1, name="enter")(x, train)
-        for i in range(self.depth):
-            y = brick(half, 3, name=f"conv{i}_1")(x, train)
-            y = brick(half, 3, name=f"conv{i}_2")(y, train)
-            x = x + y if self.shortcut else y
-        return brick(self.features, 1, name="leave")(jnp.concatenate([x, aside], -1), train)
+        brick = partial(ConvNorm, x.shape[-1], dtype=self.dtype, norm_group=self.norm_group)
+        y = brick(name="conv1")(x, train)
+        y = brick(activation=None, name="conv2")(y, train)
+        return nn.silu(x + y)
 
 
 class Backbone(nn.Module):
@@ -74,20 +67,21 @@ class Backbone(nn.Module):
     """
 
     widths: tuple[int, ...]  # channels at strides 4, 8, 16, 32
-    depths: tuple[int, ...]  # residual pairs at strides 4, 8, 16, 32
+    depths: tuple[int, ...]  # residual blocks at strides 4, 8, 16, 32
     dtype: Any = jnp.float32
+    norm_group: int = 0
 
     @nn.compact
     def __call__(self, x, train: bool):
+        kind = {"dtype": self.dtype, "norm_group": self.norm_group}
         levels = []
         for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            brick = partial(ConvNorm, width, dtype=self.dtype)
             if i == 0:
-                x = brick(kernel=6, stride=4, padding=1, name="stem")(x, train)
+                x = ConvNorm(width, 6, stride=4, padding=1, name="stem", **kind)(x, train)
             else:
-                x = brick(stride=2, name=f"down{i + 1}")(x, train)
-            if depth:
-                x = CSPBlock(width, depth, dtype=self.dtype, name=f"stage{i + 1}")(x, train)
+                x = ConvNorm(width, stride=2, name=f"down{i + 1}", **kind)(x, train)
+            for j in range(depth):
+                x = ResidualBlock(name=f"stage{i + 1}_block{j + 1}", **kind)(x, train)
             levels.append(x)
         return levels[1:]
 
@@ -97,19 +91,21 @@ class Pyramid(nn.Module):
 
     features: int
     dtype: Any = jnp.float32
+    norm_group: int = 0
 
     @nn.compact
     def __call__(self, levels, train: bool):
-        brick = partial(ConvNorm, self.features, dtype=self.dtype)
-        mix = partial(CSPBlock, self.features, shortcut=False, dtype=self.dtype)
+        brick = partial(ConvNorm, self.features, dtype=self.dtype, norm_group=self.norm_group)
         levels = [brick(1, name=f"lateral{i}")(x, train) for i, x in enumerate(levels)]
         for i in reversed(range(len(levels) - 1)):
             # An image side that is no multiple of 32 leaves a row or column too many.
             up = upsample_nearest(levels[i + 1])[:, : levels[i].shape[1], : levels[i].shape[2]]
-            levels[i] = mix(name=f"top_down{i}")(jnp.concatenate([levels[i], up], -1), train)
+            both = jnp.concatenate([levels[i], up], -1)
+            levels[i] = brick(name=f"top_down{i}")(both, train)
         for i in range(1, len(levels)):
             down = brick(3, 2, name=f"down{i}")(levels[i - 1], train)
-            levels[i] = mix(name=f"bottom_up{i}")(jnp.concatenate([levels[i], down], -1), train)
+            both = jnp.concatenate([levels[i], down], -1)
+            levels[i] = brick(name=f"bottom_up{i}")(both, train)
         return levels
 
 
@@ -119,6 +115,7 @@ class Head(nn.Module):
     classes: int
     features: int
     dtype: Any = jnp.float32
+    norm_group: int = 0
 
     @nn.compact
     def __call__(self, levels, train: bool):
@@ -127,7 +124,9 @@ class Head(nn.Module):
             outputs = []
             for level, x in enumerate(levels):
                 for i, conv in enumerate(convs):
-                    norm = BatchNorm(self.dtype, name=f"{name}_norm{i}_level{level}")
+                    norm = BatchNorm(
+                        self.dtype, self.norm_group, name=f"{name}_norm{i}_level{level}"
+                    )
                     x = nn.silu(norm(conv(x), train))
                 outputs.append(x)
             return outputs
@@ -171,15 +170,17 @@ class Detector(nn.Module):
     depths: tuple[int, ...]
     features: int
     dtype: Any = jnp.float32
+    norm_group: int = 0
 
     @nn.compact
     def __call__(self, x, train: bool = False) -> DetectorOutput:
-        levels = Backbone(self.widths, self.depths, self.dtype, name="backbone")(x, train)
-        levels = Pyramid(self.features, self.dtype, name="pyramid")(levels, train)
-        return Head(self.classes, self.features, self.dtype, name="head")(levels, train)
+        kind = {"dtype": self.dtype, "norm_group": self.norm_group}
+        levels = Backbone(self.widths, self.depths, name="backbone", **kind)(x, train)
+        levels = Pyramid(self.features, name="pyramid", **kind)(levels, train)
+        return Head(self.classes, self.features, name="head", **kind)(levels, train)
 
 
-# Made for CPUs: no depthwise convolution, no large pool, nothing at stride 2.
-DetectorNano = partial(Detector, widths=(24, 48, 96, 160), depths=(0, 1, 1, 1), features=32)
+# Made for CPUs: no depthwise convolution, no large pool, nothing at stride 2. 1 M parameters.
+DetectorNano = partial(Detector, widths=(40, 48, 96, 144), depths=(0, 1, 1, 1), features=40)
 # For tests: every part is there, nothing is large.
 DetectorTiny = partial(Detector, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), features=16)

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 
 from convmesh.ops.conv import conv2d
 
@@ -57,29 +58,47 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm (Ioffe and Szegedy, arXiv 1502.03167) over the whole global batch.
+    """Batch norm (arXiv 1502.03167) over the global batch, or over ghost groups of it.
 
+    `group` examples that follow one another are normalised together, by their own statistics
+    (arXiv 1705.08741, section 4): where a device holds whole groups it needs no other
+    device. 0 is the whole global batch. Running statistics are the mean over the groups.
     Statistics are at least float32. `momentum` is the weight of the old running value.
+
+    Raises ValueError if the batch is no multiple of `group`.
     """
 
     dtype: Any = jnp.float32
+    group: int = 0
     momentum: float = 0.9
     epsilon: float = 1e-5
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x, train: bool):
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-            param_dtype=stored(self.dtype),
-            # Else running statistics start as float32 and turn into float64 after one step.
-            force_float32_reductions=stored(self.dtype) == jnp.float32,
-            scale_init=self.scale_init,
-            name="norm",
-        )(x)
+        batch, channels = x.shape[0], x.shape[-1]
+        kind = stored(self.dtype)
+        scale = self.param("scale", self.scale_init, (channels,), kind)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), kind)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), kind)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), kind)
+        if not train:
+            factor = scale * lax.rsqrt(running_var.value + self.epsilon)
+            return ((x.astype(kind) - running_mean.value) * factor + bias).astype(self.dtype)
+
+        size = self.group or batch
+        if batch % size:
+            raise ValueError(f"batch norm: a batch of {batch} is no multiple of group={size}")
+        grouped = x.astype(kind).reshape(batch // size, size, *x.shape[1:])
+        mean = grouped.mean((1, 2, 3))
+        # One pass over x; float32 may round a variance of 0 to less.
+        var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0.0)
+        if not self.is_initializing():
+            for running, now in ((running_mean, mean), (running_var, var)):
+                running.value += (1 - self.momentum) * (now.mean(0) - running.value)
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        mean, factor = (v[:, None, None, None] for v in (mean, factor))
+        return ((grouped - mean) * factor + bias).reshape(x.shape).astype(self.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -92,6 +111,7 @@ class ConvNorm(nn.Module):
     padding: int | None = None
     dtype: Any = jnp.float32
     activation: Callable | None = nn.silu
+    norm_group: int = 0
     momentum: float = 0.9
     scale_init: Callable = nn.initializers.ones
 
@@ -104,8 +124,11 @@ class ConvNorm(nn.Module):
             self.groups,
             padding=self.padding,
             dtype=self.dtype,
+            name="conv",
         )(x)
-        x = BatchNorm(self.dtype, self.momentum, scale_init=self.scale_init)(x, train)
+        x = BatchNorm(
+            self.dtype, self.norm_group, self.momentum, scale_init=self.scale_init, name="norm"
+        )(x, train)
         return x if self.activation is None else self.activation(x)
 
 

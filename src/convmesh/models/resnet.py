@@ -16,10 +16,11 @@ class BasicBlock(nn.Module):
     features: int
     stride: int = 1
     dtype: Any = jnp.float32
+    norm_group: int = 0
 
     @nn.compact
     def __call__(self, x, train: bool):
-        brick = partial(ConvNorm, self.features, dtype=self.dtype)
+        brick = partial(ConvNorm, self.features, dtype=self.dtype, norm_group=self.norm_group)
         y = brick(stride=self.stride, activation=nn.relu, name="conv1")(x, train)
         y = brick(activation=None, scale_init=nn.initializers.zeros, name="conv2")(y, train)
         if x.shape != y.shape:
@@ -34,18 +35,18 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...]
     dtype: Any = jnp.float32
     width: int = 64
+    norm_group: int = 0
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        stem = ConvNorm(
-            self.width, kernel=7, stride=2, activation=nn.relu, dtype=self.dtype, name="stem"
-        )
+        kind = {"dtype": self.dtype, "norm_group": self.norm_group}
+        stem = ConvNorm(self.width, 7, stride=2, activation=nn.relu, name="stem", **kind)
         x = max_pool(stem(x, train), 3, stride=2, padding=1)
         for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 stride = 2 if stage and not i else 1
                 name = f"stage{stage + 1}_block{i + 1}"
-                x = BasicBlock(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
+                x = BasicBlock(self.width * 2**stage, stride, name=name, **kind)(x, train)
         x = x.mean(axis=(1, 2), dtype=stored(self.dtype))
         return Dense(self.classes, dtype=stored(self.dtype), name="head")(x)
 

@@ -28,5 +28,7 @@ def make_task(config, classes: int):
     from convmesh.tasks.classify import Classify
     from convmesh.tasks.detect import Detect
 
-    tasks = {"classify": Classify, "detect": Detect}
-    return tasks[config.task](classes=classes, image_size=tuple(config.data.image_size))
+    size = tuple(config.data.image_size)
+    if config.task == "detect":
+        return Detect(classes, size, class_weight=config.loss.class_weight)
+    return Classify(classes, size)

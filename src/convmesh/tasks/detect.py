@@ -29,6 +29,7 @@ class Detect:
     iou_threshold: float = 0.65
     candidates: int = 300  # (point, class) pairs that enter suppression
     max_detections: int = 100
+    class_weight: float = 1.0  # of the class loss, beside BOX_WEIGHT and DISTRIBUTION_WEIGHT
 
     best_metric = "AP"
 
@@ -78,7 +79,7 @@ class Detect:
         bins_loss = distribution_focal(outputs.distance_logits, distances).mean(-1)
 
         parts = {
-            "class": jnp.sum(class_loss * weight),
+            "class": self.class_weight * jnp.sum(class_loss * weight),
             "confidence": jnp.sum(confidence_loss * weight),
             "box": BOX_WEIGHT * jnp.sum(box_loss * target),
             "distribution": DISTRIBUTION_WEIGHT * jnp.sum(bins_loss * target),
