@@ -1,6 +1,7 @@
 """All tests run on 8 simulated CPU devices, whatever the machine has; and the runs they share."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -68,5 +69,12 @@ def scene_run(tmp_path_factory, tfds_root):
 
     Trained on 2 devices, so what the tests do with it on 8 it does on a mesh it has not seen.
     """
-    workdir = tmp_path_factory.mktemp("runs") / "scenes"
-    return runs.train_in_another_process(runs.scene_config(tfds_root), workdir, devices=2)
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all processes of this session: the first trains, the others wait
+    workdir = root / "scenes"
+    with open(root / "scenes.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not workdir.exists():
+            runs.train_in_another_process(runs.scene_config(tfds_root), workdir, devices=2)
+    return workdir

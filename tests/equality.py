@@ -3,14 +3,22 @@
 In float32 correct programs differ by up to 1e-2 in a gradient leaf, and wrong ones by no more.
 """
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from convmesh import mesh as meshes
+from convmesh.models import make_model
 from convmesh.models.detector import grid_points
+from convmesh.models.resnet import ResNet
+from convmesh.models.small_cnn import SmallCNN
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
+from convmesh.tasks.classify import Classify
+from convmesh.tasks.detect import Detect
 
 TOLERANCE = 1e-9  # of a leaf's scale
 FLOOR = 1e-12  # for leaves that are zero in theory: a bias before a norm
@@ -82,6 +90,40 @@ def three_steps(model, task, size: int, shape, batch: int = 8):
         if i == 0:
             seen["gradients"] = jax.device_get(state.opt_state[0].trace)
     return seen | {"state": jax.device_get(state)}
+
+
+def case(name):
+    """(model, task, image side) of a tiny net of each family, and of the real ones."""
+    dtype = jnp.float64
+    classify = lambda classes: Classify(classes, (0, 0))  # noqa: E731
+    return {
+        "tiny small_cnn": lambda: (SmallCNN(8, dtype, (8, 16), hidden=16), classify(8), 16),
+        "tiny resnet": lambda: (ResNet(8, (1, 1), dtype, width=8), classify(8), 32),
+        "ghost resnet": lambda: (
+            ResNet(8, (1, 1), dtype, width=8, norm_group=2),
+            classify(8),
+            32,
+        ),
+        "tiny detector": lambda: (
+            make_model("detector_tiny", "detect", 8, dtype),
+            Detect(8, (64, 64)),
+            64,
+        ),
+        "small_cnn": lambda: (make_model("small_cnn", "classify", 10, dtype), classify(10), 32),
+        "resnet18": lambda: (make_model("resnet18", "classify", 10, dtype), classify(10), 64),
+        "detector_nano": lambda: (
+            make_model("detector_nano", "detect", 10, dtype),
+            Detect(10, (96, 96)),
+            96,
+        ),
+    }[name]()
+
+
+@functools.cache
+def one_device(name):
+    """The reference, computed once."""
+    with jax.enable_x64(True):
+        return three_steps(*case(name), (1, 1, 1))
 
 
 def noise_images(size: int, batch: int = 8, seed: int = 0):

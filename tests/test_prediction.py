@@ -35,7 +35,7 @@ def classifier(photo_run):
 
 def scene(index):
     """(image, boxes, names) of one of the scenes that the detector knows by heart."""
-    image, boxes, labels, _ = digit_scenes.compose(0, "train", runs.FIRST_SCENE + index)
+    image, boxes, labels, _ = digit_scenes.compose(0, "train", index)
     return image, np.asarray(boxes, np.float32), [str(label) for label in labels]
 
 
@@ -82,15 +82,16 @@ def test_what_it_knows_by_heart_it_finds_in_the_images_own_pixels(detector):
 
 
 def test_an_image_that_is_no_square_is_not_squeezed(detector):
-    # A strip of a scene: the network gets it at the same size, with grey at both sides.
-    image, boxes, names = scene(CROWDED)
-    whole = boxes[:, 2] <= 156
-    [found] = detector([np.ascontiguousarray(image[:, :160])])
-    seen = [
-        name in np.array(found["classes"])[np.abs(found["boxes"] - box).max(1) <= 5]
-        for box, name in zip(boxes[whole], np.array(names)[whole], strict=True)
-    ]
-    assert len(seen) >= 4 and np.mean(seen) > 0.5
+    # The middle strip of a scene: its pixels lie where they were learnt, with grey at both sides.
+    seen = []
+    for i in range(8):
+        image, boxes, names = scene(i)
+        [found] = detector([np.ascontiguousarray(image[:, 32:192])])
+        whole = (boxes[:, 0] >= 32) & (boxes[:, 2] <= 192)
+        for box, name in zip(boxes[whole] - (32, 0, 32, 0), np.array(names)[whole], strict=True):
+            near = np.abs(found["boxes"] - box).max(1) <= 6
+            seen.append(name in np.array(found["classes"])[near])
+    assert len(seen) >= 15 and np.mean(seen) > 0.6
 
 
 @pytest.mark.parametrize("size", [(61, 47), (33, 500), (501, 97), (1, 1)], ids=str)

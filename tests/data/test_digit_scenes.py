@@ -215,7 +215,7 @@ def test_second_process_takes_what_the_first_wrote(prepared, tmp_path, monkeypat
     builder = scenes.prepare("tiny", tmp_path)
     assert len(builder.as_data_source("test")) == 16
     left = [p.name for p in (tmp_path / "digit_scenes" / "tiny").iterdir()]
-    assert left == ["1.0.0"]
+    assert left == ["2.0.0"]
 
 
 def test_failed_preparing_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -225,4 +225,4 @@ def test_failed_preparing_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes.DigitScenes, "_scene", full_disk)
     with pytest.raises(OSError, match="no space left"):
         scenes.prepare("tiny", tmp_path)
-    assert not list(tmp_path.glob("digit_scenes/tiny/1.0.0*"))
+    assert not list(tmp_path.glob("digit_scenes/tiny/2.0.0*"))

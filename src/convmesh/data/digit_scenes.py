@@ -536,7 +536,8 @@ class DigitScenesConfig(tfds.core.BuilderConfig):
 class DigitScenes(tfds.core.GeneratorBasedBuilder):
     """Handwritten digits in cluttered scenes; `image/id` is the scene's index."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    # Every change of the pixels is a new version: TFDS would go on reading what it wrote before.
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS = [
         DigitScenesConfig(
             name="full",

@@ -2,8 +2,8 @@
 
 A residual backbone gives C3 to C5; a path-aggregation pyramid (arXiv 1803.01534) mixes them; a head
 with convolutions shared across levels and norms apart (RTMDet, arXiv 2212.07784) gives, for each
-point of each level, the class logits, the logits of the distances to the box's four sides (distribution
-focal loss, arXiv 2006.04388), and one logit of box confidence.
+point of each level, the class logits, the logits of the distances to the box's four sides
+(distribution focal loss, arXiv 2006.04388), and one logit of box confidence.
 """
 
 from functools import partial

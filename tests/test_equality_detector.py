@@ -1,0 +1,18 @@
+"""The detector, on every mesh, trains as on one device (see `equality`)."""
+
+import equality
+import pytest
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.mark.parametrize("shape", equality.ALL_MESHES, ids=str)
+def test_the_tiny_detector_on_every_mesh(shape):
+    result = equality.three_steps(*equality.case("tiny detector"), shape)
+    equality.assert_equal(result, equality.one_device("tiny detector"))
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 2)], ids=str)
+def test_the_demos_detector(shape):
+    result = equality.three_steps(*equality.case("detector_nano"), shape)
+    equality.assert_equal(result, equality.one_device("detector_nano"))
