@@ -1,4 +1,4 @@
-"""Every classifier, on every mesh, trains as on one device (see `equality`); and the proof bites."""
+"""Classifiers train on every mesh as on one device (see `equality`), and a mistake is found."""
 
 import functools
 
