@@ -12,7 +12,7 @@ from convmesh.config import defaults
 def get_config():
     config = defaults("detect")
     config.model.name = "detector_nano"
-    config.model.norm_group = 4  # on 2 devices no step waits for batch statistics
+    config.model.norm_group = 4  # so that 2 devices normalise without each other
     config.data.name = "digit_scenes"
     config.data.image_size = (224, 224)
     config.data.max_boxes = 8

@@ -17,9 +17,9 @@ What holds for every scene:
   in (3 |dR| + 6 |dG| + |dB|) / 10.
 
 The splits take their digits from contiguous ranges that share nothing (`DIGIT_RANGES`): test
-0..299, validation 300..599, train 600..1796 in scikit-learn's order. That order is by writer, so
-the writers of test and validation are new. The two are equally hard: a support vector machine on
-the bare digits, trained on the train range, gets 97.0% and 97.3%. (Were the last 600 held out, it
+0..299, validation 300..599, train 600..1796 in scikit-learn's order, where neighbours tend to be of
+one hand. Test and validation are equally hard: a support vector machine on the bare digits, trained
+on the train range, gets 97.0% and 97.3%. (Were the last 600 held out, it
 would get 99.3% of 1197..1496 and 94.7% of 1497..1796: validation would say little of test.)
 
 Everything is integer arithmetic on Philox's raw words, keyed by (seed, split, index): a scene has

@@ -61,8 +61,8 @@ class BatchNorm(nn.Module):
     """Batch norm (arXiv 1502.03167) over the global batch, or over ghost groups of it.
 
     `group` examples that follow one another are normalised together, by their own statistics
-    (arXiv 1705.08741, section 4): where a device holds whole groups it needs no other
-    device. 0 is the whole global batch. Running statistics are the mean over the groups.
+    (arXiv 1705.08741, section 4): where a device holds whole groups it normalises them without any
+    other device. 0 is the whole global batch. Running statistics are the mean over all groups.
     Statistics are at least float32. `momentum` is the weight of the old running value.
 
     Raises ValueError if the batch is no multiple of `group`.
