@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from convmesh.models import make_model
-from convmesh.models.resnet import BasicBlock, ResNet
+from convmesh.models.layers import ResidualBlock
+from convmesh.models.resnet import BasicBlock, Bottleneck, ResNet
 
 
 def shapes(model, size):
@@ -13,12 +14,19 @@ def shapes(model, size):
     return jax.eval_shape(model.init_with_output, jax.random.key(0), image)
 
 
-def test_resnet18_has_the_parameters_that_everybodys_has():
-    logits, variables = shapes(make_model("resnet18", "classify", 1000, jnp.float32), (224, 224))
+@pytest.mark.parametrize(
+    "name, parameters, norms",  # torchvision's counts; channels of all norms
+    [
+        ("resnet18", 11_689_512, 4800),
+        ("resnet34", 21_797_672, 8512),
+        ("resnet50", 25_557_032, 26560),
+    ],
+)
+def test_the_parameters_that_everybodys_has(name, parameters, norms):
+    logits, variables = shapes(make_model(name, "classify", 1000, jnp.float32), (224, 224))
     assert logits.shape == (2, 1000)
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 11_689_512
-    # Mean and variance of each of the 20 norms.
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"])) == 2 * 4800
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"])) == 2 * norms
 
 
 @pytest.mark.parametrize("size", [(224, 224), (33, 50), (32, 32)], ids=str)
@@ -27,7 +35,9 @@ def test_stages_halve_the_image(size):
     image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     _, seen = jax.eval_shape(
         lambda image: model.init_with_output(
-            jax.random.key(0), image, capture_intermediates=lambda m, _: isinstance(m, BasicBlock)
+            jax.random.key(0),
+            image,
+            capture_intermediates=lambda m, _: isinstance(m, ResidualBlock),
         ),
         image,
     )
@@ -37,10 +47,11 @@ def test_stages_halve_the_image(size):
         assert output.shape == (2, rows, columns, 64 * 2**stage)
 
 
-def test_a_block_starts_as_the_identity():
+@pytest.mark.parametrize("block, features", [(BasicBlock, 4), (Bottleneck, 1)])
+def test_a_block_starts_as_the_identity(block, features):
     # The last norm's scale is zero: gradients first flow through the shortcuts.
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype(np.float32)
-    y, _ = BasicBlock(4).init_with_output(jax.random.key(0), x, train=False)
+    y, _ = block(features).init_with_output(jax.random.key(0), x, train=False)
     np.testing.assert_array_equal(y, np.maximum(x, 0))
 
 
@@ -50,12 +61,13 @@ def test_only_blocks_that_change_the_shape_have_a_shortcut():
     assert having == ["stage2_block1"]
 
 
-def test_the_stride_stands_in_the_3x3():
+@pytest.mark.parametrize("block, last", [(BasicBlock, "conv2"), (Bottleneck, "conv3")])
+def test_the_stride_stands_in_the_3x3(block, last):
     # v1.5: of all pixels, none is unseen by a block of stride 2.
-    block, x = BasicBlock(4, stride=2), np.random.default_rng(0).normal(size=(8, 6, 6, 4))
+    block, x = block(4, stride=2), np.random.default_rng(0).normal(size=(8, 6, 6, 4))
     x = x.astype(np.float32)
     variables = block.init(jax.random.key(0), x, train=False)
-    scale = variables["params"]["conv2"]["norm"]["scale"]
-    variables["params"]["conv2"]["norm"]["scale"] = jnp.ones_like(scale)
+    scale = variables["params"][last]["norm"]["scale"]
+    variables["params"][last]["norm"]["scale"] = jnp.ones_like(scale)
     seen = jax.grad(lambda x: block.apply(variables, x, train=False).sum())(x)
     assert (abs(seen).sum((0, 3)) > 0).all()

@@ -12,6 +12,8 @@ from convmesh.errors import ConfigError, nearest
 MODELS = {
     "small_cnn": ("classify", "convmesh.models.small_cnn", "SmallCNN"),
     "resnet18": ("classify", "convmesh.models.resnet", "ResNet18"),
+    "resnet34": ("classify", "convmesh.models.resnet", "ResNet34"),
+    "resnet50": ("classify", "convmesh.models.resnet", "ResNet50"),
     "detector_nano": ("detect", "convmesh.models.detector", "DetectorNano"),
     "detector_tiny": ("detect", "convmesh.models.detector", "DetectorTiny"),
 }

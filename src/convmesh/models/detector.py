@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from convmesh.models.layers import BatchNorm, Conv, ConvNorm, stored
+from convmesh.models.layers import BatchNorm, Conv, ConvNorm, ResidualBlock, stored
 from convmesh.ops.pool import upsample_nearest
 
 STRIDES = (8, 16, 32)
@@ -45,20 +45,6 @@ def grid_points(image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(centres).astype(np.float32), np.concatenate(strides).astype(np.float32)
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity (arXiv 1512.03385), channels kept."""
-
-    dtype: Any = jnp.float32
-    norm_group: int = 0
-
-    @nn.compact
-    def __call__(self, x, train: bool):
-        brick = partial(ConvNorm, x.shape[-1], dtype=self.dtype, norm_group=self.norm_group)
-        y = brick(name="conv1")(x, train)
-        y = brick(activation=None, name="conv2")(y, train)
-        return nn.silu(x + y)
-
-
 class Backbone(nn.Module):
     """Images [batch, rows, columns, 3] -> features of strides 8, 16, 32 (C3, C4, C5).
 
@@ -81,7 +67,7 @@ class Backbone(nn.Module):
             else:
                 x = ConvNorm(width, stride=2, name=f"down{i + 1}", **kind)(x, train)
             for j in range(depth):
-                x = ResidualBlock(name=f"stage{i + 1}_block{j + 1}", **kind)(x, train)
+                x = ResidualBlock(width, name=f"stage{i + 1}_block{j + 1}", **kind)(x, train)
             levels.append(x)
         return levels[1:]
 

@@ -5,6 +5,7 @@ the arithmetic; parameters and statistics are kept in at least float32.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -130,6 +131,33 @@ class ConvNorm(nn.Module):
             self.dtype, self.norm_group, self.momentum, scale_init=self.scale_init, name="norm"
         )(x, train)
         return x if self.activation is None else self.activation(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity, or beside a 1x1 where shapes change (ResNet's
+    basic block, arXiv 1512.03385).
+
+    [batch, rows, columns, c] -> [batch, rows / stride, columns / stride, features].
+    `last_scale_init` of zeros lets the block start as the identity (arXiv 1706.02677).
+    """
+
+    features: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+    norm_group: int = 0
+    activation: Callable = nn.silu
+    last_scale_init: Callable = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        brick = partial(
+            ConvNorm, self.features, dtype=self.dtype, norm_group=self.norm_group, activation=None
+        )
+        y = self.activation(brick(stride=self.stride, name="conv1")(x, train))
+        y = brick(scale_init=self.last_scale_init, name="conv2")(y, train)
+        if x.shape != y.shape:
+            x = brick(kernel=1, stride=self.stride, name="shortcut")(x, train)
+        return self.activation(x + y)
 
 
 class Dense(nn.Module):

@@ -1,4 +1,4 @@
-"""ResNet v1.5 (He et al., arXiv 1512.03385; the stride stands in a block's 3x3 convolution)."""
+"""ResNet v1.5 (arXiv 1512.03385; the stride of a bottleneck stands in its 3x3 convolution)."""
 
 from functools import partial
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from convmesh.models.layers import ConvNorm, Dense, stored
+from convmesh.models.layers import ConvNorm, Dense, ResidualBlock, stored
 from convmesh.ops.pool import max_pool
 
+BasicBlock = partial(ResidualBlock, activation=nn.relu, last_scale_init=nn.initializers.zeros)
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the shortcut; the last norm starts at zero, so as the identity."""
+
+class Bottleneck(nn.Module):
+    """1x1 to `features`, 3x3, 1x1 to four times as many, beside the shortcut."""
 
     features: int
     stride: int = 1
@@ -20,11 +22,13 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        brick = partial(ConvNorm, self.features, dtype=self.dtype, norm_group=self.norm_group)
-        y = brick(stride=self.stride, activation=nn.relu, name="conv1")(x, train)
-        y = brick(activation=None, scale_init=nn.initializers.zeros, name="conv2")(y, train)
+        brick = partial(ConvNorm, dtype=self.dtype, norm_group=self.norm_group, activation=None)
+        wide = 4 * self.features
+        y = nn.relu(brick(self.features, kernel=1, name="conv1")(x, train))
+        y = nn.relu(brick(self.features, stride=self.stride, name="conv2")(y, train))
+        y = brick(wide, kernel=1, scale_init=nn.initializers.zeros, name="conv3")(y, train)
         if x.shape != y.shape:
-            x = brick(kernel=1, stride=self.stride, activation=None, name="shortcut")(x, train)
+            x = brick(wide, kernel=1, stride=self.stride, name="shortcut")(x, train)
         return nn.relu(x + y)
 
 
@@ -36,6 +40,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     width: int = 64
     norm_group: int = 0
+    block: Any = BasicBlock
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -46,9 +51,11 @@ class ResNet(nn.Module):
             for i in range(blocks):
                 stride = 2 if stage and not i else 1
                 name = f"stage{stage + 1}_block{i + 1}"
-                x = BasicBlock(self.width * 2**stage, stride, name=name, **kind)(x, train)
+                x = self.block(self.width * 2**stage, stride, name=name, **kind)(x, train)
         x = x.mean(axis=(1, 2), dtype=stored(self.dtype))
         return Dense(self.classes, dtype=stored(self.dtype), name="head")(x)
 
 
 ResNet18 = partial(ResNet, blocks=(2, 2, 2, 2))
+ResNet34 = partial(ResNet, blocks=(3, 4, 6, 3))
+ResNet50 = partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck)
