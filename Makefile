@@ -2,6 +2,7 @@
 #
 #   make demo       train configs/demo.py into runs/demo, evaluate it, draw its detections
 #   make test       run every test
+#   make proof      every mesh against one device, in float64: writes docs/equality.md
 #   make lint       check style and types
 #   make lock       compile the lock again (LOCK_FLAGS=--upgrade takes newer releases)
 #   make clean      remove .venv and the tools' caches (runs/ stays)
@@ -29,7 +30,7 @@ EXTRA_READY := $(if $(EXTRA),$(READY)-$(EXTRA))
 unexport PYTHONPATH PYTHONHOME
 export PIP_USER := 0
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test proof lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY) $(EXTRA_READY)
@@ -41,6 +42,9 @@ demo: $(READY) $(EXTRA_READY)
 
 test: $(READY) $(EXTRA_READY)
 	$(BIN)/python -m pytest $(TEST_FLAGS)
+
+proof: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/proof_table.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

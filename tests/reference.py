@@ -5,15 +5,14 @@ import numpy as np
 
 def windows(x, extent, stride, padding, dilation, fill):
     """Each window's place in the result and its values: (row, column), [batch, k, k, channels]."""
+    stride, dilation = np.broadcast_to(stride, 2), np.broadcast_to(dilation, 2)
     padded = np.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)), constant_values=fill)
-    reach = [dilation * (k - 1) + 1 for k in extent]
-    for row in range((padded.shape[1] - reach[0]) // stride + 1):
-        for column in range((padded.shape[2] - reach[1]) // stride + 1):
-            y, x = row * stride, column * stride
-            yield (
-                (row, column),
-                padded[:, y : y + reach[0] : dilation, x : x + reach[1] : dilation],
-            )
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, extent, strict=True)]
+    for row in range((padded.shape[1] - reach[0]) // stride[0] + 1):
+        for column in range((padded.shape[2] - reach[1]) // stride[1] + 1):
+            y, x = row * stride[0], column * stride[1]
+            taps = slice(y, y + reach[0], dilation[0]), slice(x, x + reach[1], dilation[1])
+            yield (row, column), padded[(slice(None), *taps)]
 
 
 def conv2d(x, kernel, stride=1, padding=(0, 0), dilation=1, groups=1):

@@ -15,7 +15,7 @@ from convmesh.mesh import DATA, SPATIAL
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.mark.parametrize("shape", equality.ALL_MESHES, ids=str)
+@pytest.mark.parametrize("shape", equality.ALL_LAYOUTS, ids=str)
 @pytest.mark.parametrize("name", ["tiny small_cnn", "tiny resnet"])
 def test_tiny_nets_on_every_mesh(name, shape):
     equality.assert_equal(
@@ -30,7 +30,26 @@ def test_ghost_groups(shape):
     equality.assert_equal(result, equality.one_device("ghost resnet"))
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 2)], ids=str)
+@functools.cache
+def in_two_ghost_groups(name):
+    """Steps on one device, each on a whole batch whose halves are normalised apart."""
+    model, *rest = equality.case(name)
+    if hasattr(model, "norm_group"):
+        model = model.clone(norm_group=4)
+    return equality.three_steps(model, *rest, (1, 1, 1), clip=0.1)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (4, 1, 2, True)], ids=str)
+@pytest.mark.parametrize("name", ["tiny small_cnn", "tiny resnet"])
+def test_two_micro_batches_on_a_mesh_are_one_batch(name, shape):
+    result = equality.three_steps(*equality.case(name), shape, accumulate=2, clip=0.1)
+    equality.assert_equal(result, in_two_ghost_groups(name))
+
+
+WHOLE = [(4, 1, 2), (2, 2, 2), (8, 1, 1, True), (2, 2, 2, True)]
+
+
+@pytest.mark.parametrize("shape", WHOLE, ids=str)
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
 def test_whole_nets(name, shape):
     equality.assert_equal(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import equality
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,36 @@ from jax.sharding import AxisType, NamedSharding
 from convmesh import mesh as meshes
 from convmesh.errors import ConfigError
 from convmesh.mesh import DATA, MODEL, SPATIAL, P, make_mesh
+from convmesh.share import Share
 
 CUBE = (2, 2, 2)
+CUBE_FSDP = (2, 2, 2, True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device of another process, as far as a mesh needs one."""
+
+    id: int
+    process_index: int = 0
+    slice_index: int = 0
+    coords: tuple = (0, 0, 0)
+    core_on_chip: int = 0
+    platform: str = "cpu"
+    device_kind: str = "fake"
+
+
+def fakes(count=8, each=4):
+    """Devices of which each process has `each`."""
+    return [Device(i, process_index=i // each) for i in range(count)]
 
 
 def sizes(mesh):
     return tuple(mesh.shape[axis] for axis in (DATA, SPATIAL, MODEL))
+
+
+def ids(devices):
+    return np.vectorize(lambda device: device.id)(devices).tolist()
 
 
 # --- making one ---------------------------------------------------------------------------------
@@ -67,6 +93,46 @@ def test_sizes_that_do_not_fit_are_refused(asked, said):
     assert error.value.exit_code == 2
 
 
+def test_fsdp_marks_the_mesh_and_moves_no_device():
+    mesh = make_mesh(2, 2, 2, fsdp=True)
+    assert mesh.axis_names == (DATA, SPATIAL, MODEL, meshes.FSDP)
+    assert sizes(mesh) == (2, 2, 2) and mesh.shape[meshes.FSDP] == 1
+    assert mesh.devices[..., 0].tolist() == make_mesh(2, 2, 2).devices.tolist()
+    # jit remembers programs by the mesh: the two must not be taken for one another.
+    assert mesh != make_mesh(2, 2, 2) and mesh.abstract_mesh != make_mesh(2, 2, 2).abstract_mesh
+
+
+def test_neighbours_differ_in_model_and_then_in_spatial():
+    assert ids(make_mesh(2, 2, 2).devices) == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+    # 4 x 2 chips of a TPU: neighbours there, not in the order of the list.
+    chips = [
+        Device(i, coords=(i % 4, i // 4, 0), platform="tpu", device_kind="TPU v5 lite")
+        for i in (0, 3, 6, 1, 4, 7, 2, 5)
+    ]
+    where = np.vectorize(lambda chip: np.array(chip.coords), signature="()->(n)")
+    at = where(make_mesh(2, 2, 2, devices=chips).devices)  # [data, spatial, model, 3]
+    assert (np.abs(at[:, :, 0] - at[:, :, 1]).sum(-1) == 1).all()
+    between = np.abs(at[:, 0, :, None] - at[:, 1, None, :]).sum(-1)
+    assert between.min((1, 2)).tolist() == [1, 1]
+
+
+def test_data_alone_goes_across_slices():
+    # The devices of two slices, listed by turns.
+    devices = [Device(i, slice_index=i % 2) for i in range(8)]
+    mesh = make_mesh(2, 2, 2, devices=devices)
+    assert ids(mesh.devices) == [[[0, 2], [4, 6]], [[1, 3], [5, 7]]]
+    assert ids(make_mesh(4, 1, 2, devices=devices).devices) == [
+        [[0, 2]], [[4, 6]], [[1, 3]], [[5, 7]],
+    ]  # fmt: skip
+    # Where it cannot, all are taken as they come.
+    assert ids(make_mesh(1, 4, 2, devices=devices).devices) == [[[0, 1], [2, 3], [4, 5], [6, 7]]]
+
+
+def test_a_mesh_is_described():
+    assert meshes.describe(make_mesh(4, 2, 1)) == "data 4, spatial 2, model 1"
+    assert meshes.describe(make_mesh(2, 2, 2, fsdp=True)) == "data 2, spatial 2, model 2, fsdp"
+
+
 # --- the table ----------------------------------------------------------------------------------
 
 # Where all of 2 x 2 x 2 devices are used; an axis is left out where it does not divide.
@@ -114,6 +180,43 @@ def test_parameters(shape, wanted):
     assert meshes.parameter(shape, equality.make_mesh(CUBE)) == wanted
 
 
+@pytest.mark.parametrize(
+    "mesh, shape, wanted",
+    [
+        (CUBE_FSDP, (3, 3, 4, 8), P(None, None, DATA, MODEL)),  # by input channels too
+        (CUBE_FSDP, (3, 3, 3, 8), P(None, None, None, (MODEL, DATA))),  # 3 do not divide
+        (CUBE_FSDP, (3, 3, 3, 6), P(None, None, None, MODEL)),  # nor do the 3 of a model's part
+        (CUBE_FSDP, (3, 3, 4, 5), P(None, None, DATA, None)),
+        (CUBE_FSDP, (3, 3, 3, 5), P(None, None, None, None)),
+        (CUBE_FSDP, (6, 8), P(DATA, MODEL)),
+        (CUBE_FSDP, (8,), P(MODEL)),  # vectors as ever
+        (CUBE_FSDP, (), P()),
+        ((8, 1, 1, True), (3, 3, 16, 8), P(None, None, DATA, None)),
+        ((8, 1, 1, True), (7, 7, 3, 16), P(None, None, None, DATA)),
+        ((8, 1, 1, True), (16,), P(None)),
+        ((1, 4, 2, True), (3, 3, 4, 8), P(None, None, None, MODEL)),  # nothing to share over
+        ((8, 1, 1), (3, 3, 16, 8), P(None, None, None, None)),
+    ],
+    ids=str,
+)
+def test_parameters_with_fsdp(mesh, shape, wanted):
+    mesh = equality.make_mesh(mesh)
+    assert meshes.parameter(shape, mesh) == wanted
+    with jax.set_mesh(mesh):
+        assert meshes.parameter(shape) == wanted
+
+
+def test_fsdp_leaves_each_device_its_part_of_the_kernels():
+    mesh = equality.make_mesh(CUBE_FSDP)
+    state = {"kernel": np.ones((3, 3, 4, 8)), "stem": np.ones((7, 7, 3, 8)), "bias": np.ones(8)}
+    layout = meshes.state_shardings(mesh, {"params": state, "momentum": state, "step": np.int32(0)})
+    assert layout["params"]["kernel"] == NamedSharding(mesh, P(None, None, DATA, MODEL))
+    assert layout["momentum"] == layout["params"] and layout["step"] == NamedSharding(mesh, P())
+    placed = jax.device_put(state, layout["params"])
+    held = {name: leaf.addressable_shards[0].data.shape for name, leaf in placed.items()}
+    assert held == {"kernel": (3, 3, 2, 4), "stem": (7, 7, 3, 2), "bias": (4,)}
+
+
 def test_a_state_is_laid_out_leaf_by_leaf():
     mesh = equality.make_mesh(CUBE)
     state = {"step": np.int32(0), "params": {"kernel": np.ones((3, 3, 3, 8)), "bias": np.ones(8)}}
@@ -145,6 +248,31 @@ def test_batches():
     assert {name: at.spec for name, at in layout.items()} == wanted
     placed = jax.device_put(batch, layout)
     assert placed["image"].addressable_shards[0].data.shape == (2, 3, 6, 4)
+
+
+def test_stacked_batches_are_laid_out_like_each_of_their_parts():
+    mesh = equality.make_mesh(CUBE)
+    batch = {
+        "image": np.zeros((2, 4, 6, 6, 4)),
+        "boxes": np.zeros((4, 2, 5)),
+        "odd": np.ones((2, 3)),
+    }
+    layout = meshes.batch_shardings(mesh, batch, stacked=True)
+    assert {name: at.spec for name, at in layout.items()} == {
+        "image": P(None, DATA, SPATIAL, None, None),
+        "boxes": P(None, DATA),
+        "odd": P(None, None),
+    }
+
+
+@pytest.mark.parametrize("shape", [CUBE, CUBE_FSDP], ids=str)
+def test_an_array_is_laid_out_like_a_parameter(shape):
+    kernel = np.ones((3, 3, 4, 8))
+    assert meshes.like_a_parameter(kernel) is kernel  # outside any mesh
+    mesh = equality.make_mesh(shape)
+    made = meshes.on_mesh(mesh, jax.jit(lambda: meshes.like_a_parameter(jnp.ones((3, 3, 4, 8)))))()
+    wanted = NamedSharding(mesh, meshes.parameter((3, 3, 4, 8), mesh))
+    assert made.sharding.is_equivalent_to(wanted, 4)
 
 
 def test_replicated_is_whole_everywhere():
@@ -197,3 +325,137 @@ def test_per_example_runs_on_each_devices_own(batch):
         np.testing.assert_array_equal(twice, x * 2)
         np.testing.assert_array_equal(rest["sum"], (2 * x).sum(axis=1))
         assert seen[-1] == own
+
+
+# --- from host arrays to the mesh ----------------------------------------------------------------
+
+
+def shares(mesh, processes, *sizes):
+    """What each process reads: [(examples, owned ones, rows), ...]."""
+    found = [meshes.share_of(mesh, *sizes, process=i) for i in range(processes)]
+    return [
+        (s.examples.tolist(), s.examples[s.owned].tolist(), (s.rows.start, s.rows.stop))
+        for s in found
+    ]
+
+
+@pytest.mark.parametrize("shape", [CUBE, (8, 1, 1), (1, 8, 1)], ids=str)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_one_process_reads_all(shape, parts):
+    share = meshes.share_of(equality.make_mesh(shape), 16, 24, parts)
+    assert (share.batch_size, share.height, share.micro_batches) == (16, 24, parts)
+    assert share.examples.tolist() == list(range(16)) and share.owned.all()
+    assert share.rows == slice(0, 24)
+
+
+def test_processes_along_data_read_their_own_examples():
+    mesh = make_mesh(2, 2, 2, devices=fakes())
+    assert shares(mesh, 2, 8, 12) == [
+        ([0, 1, 2, 3], [0, 1, 2, 3], (0, 12)),
+        ([4, 5, 6, 7], [4, 5, 6, 7], (0, 12)),
+    ]
+    # Of each of two micro-batches.
+    assert shares(mesh, 2, 8, 12, 2) == [
+        ([0, 1, 4, 5], [0, 1, 4, 5], (0, 12)),
+        ([2, 3, 6, 7], [2, 3, 6, 7], (0, 12)),
+    ]
+
+
+def test_processes_along_spatial_read_rows_and_the_first_owns_the_examples():
+    mesh = make_mesh(2, 4, 1, devices=fakes(each=2))
+    assert shares(mesh, 4, 4, 12) == [
+        ([0, 1], [0, 1], (0, 6)),
+        ([0, 1], [], (6, 12)),
+        ([2, 3], [2, 3], (0, 6)),
+        ([2, 3], [], (6, 12)),
+    ]
+    # 10 rows do not divide over 4 devices, so each has them all.
+    assert shares(mesh, 4, 4, 10)[3] == ([2, 3], [], (0, 10))
+
+
+def test_processes_along_model_read_the_same():
+    mesh = make_mesh(1, 1, 8, devices=fakes())
+    assert shares(mesh, 2, 4, 12) == [([0, 1, 2, 3],) * 2 + ((0, 12),), ([0, 1, 2, 3], [], (0, 12))]
+
+
+def test_an_odd_batch_stands_everywhere_and_is_owned_once():
+    mesh = make_mesh(8, 1, 1, devices=fakes())
+    assert shares(mesh, 2, 3, 12) == [([0, 1, 2],) * 2 + ((0, 12),), ([0, 1, 2], [], (0, 12))]
+
+
+def test_a_process_may_read_examples_that_do_not_follow_one_another():
+    by_turns = [dataclasses.replace(d, process_index=d.id % 2) for d in fakes()]
+    mesh = make_mesh(8, 1, 1, devices=by_turns)
+    assert shares(mesh, 2, 16, 12) == [
+        ([0, 1, 4, 5, 8, 9, 12, 13],) * 2 + ((0, 12),),
+        ([2, 3, 6, 7, 10, 11, 14, 15],) * 2 + ((0, 12),),
+    ]
+    assert shares(mesh, 2, 16, 12, 2)[1][0] == [1, 3, 5, 7, 9, 11, 13, 15]
+
+
+def host_batch(batch, height):
+    """Arrays in which every number is another."""
+    count = lambda *shape: np.arange(np.prod(shape)).reshape(shape)  # noqa: E731
+    return {
+        "image": count(batch, height, 5, 3).astype(np.float32),
+        "boxes": count(batch, 4, 4).astype(np.float32),
+        "index": count(batch),
+        "present": count(batch) % 3 > 0,
+    }
+
+
+@pytest.mark.parametrize("shape", [CUBE, (1, 8, 1), (8, 1, 1)], ids=str)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_batch_is_placed_whole(shape, parts):
+    mesh, batch = equality.make_mesh(shape), host_batch(16, 8)
+    placed = meshes.place(mesh, batch, meshes.share_of(mesh, 16, 8, parts))
+    assert placed.keys() == batch.keys()
+    layout = meshes.batch_shardings(mesh, placed, stacked=parts > 1)
+    for name, leaf in batch.items():
+        wanted = leaf.reshape(2, 8, *leaf.shape[1:]) if parts == 2 else leaf
+        np.testing.assert_array_equal(np.asarray(placed[name]), wanted)
+        assert placed[name].sharding == layout[name]
+    assert placed["index"].dtype == jnp.int32  # JAX has no int64 here
+    if parts == 1:
+        alone = meshes.place(mesh, batch)
+        assert all((np.asarray(alone[name]) == leaf).all() for name, leaf in batch.items())
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("shape", [(4, 2, 1), (2, 4, 1), (8, 1, 1), (1, 2, 4)], ids=str)
+def test_each_process_places_its_part_of_a_batch(shape, parts, monkeypatch):
+    """Every device of every process gets what it has of the whole batch, from a share of it."""
+    by_turns = [dataclasses.replace(d, process_index=d.id // 2 % 2) for d in fakes()]
+    mesh, whole = make_mesh(*shape, devices=by_turns), host_batch(16, 8)
+    asked = []
+
+    def only_of(process):
+        def make(shape, sharding, part_of_one):
+            devices = sharding.devices_indices_map(shape).items()
+            asked.extend(device for device, _ in devices if device.process_index == process)
+            return [
+                (index, part_of_one(index))
+                for device, index in devices
+                if device.process_index == process
+            ]
+
+        return make
+
+    for process in (0, 1):
+        share = meshes.share_of(mesh, 16, 8, parts, process)
+        mine = {name: leaf[share.examples] for name, leaf in whole.items()}
+        mine["image"] = mine["image"][:, share.rows]
+        monkeypatch.setattr(jax, "make_array_from_callback", only_of(process))
+        for name, shards in meshes.place(mesh, mine, share).items():
+            array = whole[name]
+            if parts == 2:
+                array = array.reshape(2, 8, *array.shape[1:])
+            for index, found in shards:
+                np.testing.assert_array_equal(found, array[index], err_msg=name)
+    assert len(asked) == 8 * len(whole)
+
+
+def test_a_share_of_all_is_everything():
+    share = Share.of_all(3, 7)
+    assert share.examples.tolist() == [0, 1, 2] and share.owned.tolist() == [True] * 3
+    assert (share.rows, share.micro_batches) == (slice(0, 7), 1)

@@ -139,24 +139,24 @@ def test_momentum_and_rate_are_those_of_the_config():
 
 
 def test_the_mesh_of_the_config():
-    mesh = make_run_mesh(config(mesh__data=-1, mesh__spatial=2, mesh__model=2), 16)
+    mesh = make_run_mesh(config(mesh__data=-1, mesh__spatial=2, mesh__model=2))
     assert dict(mesh.shape) == {"data": 2, "spatial": 2, "model": 2}
 
 
 def test_a_mesh_that_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="mesh.data=3.*8 device"):
-        make_run_mesh(config(mesh__data=3), 16)
+        make_run_mesh(config(mesh__data=3))
 
 
 @pytest.mark.parametrize("batch, near", [(20, "16"), (21, "24"), (1, "8")])
 def test_a_batch_that_does_not_divide_is_refused_with_a_size_that_does(batch, near):
     with pytest.raises(ConfigError, match=rf"train.batch_size={batch}: .* 8 devices.* {near},"):
-        make_run_mesh(config(), batch)
+        make_run_mesh(config(train__batch_size=batch))
 
 
 def test_an_unknown_model_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="small_cmm.*did you mean small_cnn"):
-        make_setup(config(model__name="small_cmm"), "ab", make_run_mesh(config(), 8))
+        make_setup(config(model__name="small_cmm"), "ab", make_run_mesh(config()))
 
 
 def test_precision():
@@ -178,9 +178,9 @@ def test_float64_is_refused_where_it_is_slow(monkeypatch):
 
 def test_setup_holds_what_the_config_says():
     given = config(train__epochs=2.0, data__image_size=(16, 16), ema__decay=0.0)
-    setup = make_setup(given, ("a", "b", "c"), make_run_mesh(given, 16), train_images=32)
+    setup = make_setup(given, ("a", "b", "c"), make_run_mesh(given), train_images=32)
     assert (setup.steps, setup.classes, setup.task.classes) == (4, ("a", "b", "c"), 3)
     assert setup.model.classes == 3 and setup.model.dtype == jnp.float32
     state = setup.abstract_state()
     assert state.ema is None
-    assert state.params["Dense_1"]["dense"]["kernel"].shape == (64, 3)
+    assert state.params["Dense_1"]["kernel"].shape == (64, 3)

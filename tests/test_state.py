@@ -42,7 +42,7 @@ def test_parameters_are_sharded_by_output_channels(state):
     assert found["stem/norm/scale"] == P("model")
     assert specs(state.batch_stats)["stem/norm/mean"] == P("model")
     # 5 classes do not divide over 2 devices, so all devices have them all.
-    assert found["head/dense/kernel"] == found["head/dense/bias"] == P()
+    assert found["head/kernel"] == found["head/bias"] == P()
     assert specs(state.step)[""] == P()
 
 

@@ -1,5 +1,7 @@
 """The train step: what it changes, what it must not change, and how it averages."""
 
+import functools
+
 import equality
 import jax
 import jax.numpy as jnp
@@ -8,10 +10,14 @@ import optax
 import pytest
 from runs import TinyNet
 
+import convmesh.step as steps
 from convmesh import mesh as meshes
 from convmesh.models import make_model
+from convmesh.models.detector import BINS, DetectorOutput
+from convmesh.proof import differences, sgd_steps
 from convmesh.state import TrainState, create_state
 from convmesh.step import ema_decay, jit_predict_step, jit_train_step, train_step
+from convmesh.tasks import Loss, normalise
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.detect import Detect
 
@@ -35,7 +41,7 @@ class Run:
         return create_state(self.model, self.optimizer, (SIZE, SIZE), self.mesh, 0, True)
 
     def put(self, batch):
-        return jax.device_put(batch, meshes.batch_shardings(self.mesh, batch))
+        return meshes.place(self.mesh, batch)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +96,8 @@ def test_the_state_is_donated_and_keeps_its_place(run):
 def poison(state, value):
     """`state` with one number of the head's bias replaced."""
     params = jax.tree.map(lambda leaf: leaf, state.params)
-    bias = params["head"]["dense"]["bias"]
-    params["head"]["dense"]["bias"] = jax.device_put(bias.at[0].set(value), bias.sharding)
+    bias = params["head"]["bias"]
+    params["head"]["bias"] = jax.device_put(bias.at[0].set(value), bias.sharding)
     return state.replace(params=params)
 
 
@@ -108,6 +114,17 @@ def test_a_loss_that_is_not_finite_changes_nothing_but_the_counters(run, value):
     assert all(jax.tree.leaves(kept)), kept
 
 
+def test_such_a_step_changes_nothing_where_parameters_are_sharded_over_data():
+    run = Run(shape=(8, 1, 1, True))
+    state = poison(run.new_state(), np.nan)
+    before, places = host(state), jax.tree.map(lambda leaf: leaf.sharding, state)
+    assert "data" in state.params["stem"]["conv"]["kernel"].sharding.spec
+    state, numbers = run.step(state, run.put(run.batch))
+    assert int(numbers["nonfinite_steps"]) == int(state.step) == 1
+    assert all(jax.tree.leaves(same_bits(before, host(state))))
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
+
+
 def test_training_goes_on_after_such_a_step(run):
     good, _ = run.step(run.new_state(), run.put(run.batch))
     good = host(good)
@@ -121,7 +138,7 @@ def test_training_goes_on_after_such_a_step(run):
     assert all(jax.tree.leaves(same_bits(good["opt_state"], after["opt_state"])))
 
 
-class Toy:
+class Toy(Loss):
     """A model of one vector `w` and one statistic, and its task: the loss is `of(w)`."""
 
     dtype = jnp.float32
@@ -133,8 +150,11 @@ class Toy:
         changed = {"batch_stats": {"seen": variables["batch_stats"]["seen"] + 1}}
         return variables["params"]["w"], changed
 
-    def loss(self, w, batch):
-        return self.of(w), {}
+    def sums(self, w, batch):
+        return {"loss": self.of(w), "total": jnp.zeros(())}
+
+    def finish(self, sums):
+        return sums["loss"] / self.divisor(sums), {}
 
     def run(self, w, steps, optimizer, decay=0.0, ema=True):
         """The states after each of `steps` steps."""
@@ -195,6 +215,144 @@ def test_without_an_average_none_is_made():
     assert state.ema is None
 
 
+# --- micro-batches --------------------------------------------------------------------------------
+
+
+class Weighted(Toy):
+    """The loss of an example is w . x, and what its sum is divided by the sum of `weight`."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    def apply(self, variables, images, train, mutable):
+        # The statistic goes to the mean of the micro-batch's pixels.
+        return variables["params"]["w"], {"batch_stats": {"seen": images.mean()}}
+
+    def sums(self, w, batch):
+        return {"loss": (batch["x"] @ w).sum(), "total": batch["weight"].sum()}
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_micro_batches_are_summed_divided_once_and_then_clipped(unroll):
+    toy = Weighted()
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
+    params, stats, zero = {"w": jnp.array([1.0, 2.0])}, {"seen": jnp.zeros(())}, jnp.int32(0)
+    state = TrainState(zero, params, stats, optimizer.init(params), None, zero)
+    black, white = np.zeros((1, 1, 1, 3)), np.full((1, 1, 1, 3), 255)
+    batch = {  # two micro-batches of two examples
+        "image": np.stack([np.concatenate([black, white]), np.concatenate([white, white])]),
+        "x": np.array([[[3.0, 0.0], [9.0, 4.0]], [[0.0, 8.0], [0.0, 4.0]]]),
+        "weight": np.array([[1.0, 0.0], [2.0, 1.0]]),
+    }
+    parts = dict(model=toy, task=toy, optimizer=optimizer, accumulate=2, unroll=unroll)
+    state, numbers = jax.jit(lambda state, batch: train_step(state, batch, **parts))(state, batch)
+    # The sums are [12, 16] and 4. Means of each micro-batch would be [12, 4] / 1 and [0, 12] / 3.
+    assert float(numbers["gradient_norm"]) == pytest.approx(5.0)
+    assert float(numbers["loss"]) == pytest.approx((12 * 1 + 16 * 2) / 4)
+    np.testing.assert_allclose(state.params["w"], [1 - 0.6, 2 - 0.8], rtol=1e-6)
+    # Means of 1/2 and of 1 of the way from black to white.
+    both = normalise(jnp.array([0.0, 255.0])[:, None] * jnp.ones(3), jnp.float32).mean(1)
+    assert float(state.batch_stats["seen"]) == pytest.approx(0.25 * both[0] + 0.75 * both[1])
+    assert int(state.step) == 1
+
+
+def some_absent(task, size):
+    """A batch of 8 that lacks two of its first four examples."""
+    batch = equality.random_batch(task, size)
+    batch["present"][:2] = False
+    return batch
+
+
+@pytest.fixture(scope="module")
+def ghost_step():
+    """A step on a whole batch in ghost groups of 4, by `sgd_steps`; its arguments."""
+    task = Classify(CLASSES, (SIZE, SIZE))
+    given = task, (SIZE, SIZE), equality.make_mesh((1, 1, 1)), [some_absent(task, SIZE)]
+    with jax.enable_x64(True):
+        return sgd_steps(TinyNet(CLASSES, dtype=jnp.float64, norm_group=4), *given, clip=0.1), given
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2, True)], ids=str)
+def test_a_loop_over_micro_batches_is_one_batch_of_as_many_ghost_groups(
+    shape, ghost_step, monkeypatch
+):
+    """As on accelerators; where the devices are CPUs, there is no loop (see test_equality)."""
+    asked = []
+
+    def looped(*args, unroll, **parts):
+        asked.append(unroll)
+        return train_step(*args, unroll=False, **parts)
+
+    monkeypatch.setattr(steps, "train_step", looped)
+    whole, (task, size, _, batches) = ghost_step
+    model, mesh = TinyNet(CLASSES, dtype=jnp.float64), equality.make_mesh(shape)
+    parts = sgd_steps(model, task, size, mesh, batches, clip=0.1, accumulate=2)
+    assert {"numbers 0", "gradients", "statistics", "state"} <= parts.keys()
+    assert whole["numbers 0"]["gradient_norm"] > 0.1  # it was clipped
+    worst = differences(parts, whole, least=1e-12)[0]
+    assert not worst.fails, worst
+    assert set(asked) == {True}
+
+
+class Points:
+    """Not a detector: each point's outputs are parameters, times what the image is like."""
+
+    dtype = jnp.float64
+
+    def apply(self, variables, images, train, mutable):
+        factor = 1 + images.mean((1, 2, 3)) / 9
+        outputs = [jnp.einsum("b,...->b...", factor, p) for p in variables["params"]]
+        return DetectorOutput(*outputs), {}
+
+
+@pytest.mark.usefixtures("float64")
+def test_micro_batches_whose_targets_sum_to_less_weigh_less():
+    size, classes = 32, 3
+    task, model = Detect(classes, (size, size)), Points()
+    rng, n = np.random.default_rng(0), equality.number_of_points(size)
+    shapes = (n, classes), (n, 4, BINS), (n,)
+    params = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+    optimizer, zero = optax.sgd(1.0), jnp.int32(0)
+    state = TrainState(zero, params, {}, optimizer.init(params), None, zero)
+    batch = equality.random_batch(task, size, 4)
+    batch["valid"][:2, 1:] = batch["crowd"][:] = False  # a box each in the first half
+    batch["valid"][2:] = True
+
+    def step(accumulate):
+        parts = dict(model=model, task=task, optimizer=optimizer, accumulate=accumulate)
+        return jax.jit(lambda state, batch: train_step(state, batch, **parts))
+
+    at_once = step(1)
+    whole = at_once(state, batch)
+    halves = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), batch)
+    worst = differences(step(2)(state, halves), whole, least=1e-12)[0]
+    assert not worst.fails, worst
+    # A mean of the halves' own losses would be another.
+    each = []
+    for half in (np.arange(4) < 2, np.arange(4) >= 2):
+        alone = {"present": half, "valid": batch["valid"] & half[:, None]}
+        each.append(at_once(state, batch | alone)[1]["loss"])
+    assert abs(sum(each) / 2 / whole[1]["loss"] - 1) > 0.01
+
+
+def test_a_stop_that_any_example_brings_is_told():
+    line = Toy(lambda w: w.sum())
+    params, stats, zero = {"w": jnp.ones(1)}, {"seen": jnp.zeros(())}, jnp.int32(0)
+    optimizer = optax.sgd(0.1)
+    state = TrainState(zero, params, stats, optimizer.init(params), None, zero)
+    step = functools.partial(train_step, model=line, task=line, optimizer=optimizer)
+    image = np.zeros((2, 1, 1, 3))
+    for accumulate in (1, 2):
+        shape = (2,) if accumulate == 1 else (2, 1)
+        for stop in ([False, False], [False, True]):
+            batch = {"image": image if accumulate == 1 else image[:, None]}
+            batch["stop"] = np.array(stop).reshape(shape)
+            _, numbers = step(state, batch, accumulate=accumulate)
+            assert bool(numbers["stop"]) is any(stop)
+    assert "stop" not in step(state, {"image": image})[1]
+
+
 # --- bfloat16 -------------------------------------------------------------------------------------
 
 
@@ -235,8 +393,8 @@ def test_predictions_are_whole_on_every_device_and_the_same_as_on_one(run):
     for shape in [(2, 2, 2), (1, 1, 1)]:
         mesh = equality.make_mesh(shape)
         predict = jit_predict_step(mesh, model=run.model, task=run.task)
-        at = meshes.batch_shardings(mesh, {"image": images})["image"]
-        out = predict(variables, jax.device_put(images, at))["probabilities"]
+        images = meshes.place(mesh, {"image": images})["image"]
+        out = predict(variables, images)["probabilities"]
         assert out.shape == (8, CLASSES) and out.is_fully_replicated
         found.append(np.asarray(out))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)

@@ -36,7 +36,7 @@ def signals():
 def final_state(workdir):
     """The newest checkpoint: its state on the mesh of the config, and its meta."""
     config, classes = read_workdir(workdir)
-    mesh = make_run_mesh(config, config.train.batch_size)
+    mesh = make_run_mesh(config)
     setup = make_setup(config, classes, mesh, runs.TRAIN_PHOTOS)
     with Checkpoints(workdir) as checkpoints:
         return checkpoints.restore(checkpoints.choose(), setup.abstract_state())
@@ -312,7 +312,7 @@ def refused(call, tmp_path):
         ("model.name=detector_tiny", "model.name='detector_tiny': no such model for task"),
         ("mesh.data=3", "mesh.data=3, mesh.spatial=1, mesh.model=1: such a mesh does not fit"),
         ("train.batch_size=12", "train.batch_size=12: does not divide over the 8 devices"),
-        ("model.norm_group=3", "model.norm_group=3: train.batch_size=8 is no multiple of it"),
+        ("model.norm_group=3", "model.norm_group=3: 8 examples"),
         ("data.train_split=tran", "no split 'tran'"),
         ("data.eval_split=tests", "no split 'tests'"),
         ("data.root=/not/there", "data.root: /not/there is not a folder"),

@@ -20,13 +20,11 @@ NOT_YET = (
     "check-data",
     "prepare",
     "plan",
-    "check-mesh",
-    "bench",
     "export",
     "import-weights",
     "export-weights",
 )
-FLAGS_NOT_YET = ("--coordinator", "--num-processes", "--process-id")
+FLAGS_WITH_VALUE = ("--cpu-devices", "--coordinator", "--num-processes", "--process-id")
 
 EXIT_STATUSES = """\
 exit status:
@@ -45,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        _run(argv)
-        return 0
+        return _run(argv)
     except SystemExit as end:  # argparse has answered --help or --version
         if isinstance(end.code, str):
             return _end(f"convmesh: error: {end.code}", 1, debug)
@@ -66,12 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _end(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(message, file=sys.stderr)
+    from convmesh import processes
+
+    if not processes.watched():
+        print(message, file=sys.stderr)
+    elif status != Stopped.exit_code:
+        processes.fail(message, status)
+    elif processes.is_first():  # all stop at the same step
+        print(message, file=sys.stderr)
     return status
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int:
     parser, commands = _parsers()
+    given = argv
     argv = _command_first(argv, commands)
     overrides: list[str] = []
     if argv and argv[0] in commands:
@@ -80,11 +85,32 @@ def _run(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if overrides and not args.takes_overrides:
         raise ConfigError(f"{args.command}: takes no --config.KEY; it reads the workdir's config")
+    from convmesh import processes
+
     if args.cpu_devices is not None:
         from convmesh.devices import simulate_devices
 
         simulate_devices(args.cpu_devices)
+    together = args.coordinator, args.num_processes, args.process_id
+    if (args.num_processes or 1) > 1 and together.count(None) == 2:
+        return processes.run_locally(_command_again(given), args.num_processes)
+    processes.start(*together)
     args.run(args, tuple(overrides))
+    processes.finish()
+    return 0
+
+
+def _command_again(argv: list[str]) -> Callable[[int, str], list[str]]:
+    """This command line, as one of several processes that `run_locally` starts."""
+    own = sys.orig_argv[: len(sys.orig_argv) - len(argv)]
+    if not argv or sys.orig_argv[len(own) :] != argv:  # `main` was called with something else
+        own = [sys.executable, "-m", "convmesh"]
+
+    def command(process_id: int, coordinator: str) -> list[str]:
+        place = [f"--coordinator={coordinator}", f"--process-id={process_id}"]
+        return [sys.executable, *own[1:], *place, *argv]
+
+    return command
 
 
 # The commands.
@@ -128,6 +154,31 @@ def _predict(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         batch_size=args.batch_size,
         save_txt=args.save_txt,
     )
+
+
+def _check_mesh(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    from convmesh.config import load_config
+
+    config = load_config(args.config, overrides)
+
+    from convmesh import bench, processes, proof
+
+    setup = bench.noise_setup(config)
+    proof.check_mesh(setup, print if processes.is_first() else lambda text: None)
+
+
+def _bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    from convmesh.config import check_complete, load_config
+
+    config = load_config(args.config, overrides)
+
+    from convmesh import bench
+
+    if args.part == "step":
+        bench.bench_step(config, args.json)
+    else:
+        check_complete(config)
+        bench.bench_scale(args.config, overrides, args.steps, args.json)
 
 
 def _check_workdir(workdir: str) -> None:
@@ -197,7 +248,21 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
             "--cpu-devices",
             type=_count,
             metavar="N",
-            help="simulate N devices on the CPU, to try a mesh",
+            help="simulate N devices on the CPU (in each process), to try a mesh",
+        )
+        group.add_argument(
+            "--num-processes",
+            type=_count,
+            metavar="N",
+            help="processes that run this together; given alone, all N are started here",
+        )
+        group.add_argument(
+            "--coordinator",
+            metavar="HOST:PORT",
+            help="where process 0 listens for the others, if no cluster tells them",
+        )
+        group.add_argument(
+            "--process-id", type=_step, metavar="I", help="which of the processes this is, from 0"
         )
         group.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
@@ -272,6 +337,39 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     predict.add_argument(
         "--save-txt", action="store_true", help="also write a text file of boxes for each image"
     )
+
+    check_mesh = command(
+        "check-mesh",
+        _check_mesh,
+        "train a few steps of noise on the mesh of the devices here and compare with one device",
+        "convmesh check-mesh --config configs/demo.py --config.mesh.spatial=2",
+        overrides=True,
+    )
+    check_mesh.add_argument("--config", required=True, metavar="FILE", help="the recipe")
+
+    bench = command(
+        "bench",
+        _bench,
+        "measure one part of the program",
+        "convmesh bench step --config configs/demo.py --cpu-devices 8 --config.mesh.spatial=2",
+        overrides=True,
+    )
+    bench.add_argument(
+        "part",
+        choices=("step", "scale"),
+        metavar="PART",
+        help="step: collectives, memory and time of a compiled train step on this mesh; "
+        "scale: images/s and result of one process on one core against two on two",
+    )
+    bench.add_argument("--config", required=True, metavar="FILE", help="the recipe")
+    bench.add_argument(
+        "--steps",
+        type=_count,
+        default=300,
+        metavar="N",
+        help="length of the runs of scale (default: %(default)s)",
+    )
+    bench.add_argument("--json", action="store_true", help="one JSON object, for machines")
     return parser, dict(subparsers.choices)
 
 
@@ -304,7 +402,7 @@ def _command_first(argv: list[str], commands: dict[str, _Parser]) -> list[str]:
     """`argv` with the command in front of common flags that stand before it."""
     start = 0
     while start < len(argv) and argv[start].startswith("-"):
-        start += 2 if argv[start] == "--cpu-devices" else 1
+        start += 2 if argv[start] in FLAGS_WITH_VALUE else 1
     before, name, after = argv[:start], argv[start : start + 1], argv[start + 1 :]
     if not name:
         if {"-h", "--help", "--version"} & set(before):
@@ -344,8 +442,6 @@ def _check_flags(argv: list[str], command: _Parser) -> None:
         if token == "--":
             return
         flag = token.partition("=")[0]
-        if flag in FLAGS_NOT_YET:
-            raise ConfigError(f"{flag}: not in this version, which runs in one process")
         if flag.startswith("--") and flag not in known:
             hint = nearest(flag, known) or f" (see {command.prog} --help)"
             raise ConfigError(f"{flag}: {command.prog} has no such flag{hint}")

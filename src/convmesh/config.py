@@ -104,6 +104,9 @@ KEYS: dict[str, Key] = {
                             "groups, which need no communication); 0 = the whole batch",
                             within=_at_least(0)),
 
+    "model.remat": Key(False, "bool", "compute the inside of the blocks again in the backward "
+                       "pass: less memory, about a third more arithmetic"),
+
     "data.format": Key("auto", "str", "how the data is laid out; auto looks at data.root",
                        choices=("auto", "tfds", "folder", "coco", "voc", "yolo")),
     "data.root": Key("", "str", "folder of the data set"),
@@ -146,7 +149,9 @@ KEYS: dict[str, Key] = {
     "train.seed": Key(0, "int", "seed of the weights, the data order and the augmentation",
                       within=Range(low=0, high=2**31 - 1)),
     "train.log_every_steps": Key(20, "int", "steps between two log lines", within=_at_least(1)),
-    "train.accumulate": Key(1, "int", "micro-batches in a step", within=_at_least(1), later=True),
+    "train.accumulate": Key(1, "int", "equal parts of the batch that go one after another, their "
+                            "gradients summed; batch norm sees one part at a time",
+                            within=_at_least(1)),
 
     "loss.class_weight": Key(1.0, "float", "weight of the class loss; where runs are short and the "
                              "classes are hard to tell apart, 3 to 5 learn faster",
@@ -173,8 +178,7 @@ KEYS: dict[str, Key] = {
                         within=_at_least(1, also=(-1,))),
     "mesh.model": Key(1, "int", "devices over the channels; -1 = all that are left",
                       within=_at_least(1, also=(-1,))),
-    "mesh.fsdp": Key(False, "bool", "shard parameters, optimiser and average over mesh.data too",
-                     later=True),
+    "mesh.fsdp": Key(False, "bool", "shard parameters, optimiser and average over mesh.data too"),
 
     "eval.every_steps": Key(0, "int", "steps between two evaluations; 0 = once, at the end",
                             within=_at_least(0)),

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from convmesh import draw
+from convmesh import draw, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import apply_overrides, from_json, parse_overrides
@@ -14,7 +14,7 @@ from convmesh.data import BadExample, open_eval
 from convmesh.data.loader import eval_batches
 from convmesh.errors import ConfigError, DataError
 from convmesh.report import json_numbers
-from convmesh.setup import Setup, make_setup
+from convmesh.setup import Setup, config_mesh, make_setup
 from convmesh.step import jit_predict_step
 
 DRAWN_IMAGES = 16
@@ -45,43 +45,69 @@ def evaluate(workdir, split=None, step=None, best=False, overrides=()) -> dict[s
     setup = make_setup(config, classes, mesh_here(config, asked), len(source))
     variables, step = load_variables(setup, workdir, step, best)
     of_what = of_another + source.split
-    print(f"{workdir}: checkpoint of step {step}, split {of_what}")
-    return evaluate_variables(setup, variables, source, workdir / "eval" / of_what)
+    say = print if processes.is_first() else _silent
+    say(f"{workdir}: checkpoint of step {step}, split {of_what}")
+    return evaluate_variables(setup, variables, source, workdir / "eval" / of_what, say)
+
+
+def _silent(text: str) -> None:
+    """What all processes but the first say."""
 
 
 def evaluate_variables(setup: Setup, variables, source, directory: Path, say=print) -> dict:
-    """The metrics of `variables` over all of `source`; files and pictures go to `directory`."""
-    mesh, task, classes = setup.mesh, setup.task, setup.classes
+    """The metrics of `variables` over all of `source`; files and pictures go to `directory`.
+
+    Of several processes each reads its own examples, and the first judges and writes.
+    """
+    truth, found, unreadable = _predict_all(setup, variables, source)
+    metrics: dict[str, float] = {}
+    if processes.is_first():
+        if truth:
+            metrics = setup.task.metrics(truth, found, setup.classes)
+            _write(directory, setup, source, truth, found, metrics)
+            say(setup.task.table(metrics, setup.classes))
+            say(f"predictions and pictures: {directory}")
+        if unreadable:
+            say(f"{unreadable} images could not be read and were not counted (data.on_bad_example)")
+    metrics = processes.broadcast(metrics)
+    if not metrics:
+        raise DataError(f"split {source.split}: no image could be read")
+    return metrics
+
+
+def _predict_all(setup: Setup, variables, source) -> tuple[list[dict], list[dict], int]:
+    """Truth and prediction of each image of `source`, in its order; how many were unreadable."""
+    mesh, task, config = setup.mesh, setup.task, setup.config
     shards = mesh.shape[meshes.DATA]
-    batch_size = setup.config.eval.batch_size or setup.config.train.batch_size
+    batch_size = config.eval.batch_size or config.train.batch_size
     batch_size = -(-batch_size // shards) * shards
+    share = meshes.share_of(mesh, batch_size, config.data.image_size[0])
     predict = jit_predict_step(mesh, model=setup.model, task=task)
 
-    truth, found = [], []
-    with eval_batches(source, setup.config, batch_size) as batches:
+    pairs: list[tuple[int, dict, dict]] = []
+    with eval_batches(source, config, batch_size, share) as batches:
         for batch in batches:
-            image = {"image": batch["image"]}
-            image = jax.device_put(image, meshes.batch_shardings(mesh, image))["image"]
+            image = meshes.place(mesh, {"image": batch["image"]}, share)["image"]
             predictions = jax.device_get(predict(variables, image))
-            for i in np.flatnonzero(batch["present"]):
-                one = {name: value[i] for name, value in predictions.items()}
+            for i in np.flatnonzero(batch["present"] & share.owned):
+                one = {name: value[share.examples[i]] for name, value in predictions.items()}
                 placement = {k: batch[k][i] for k in ("scale", "offset", "original_size")}
-                truth.append(_truth(batch["record"][i], placement["original_size"]))
-                found.append(task.to_host(one, placement) | _identity(truth[-1]))
+                truth = _truth(batch["record"][i], placement["original_size"])
+                found = task.to_host(one, placement) | _identity(truth)
+                pairs.append((int(batch["index"][i]), truth, found))
         unreadable = batches.counts["unreadable"]
-    if not truth:
-        raise DataError(f"split {source.split}: no image could be read")
-    metrics = task.metrics(truth, found, classes)
+    everybodys = processes.gather((pairs, unreadable))
+    pairs = sorted((pair for some, _ in everybodys for pair in some), key=lambda pair: pair[0])
+    _, truths, founds = zip(*pairs, strict=True) if pairs else ((), (), ())
+    return list(truths), list(founds), sum(count for _, count in everybodys)
 
+
+def _write(directory: Path, setup: Setup, source, truth, found, metrics) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "predictions.json").write_text(json.dumps(task.results(found, classes)))
+    results = setup.task.results(found, setup.classes)
+    (directory / "predictions.json").write_text(json.dumps(results))
     (directory / "metrics.json").write_text(json.dumps(json_numbers(metrics), indent=1) + "\n")
     _draw(directory, setup, source, truth, found)
-    say(task.table(metrics, classes))
-    if unreadable:
-        say(f"{unreadable} images could not be read and were not counted (data.on_bad_example)")
-    say(f"predictions and pictures: {directory}")
-    return metrics
 
 
 def _truth(record, size) -> dict:
@@ -138,7 +164,7 @@ def read_workdir(workdir: Path):
 def mesh_here(config, asked: bool = False):
     """The config's mesh if it fits the devices here (or was `asked` for), else all over data."""
     try:
-        return meshes.make_mesh(config.mesh.data, config.mesh.spatial, config.mesh.model)
+        return config_mesh(config)
     except ConfigError:
         if asked:
             raise

@@ -65,8 +65,8 @@ class _Predictor:
                 placements.append(
                     {"scale": scale, "offset": offset, "original_size": image.shape[:2]}
                 )
-            at = meshes.batch_shardings(self.setup.mesh, {"image": batch})["image"]
-            out = jax.device_get(self._predict(self._variables, jax.device_put(batch, at)))
+            images_on_mesh = meshes.place(self.setup.mesh, {"image": batch})["image"]
+            out = jax.device_get(self._predict(self._variables, images_on_mesh))
             for i, placement in enumerate(placements):
                 one = {name: value[i] for name, value in out.items()}
                 yield self.setup.task.to_host(one, placement)

@@ -11,6 +11,7 @@ import optax
 from convmesh import mesh as meshes
 from convmesh.errors import ConfigError
 from convmesh.models import make_model
+from convmesh.ops.windows import Window, describe_whole, noting
 from convmesh.state import abstract_state
 from convmesh.tasks import make_task
 
@@ -46,13 +47,14 @@ class Setup:
 
 def make_setup(config, classes, mesh, train_images: int = 0) -> Setup:
     """The parts of a run on `mesh`; `train_images` sets its length where the config does not."""
-    kind, group = compute_type(config), config.model.norm_group
-    if group and config.train.batch_size % group:
+    kind, given = compute_type(config), config.model
+    micro_batch = config.train.batch_size // config.train.accumulate
+    if given.norm_group and micro_batch % given.norm_group:
         raise ConfigError(
-            f"model.norm_group={group}: train.batch_size={config.train.batch_size} is no multiple "
-            "of it; 0 takes the whole batch"
+            f"model.norm_group={given.norm_group}: {micro_batch} examples (train.batch_size / "
+            "train.accumulate) are no multiple of it; 0 takes them all"
         )
-    model = make_model(config.model.name, config.task, len(classes), kind, group)
+    model = make_model(given.name, config.task, len(classes), kind, given.norm_group, given.remat)
     steps = count_steps(config, train_images)
     schedule = make_schedule(config, steps)
     return Setup(
@@ -67,20 +69,30 @@ def make_setup(config, classes, mesh, train_images: int = 0) -> Setup:
     )
 
 
-def make_run_mesh(config, batch_size: int, key: str = "train.batch_size"):
+def make_run_mesh(config):
     """The mesh that the config asks for.
 
     Raises ConfigError if it does not fit the devices, or the batch does not divide over it.
     """
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.spatial, config.mesh.model)
+    mesh = config_mesh(config)
+    batch_size, parts = config.train.batch_size, config.train.accumulate
     shards = mesh.shape[meshes.DATA]
-    if batch_size % shards:
-        near = max(1, round(batch_size / shards)) * shards
+    if batch_size % (shards * parts):
+        near = max(1, round(batch_size / (shards * parts))) * shards * parts
+        over = f"the {shards} devices of the data axis"
+        if parts > 1:
+            over = f"train.accumulate={parts} times {over}"
         raise ConfigError(
-            f"{key}={batch_size}: does not divide over the {shards} devices of the data axis; "
-            f"take {near}, or another mesh.data"
+            f"train.batch_size={batch_size}: does not divide over {over}; take {near}, or another "
+            "mesh.data"
         )
     return mesh
+
+
+def config_mesh(config, devices=None):
+    """The mesh of `devices` (all by default) that `config.mesh` names. Raises as `make_mesh`."""
+    given = config.mesh
+    return meshes.make_mesh(given.data, given.spatial, given.model, devices, given.fsdp)
 
 
 def compute_type(config):
@@ -137,3 +149,36 @@ def make_optimizer(config, schedule):
     if not given.clip_norm:
         return rule
     return optax.chain(optax.clip_by_global_norm(given.clip_norm), rule)
+
+
+def layout_notes(setup: Setup) -> list[str]:
+    """What the mesh cannot share of this model, and what that means: one line each."""
+    config, mesh = setup.config, setup.mesh
+    lines = describe_whole(traced_windows(setup))
+    group, data = config.model.norm_group, mesh.shape[meshes.DATA]
+    held = config.train.batch_size // config.train.accumulate // data
+    if group and held % group:
+        lines.append(
+            f"model.norm_group={group}: a device holds {held} examples, so the groups span "
+            f"{-(-group // held)} of them along mesh.data and talk"
+        )
+    if group and mesh.shape[meshes.SPATIAL] > 1:
+        lines.append(
+            f"model.norm_group={group}: each group spans mesh.spatial, so its statistics are "
+            "summed over the devices that share its rows, and no others"
+        )
+    return lines
+
+
+def traced_windows(setup: Setup) -> list[Window]:
+    """Every window operation of the model's forward pass in training, as the mesh lays it out."""
+    config = setup.config
+    batch = config.train.batch_size // config.train.accumulate
+    images = jax.ShapeDtypeStruct((batch, *config.data.image_size, 3), setup.model.dtype)
+
+    def forward(images):
+        return setup.model.init_with_output(jax.random.key(0), images, train=True)[0]
+
+    with noting() as windows:
+        meshes.on_mesh(setup.mesh, jax.eval_shape)(forward, images)
+    return windows

@@ -16,22 +16,46 @@ def ema_decay(step, limit: float):
     return jnp.minimum(limit, (1.0 + step) / (10.0 + step))
 
 
-def train_step(state: TrainState, batch, *, model, task, optimizer, decay: float = 0.0):
+def train_step(
+    state: TrainState,
+    batch,
+    *,
+    model,
+    task,
+    optimizer,
+    decay: float = 0.0,
+    accumulate: int = 1,
+    unroll: bool = False,
+):
     """One update: (state, batch) -> (state, numbers), in the global view.
 
-    A step whose loss or gradient is not finite changes nothing but the counters.
+    With `accumulate` above 1 the batch's leaves are [accumulate, batch / accumulate, ...]: the
+    micro-batches go one after another, their gradients and totals are summed, and all is divided
+    once. Batch norm sees one micro-batch at a time; the running statistics take their mean.
+    `unroll` makes no loop of it. A step whose loss or gradient is not finite changes nothing but
+    the counters.
     """
 
-    def loss_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        images = normalise(batch["image"], model.dtype)
-        outputs, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        loss, numbers = task.loss(outputs, batch)
-        return loss, (numbers, changed.get("batch_stats", {}))
+    def summed(micro):
+        """Gradients and sums of a micro-batch, nothing divided yet, and its running statistics."""
 
-    (loss, (numbers, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-        state.params
-    )
+        def loss_of(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            images = normalise(micro["image"], model.dtype)
+            outputs, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            sums = task.sums(outputs, micro)
+            return sums["loss"], (sums, changed.get("batch_stats", {}))
+
+        return jax.grad(loss_of, has_aux=True)(state.params)
+
+    if accumulate == 1:
+        gradients, (sums, batch_stats) = summed(batch)
+    else:
+        gradients, (sums, batch_stats) = _sum_over(summed, batch, unroll)
+        batch_stats = jax.tree.map(lambda leaf: leaf / accumulate, batch_stats)
+    loss, numbers = task.finish(sums)
+    divisor = task.divisor(sums)
+    gradients = jax.tree.map(lambda leaf: leaf / divisor, gradients)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
@@ -52,7 +76,23 @@ def train_step(state: TrainState, batch, *, model, task, optimizer, decay: float
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
     state = TrainState(step=state.step + 1, nonfinite_steps=state.nonfinite_steps + ~finite, **new)
     numbers = {"loss": loss, **numbers, "gradient_norm": norm}
+    if "stop" in batch:  # a signal that any process has received
+        numbers["stop"] = jnp.any(batch["stop"])
     return state, {**numbers, "nonfinite_steps": state.nonfinite_steps}
+
+
+def _sum_over(function, batch, unroll: bool):
+    """The sum of `function(micro)` over the micro-batches of `batch`."""
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    zeros = jax.tree.map(
+        lambda leaf: meshes.like_a_parameter(jnp.zeros(leaf.shape, leaf.dtype)),
+        jax.eval_shape(function, first),
+    )
+
+    def add(so_far, micro):
+        return jax.tree.map(jnp.add, so_far, function(micro)), None
+
+    return jax.lax.scan(add, zeros, batch, unroll=unroll)[0]
 
 
 def predict_step(variables, images, *, model, task):
@@ -61,12 +101,16 @@ def predict_step(variables, images, *, model, task):
     return task.predict(outputs)
 
 
-def jit_train_step(mesh, state, batch, **parts):
+def jit_train_step(mesh, state, batch, *, accumulate: int = 1, **parts):
     """`train_step` compiled for `mesh`; `state`, `batch` give the shapes; the state is donated."""
     state_at = meshes.state_shardings(mesh, state)
+    # XLA's CPU runs a convolution inside a loop several times slower.
+    unroll = mesh.devices.flat[0].platform == "cpu"
     step = jax.jit(
-        lambda state, batch: train_step(state, batch, **parts),
-        in_shardings=(state_at, meshes.batch_shardings(mesh, batch)),
+        lambda state, batch: train_step(
+            state, batch, accumulate=accumulate, unroll=unroll, **parts
+        ),
+        in_shardings=(state_at, meshes.batch_shardings(mesh, batch, stacked=accumulate > 1)),
         out_shardings=(state_at, meshes.replicated(mesh)),
         donate_argnums=0,
     )

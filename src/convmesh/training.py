@@ -7,8 +7,9 @@ from collections import deque
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from convmesh import draw
+from convmesh import draw, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, from_json, to_json
@@ -18,7 +19,7 @@ from convmesh.errors import DataError, Stopped
 from convmesh.evaluation import evaluate_variables
 from convmesh.models import check_model
 from convmesh.report import METRICS_FILE, Report, read_metrics
-from convmesh.setup import Setup, make_run_mesh, make_setup
+from convmesh.setup import Setup, layout_notes, make_run_mesh, make_setup
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
 
@@ -38,14 +39,16 @@ def train(config, workdir) -> dict[str, float]:
     check_model(config.model.name, config.task)
     check_same_run(config, workdir)
 
-    mesh = make_run_mesh(config, config.train.batch_size)
+    mesh = make_run_mesh(config)
     train_source = open_train(config)
     eval_source = open_eval(config)
     setup = make_setup(config, train_source.classes, mesh, len(train_source))
     best_metric = config.checkpoint.best_metric or setup.task.best_metric
     check_readable(train_source, config)
 
-    write_identity(setup, workdir)
+    if processes.is_first():
+        write_identity(setup, workdir)
+    processes.wait_for_all("identity")
     with Checkpoints(workdir, config.checkpoint.keep, best_metric) as checkpoints:
         if checkpoints.steps():
             state, _ = checkpoints.restore(checkpoints.choose(), setup.abstract_state())
@@ -53,12 +56,20 @@ def train(config, workdir) -> dict[str, float]:
             state = create_state(**setup.state_arguments())
         owed = evaluation_owed(setup, int(state.step), workdir, eval_source.split)
         if int(state.step) >= setup.steps and not owed:
-            print(f"{workdir}: this run has finished, at step {int(state.step)}")
+            if processes.is_first():
+                print(f"{workdir}: this run has finished, at step {int(state.step)}")
             return last_metrics(workdir, eval_source.split)
-        with Report(workdir, setup.steps, int(state.step), config.train.batch_size) as report:
+        with Report(
+            workdir,
+            setup.steps,
+            int(state.step),
+            config.train.batch_size,
+            enabled=processes.is_first(),
+        ) as report:
             announce(setup, state, train_source, eval_source, report)
             metrics = run_steps(setup, state, train_source, eval_source, checkpoints, report, owed)
-    draw.draw_curves(workdir / "metrics.jsonl", workdir / "plots" / "curves.png")
+    if processes.is_first():
+        draw.draw_curves(workdir / "metrics.jsonl", workdir / "plots" / "curves.png")
     return metrics
 
 
@@ -82,25 +93,28 @@ def run_steps(
 
     if owed:
         metrics = evaluation(start)
-    with train_batches(train_source, config, start) as batches, StopSignal() as stop:
+    share = train_share(setup)
+    with train_batches(train_source, config, start, share) as batches, StopSignal() as stop:
         step_fn, log = None, StepLog(setup, report)
         for step in range(start + 1, setup.steps + 1):
             before = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - before
-            if step_fn is None:
+            if step_fn is None and processes.is_first():
                 picture = draw.draw_batch(batch, setup.classes)
                 draw.save_png(picture, workdir / "plots" / "first_batch.png")
-                at = meshes.batch_shardings(setup.mesh, batch)
+            batch = meshes.place(setup.mesh, stop.put_into(batch), share)
+            if step_fn is None:
                 step_fn = jit_train_step(setup.mesh, state, batch, **step_parts(setup))
-            state, numbers = step_fn(state, jax.device_put(batch, at))
+            state, numbers = step_fn(state, batch)
+            stop.take_from(numbers)
             # The numbers of the step before are read while this one runs.
             log.take(step, numbers, waited)
             if step == start + 1:
                 report.say(f"compiled and ran the first step in {log.flush():.0f} s")
                 log.restart_clock()
 
-            last, stopped = step == setup.steps, stop.received
+            last, stopped = step == setup.steps, stop.agreed()
             due_eval = last or _due(step, config.eval.every_steps)
             due_save = due_eval or stopped or _due(step, config.checkpoint.every_steps)
             # Who stops a run does not wait for an evaluation: the next call makes up for it.
@@ -113,15 +127,13 @@ def run_steps(
                 checkpoints.save(state, _meta(setup, step), metrics if due_eval else None)
             if stopped:
                 checkpoints.wait()
-                raise Stopped(
-                    f"stopped by {stop.received} at step {step}, saved; run it again to go on"
-                )
+                raise Stopped(f"stopped by {stopped} at step {step}, saved; run it again to go on")
             if due_save:
                 log.restart_clock()
         log.flush()
-        for problem, count in batches.counts.items():
-            if problem != "images" and count:
-                report.say(f"{count} {COUNTED[problem]}")
+        for problem, words in COUNTED.items():
+            if count := sum(counts[problem] for counts in processes.gather(batches.counts)):
+                report.say(f"{count} {words}")
     skipped = int(state.nonfinite_steps)
     if skipped:
         report.say(f"{skipped} steps had a loss or gradient that was not finite and were skipped")
@@ -146,7 +158,14 @@ def step_parts(setup: Setup) -> dict:
         task=setup.task,
         optimizer=setup.optimizer,
         decay=setup.config.ema.decay,
+        accumulate=setup.config.train.accumulate,
     )
+
+
+def train_share(setup: Setup):
+    """What this process reads of each training batch."""
+    train, height = setup.config.train, setup.config.data.image_size[0]
+    return meshes.share_of(setup.mesh, train.batch_size, height, train.accumulate)
 
 
 def _meta(setup: Setup, step: int) -> dict:
@@ -203,11 +222,35 @@ class StepLog:
 
 
 class StopSignal:
-    """While open, SIGTERM and SIGINT are noted instead of obeyed; a second one is obeyed."""
+    """While open, SIGTERM and SIGINT are noted instead of obeyed; a second one is obeyed.
+
+    Several processes hear a signal at different times, or not at all, and must stop at the same
+    step: the note travels with the batch, through the step to all of them, and the next step is the
+    last.
+    """
 
     def __init__(self):
         """Notes nothing until it is entered."""
         self.received = ""
+        self._noted = self._noted_before = None  # by any process, in the last step and before it
+
+    def put_into(self, batch: dict) -> dict:
+        """`batch`, with the note where other processes need it."""
+        if processes.count() == 1:
+            return batch
+        return {**batch, "stop": np.full(len(batch["index"]), bool(self.received))}
+
+    def take_from(self, numbers: dict) -> None:
+        """Takes the note of a step just dispatched out of its `numbers`, without waiting for it."""
+        self._noted_before, self._noted = self._noted, numbers.pop("stop", None)
+
+    def agreed(self) -> str:
+        """The signal that all processes stop for after the last step, or nothing."""
+        if processes.count() == 1:
+            return self.received
+        if self._noted_before is None or not bool(self._noted_before):
+            return ""
+        return self.received or "a signal to another process"
 
     def _note(self, number, frame):
         if self.received:
@@ -282,17 +325,19 @@ def last_metrics(workdir: Path, split: str) -> dict[str, float]:
 def announce(setup: Setup, state, train_source, eval_source, report: Report) -> None:
     """Says what is about to be trained, on what, and where."""
     config = setup.config
-    sizes = ", ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     kind = setup.mesh.devices.flat[0].device_kind
+    several = f" of {processes.count()} processes" if processes.count() > 1 else ""
     report.say(
         f"{config.model.name}, {parameters / 1e6:.2f} M parameters, {config.precision}, "
-        f"on {setup.mesh.size} x {kind} (mesh: {sizes})"
+        f"on {setup.mesh.size} x {kind} (mesh: {meshes.describe(setup.mesh)}){several}"
     )
     report.say(
         f"{len(train_source)} images to train on ({train_source.split}), {len(eval_source)} to "
         f"evaluate ({eval_source.split}), {len(setup.classes)} classes; "
         f"{setup.steps} steps of {config.train.batch_size}"
     )
+    for line in layout_notes(setup):
+        report.say(line)
     if int(state.step):
         report.say(f"going on from the checkpoint of step {int(state.step)}")

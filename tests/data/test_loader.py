@@ -8,6 +8,7 @@ from convmesh.config import defaults
 from convmesh.data import loader
 from convmesh.data.record import BadExample, Record
 from convmesh.errors import DataError
+from convmesh.share import Share
 
 SIZE = (32, 48)
 # Twenty positions over ten examples, seed 0.
@@ -303,3 +304,97 @@ def test_a_step_far_ahead_costs_nothing():
     (batch,), _ = take(Scenes(5), config_for(), 1, start=10**9)
     expected = [loader.example_at(4 * 10**9 + i, 5, 7)[1] for i in range(4)]
     assert batch["index"].tolist() == expected
+
+
+# --- shares of several processes ------------------------------------------------------------------
+
+
+def split(processes, batch_size=8, micro_batches=1, rows=1, run=2):
+    """Shares of processes that hold `run` examples by turns, each one's rows in `rows` of them."""
+    size, groups = batch_size // micro_batches, processes // rows
+    every, found = np.arange(batch_size), []
+    for process in range(processes):
+        group, part = divmod(process, rows)
+        examples = every[every % size // run % groups == group]
+        height = SIZE[0] // rows
+        cut = slice(part * height, (part + 1) * height)
+        owned = np.full(len(examples), part == 0)
+        found.append(Share(batch_size, SIZE[0], micro_batches, examples, owned, cut))
+    return found
+
+
+def joined(shares, batches):
+    """The global batch, from what each process has of it."""
+    whole = {key: {} for key in batches[0]}
+    for share, batch in zip(shares, batches, strict=True):
+        assert all(len(value) == len(share.examples) for value in batch.values())
+        for i, place in enumerate(share.examples.tolist()):
+            for key, value in batch.items():
+                whole[key].setdefault(place, []).append(value[i])
+    places = range(shares[0].batch_size)
+    assert all(sorted(column) == list(places) for column in whole.values())
+    # Rows one under another; the rest is the same wherever it is (records are objects).
+    same = lambda a, b: repr(a) == repr(b)  # noqa: E731
+    image = whole.pop("image")
+    for column in whole.values():
+        for copies in column.values():
+            assert all(same(copies[0], copy) for copy in copies)
+    return {"image": np.stack([np.concatenate(image[i]) for i in places])} | {
+        key: np.stack([column[i][0] for i in places]) for key, column in whole.items()
+    }
+
+
+@pytest.mark.parametrize("task", ["detect", "classify"])
+@pytest.mark.parametrize(
+    "options, first",
+    [
+        (dict(run=4), [0, 1, 2, 3]),
+        (dict(run=1), [0, 2, 4, 6]),
+        (dict(micro_batches=2), [0, 1, 4, 5]),
+        (dict(rows=2), [0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+    ids=str,
+)
+def test_what_the_processes_read_is_the_whole_batch(task, options, first):
+    source, config = Scenes(11, task, bad_boxes=1), config_for(task, max_boxes=2)
+    config.train.batch_size = 8
+    shares = split(2, **options)
+    assert shares[0].examples.tolist() == first
+    whole, counts = take(source, config, 3, start=2)
+    parts = []
+    for share in shares:
+        with loader.train_batches(source, config, 2, share) as batches:
+            parts.append((list(itertools.islice(batches, 3)), batches.counts))
+    assert all(
+        batch["image"].shape[1] == SIZE[0] // options.get("rows", 1) for batch in parts[1][0]
+    )
+    assert_same([joined(shares, both) for both in zip(*(p for p, _ in parts), strict=True)], whole)
+    # Each example counts once, with the first process that has it.
+    assert {key: sum(c[key] for _, c in parts) for key in counts} == counts
+    assert parts[1][1]["images"] == (0 if "rows" in options else 12)
+    assert counts["images"] == 24 and (task == "classify" or counts["bad_boxes"] == 24)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_processes_evaluate_each_image_once(rows):
+    source, config = Scenes(11, broken=(9,)), config_for(on_bad_example="skip")
+    with loader.eval_batches(source, config, 8) as batches:
+        whole, counts = list(batches), batches.counts
+    shares, parts, sums = split(2, rows=rows), [], []
+    for share in shares:
+        with loader.eval_batches(source, config, 8, share) as batches:
+            parts.append(list(batches))
+            sums.append(batches.counts)
+    # Both have as many batches: the last is filled up with what is not present.
+    found = [joined(shares, both) for both in zip(*parts, strict=True)]
+    assert [batch["index"].tolist() for batch in found] == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [8, 9, 10, -1, -1, -1, -1, -1],
+    ]
+    assert found[1]["present"].tolist() == [True, False, True] + [False] * 5
+    for mine, theirs in zip(found, whole, strict=True):
+        names = [[r and r.file_name for r in batch.pop("record")] for batch in (mine, theirs)]
+        assert names[0] == names[1]
+    assert_same(found, whole)
+    assert {key: sum(c[key] for c in sums) for key in counts} == counts
+    assert counts["images"] == 10 and counts["unreadable"] == 1

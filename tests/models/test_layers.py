@@ -1,3 +1,7 @@
+import collections
+import functools
+
+import equality
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -6,10 +10,21 @@ import pytest
 import reference
 from jax.sharding import NamedSharding
 
+from convmesh import mesh as meshes
 from convmesh.errors import ConfigError
 from convmesh.mesh import P, make_mesh
 from convmesh.models import MODELS, make_model
-from convmesh.models.layers import BatchNorm, Conv, ConvNorm, Dense, stored
+from convmesh.models.layers import (
+    BatchNorm,
+    Conv,
+    ConvNorm,
+    Dense,
+    GroupNorm,
+    rematerialised,
+    stored,
+)
+from convmesh.models.resnet import BasicBlock
+from convmesh.ops.pool import avg_pool, upsample_bilinear
 
 
 def normal(*shape, seed=0):
@@ -150,9 +165,166 @@ def test_dense_is_a_product_and_a_bias():
     x = normal(3, 5)
     layer = Dense(4)
     variables = layer.init(jax.random.key(0), x)
-    params = variables["params"]["dense"]
+    params = variables["params"]
     wanted = x @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
     np.testing.assert_allclose(layer.apply(variables, x), wanted, atol=1e-5)
+
+
+# --- group norm -----------------------------------------------------------------------------------
+
+
+def test_group_norm_by_hand():
+    x = normal(2, 3, 4, 6) * 3 + 1
+    layer = GroupNorm(groups=2, epsilon=1e-3)
+    variables = layer.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"scale": (6,), "bias": (6,)}}
+    scale, bias = np.arange(1.0, 7.0), np.arange(6.0)
+    found = layer.apply({"params": {"scale": scale, "bias": bias}}, x)
+    for example in range(2):
+        for channels in (slice(0, 3), slice(3, 6)):  # channels that follow one another
+            own = x[example, ..., channels]
+            wanted = (own - own.mean()) / np.sqrt(own.var() + 1e-3)
+            wanted = wanted * scale[channels] + bias[channels]
+            np.testing.assert_allclose(found[example, ..., channels], wanted, atol=1e-4)
+
+
+def test_group_norm_of_narrow_activations_is_made_in_float32():
+    # A mean far from zero: in bfloat16 nothing would be left of the differences.
+    x = jnp.asarray(np.tile([64.0, 64.5], 128).reshape(1, 16, 16, 1), jnp.bfloat16)
+    layer = GroupNorm(groups=1, dtype=jnp.bfloat16)
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(np.asarray(y, np.float32)[0, 0, :2, 0], [-1, 1], atol=0.01)
+
+
+def test_channels_that_do_not_divide_into_groups_are_refused():
+    with pytest.raises(ValueError, match="12 channels are no multiple of 32"):
+        GroupNorm().init(jax.random.key(0), normal(1, 2, 2, 12))
+
+
+# --- every layer on a mesh ------------------------------------------------------------------------
+
+
+class Every(nn.Module):
+    """A net of the layers and options that no model of the library has."""
+
+    @nn.compact
+    def __call__(self, x):
+        conv = functools.partial(Conv, dtype=jnp.float64)
+        x = conv(8, kernel=(3, 1), dilation=(2, 1), bias=True)(x)
+        x = GroupNorm(groups=4, dtype=jnp.float64)(x)
+        y = nn.silu(conv(8, groups=8)(x))  # depthwise
+        y = conv(8, stride=(2, 1), dilation=2)(y)
+        y = avg_pool(y, (1, 2))
+        y = GroupNorm(groups=1, dtype=jnp.float64)(y)
+        x = x + upsample_bilinear(y)
+        return Dense(5, dtype=jnp.float64)(x.mean((1, 2)))
+
+
+@functools.cache
+def outputs_and_gradients(shape):
+    """Of the sum of squares, by parameters and by images; on a mesh of `shape`."""
+    net, x = Every(), equality.noise_images(16)
+    params = net.init(jax.random.key(0), x)
+
+    def loss(params, x):
+        y = net.apply(params, x)
+        return (y**2).sum(), y
+
+    mesh = equality.make_mesh(shape)
+    at = (
+        meshes.state_shardings(mesh, params),
+        meshes.batch_shardings(mesh, {"image": x})["image"],
+    )
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), in_shardings=at)
+    return jax.device_get(meshes.on_mesh(mesh, run)(params, x))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2), (4, 2, 1, True)], ids=str)
+def test_layers_on_a_mesh_are_those_on_one_device(shape):
+    reference = outputs_and_gradients((1, 1, 1))
+    assert all(abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(reference))  # it says something
+    equality.assert_equal(outputs_and_gradients(shape), reference)
+
+
+# --- computed again in the backward pass ----------------------------------------------------------
+
+
+def primitives(jaxpr) -> collections.Counter:
+    """How often each primitive stands in a jaxpr and the jaxprs inside."""
+    found = collections.Counter()
+    for equation in jaxpr.eqns:
+        found[equation.primitive.name] += 1
+        is_jaxpr = lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")  # noqa: E731
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found += primitives(inner)
+    return found
+
+
+def trained(model, variables, x):
+    """Gradients of a sum of squares by parameters and input; outputs; new statistics."""
+
+    def loss(params, x):
+        given = {**variables, "params": params}
+        outputs, changed = model.apply(given, x, True, mutable=["batch_stats"])
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(outputs)), (outputs, changed)
+
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], x)
+
+
+def counts(model, *given):
+    """Convolutions in both passes, and blocks that are computed again; the shapes of `trained`."""
+    trace = jax.make_jaxpr(functools.partial(trained, model), return_shape=True)
+    jaxpr, result = trace(*given)
+    found = primitives(jaxpr.jaxpr)
+    again = sum(n for name, n in found.items() if "remat" in name or "checkpoint" in name)
+    return (found["conv_general_dilated"] + found["dot_general"], again), result
+
+
+def test_a_rematerialised_block_computes_the_same_twice():
+    x, features, convolutions = normal(2, 4, 4, 8), 4, 3
+    variables = BasicBlock(features).init(jax.random.key(0), x, False)
+    # What stands behind the last norm starts at zero, and would hide the rest.
+    variables = jax.tree.map(lambda leaf: leaf + 0.5, variables)
+    plain, again = BasicBlock(features), rematerialised(BasicBlock)(features)
+    wanted, found = (
+        jax.jit(functools.partial(trained, model))(variables, x) for model in (plain, again)
+    )
+    assert (wanted[1][1]["batch_stats"]["conv1"]["norm"]["mean"] != 0.5).all()  # it is trained
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, wanted)
+    # Each forward, and by its kernel and its input; then each forward once more.
+    assert counts(plain, variables, x)[0] == (3 * convolutions, 0)
+    assert counts(again, variables, x)[0] == (4 * convolutions, 1)
+
+
+@pytest.mark.parametrize("name, blocks", [("resnet18", 8), ("detector_tiny", 4)])
+def test_models_can_compute_their_blocks_again(name, blocks):
+    plain, again = (
+        make_model(name, MODELS[name][0], 3, jnp.float32, remat=remat) for remat in (False, True)
+    )
+    x = jnp.zeros((2, 64, 64, 3))
+    wanted, found = (shapes(model, x, train=False) for model in (plain, again))
+    assert found == wanted  # a checkpoint of the one fits the other
+    variables = found[1]
+    (once, none), _ = counts(plain, variables, x)
+    (twice, all_blocks), (_, (_, changed)) = counts(again, variables, x)
+    assert (none, all_blocks) == (0, blocks)
+    assert twice >= once + 2 * blocks
+    kinds = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert kinds(changed["batch_stats"]) == kinds(variables["batch_stats"])
+
+
+def test_a_model_without_blocks_or_norms_refuses_to_be_given_them():
+    make = functools.partial(make_model, "small_cnn", "classify", 10, jnp.float32)
+    with pytest.raises(ConfigError, match="model.remat=True: small_cnn has no blocks; leave it at"):
+        make(remat=True)
+    with pytest.raises(ConfigError, match="model.norm_group=4: small_cnn has no batch norm; leave"):
+        make(norm_group=4)
+    assert make(norm_group=0, remat=False).classes == 10
 
 
 @pytest.mark.parametrize("name", MODELS)

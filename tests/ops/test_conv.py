@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 
 from convmesh import mesh as meshes
 from convmesh.mesh import DATA, MODEL, SPATIAL, P
-from convmesh.ops.conv import conv2d
+from convmesh.ops.conv import conv2d, pair
 
 
 def normal(*shape, seed=0):
@@ -39,6 +39,7 @@ def normal(*shape, seed=0):
         ((2, 2), dict(stride=2)),
         ((1, 3), {}),
         ((5, 2), dict(padding=(2, 0))),
+        ((3, 2), dict(stride=(1, 3), dilation=(2, 1))),
     ],
     ids=str,
 )
@@ -46,7 +47,8 @@ def test_equals_loops(kernel, options):
     groups = options.get("groups", 1)
     x, kernel = normal(2, 9, 10, 4), normal(*kernel, 4 // groups, 4, seed=1)
     dilation = options.get("dilation", 1)
-    padding = options.get("padding", tuple(dilation * (k - 1) // 2 for k in kernel.shape[:2]))
+    sides = zip(np.broadcast_to(dilation, 2), kernel.shape[:2], strict=True)
+    padding = options.get("padding", tuple(d * (k - 1) // 2 for d, k in sides))
     padding = (padding, padding) if isinstance(padding, int) else padding
     wanted = reference.conv2d(x, kernel, **{**options, "padding": padding})
     np.testing.assert_allclose(conv2d(x, kernel, **options), wanted, atol=1e-12)
@@ -149,6 +151,9 @@ CASES = [
         ]
         for shape in (FITS, ODD)
     ),
+    # Directions that differ: (rows, columns).
+    ((3, 1), dict(stride=(1, 2), dilation=(2, 1), padding=(2, 0)), FITS),
+    ((1, 5), dict(stride=(2, 1)), ODD),
     # Rows that fit and channels that do not, and the other way round; one side of the channels.
     (3, {}, {**FITS, "c_in": 3}),
     (3, {}, {**FITS, "c_out": 5}),
@@ -174,8 +179,8 @@ def cases():
     for seed, (side, options, shape) in enumerate(CASES):
         batch, rows, c_in, c_out, groups = shape.values()
         x = normal(batch, rows, 6, c_in, seed=2 * seed)
-        kernel = normal(side, side, c_in // groups, c_out, seed=2 * seed + 1)
-        every[f"{side}x{side} {options} {shape}"] = x, kernel, {**options, "groups": groups}
+        kernel = normal(*pair(side), c_in // groups, c_out, seed=2 * seed + 1)
+        every[f"{side} {options} {shape}"] = x, kernel, {**options, "groups": groups}
     assert len(every) == len(CASES)
     return every
 
@@ -212,7 +217,7 @@ def one_device():
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("shape", equality.ALL_MESHES, ids=str)
+@pytest.mark.parametrize("shape", equality.ALL_LAYOUTS, ids=str)
 def test_every_op_on_every_mesh(shape):
     equality.assert_equal(everything(shape), one_device())
 

@@ -74,21 +74,27 @@ def test_shards_with_their_halo_give_the_whole(shards, rows, kernel, stride, pad
         assert len(short) < len(parts[0])
 
 
+def halos(above, below, fill):
+    """Each shard with its halo: four of two rows; the row's number stands in it, from 1."""
+    image, spec = np.arange(1.0, 9.0).reshape(1, 8, 1, 1), P(None, SPATIAL)
+    with jax.set_mesh(equality.make_mesh((1, 4, 1))):
+        get = jax.shard_map(
+            lambda x: exchange(x, above, below, fill), in_specs=spec, out_specs=spec
+        )
+        return np.asarray(jax.jit(get)(image)).reshape(4, -1).tolist()
+
+
 @pytest.mark.parametrize("fill", [0.0, -7.0])
 def test_exchange_brings_the_neighbours_rows(fill):
-    # Four shards of two rows; the row's number stands in it, from 1.
-    image = np.arange(1.0, 9.0).reshape(1, 8, 1, 1)
-    spec = P(None, SPATIAL)
-
-    def halos(above, below):
-        with jax.set_mesh(equality.make_mesh((1, 4, 1))):
-            get = jax.shard_map(
-                lambda x: exchange(x, above, below, fill), in_specs=spec, out_specs=spec
-            )
-            return np.asarray(jax.jit(get)(image)).reshape(4, -1).tolist()
-
-    assert halos(2, 1) == [[fill, fill, 1, 2, 3], [1, 2, 3, 4, 5], [3, 4, 5, 6, 7],
+    assert halos(2, 1, fill) == [[fill, fill, 1, 2, 3], [1, 2, 3, 4, 5], [3, 4, 5, 6, 7],
                            [5, 6, 7, 8, fill]]  # fmt: skip
-    assert halos(0, 2) == [[1, 2, 3, 4], [3, 4, 5, 6], [5, 6, 7, 8], [7, 8, fill, fill]]
-    assert halos(1, 0) == [[fill, 1, 2], [2, 3, 4], [4, 5, 6], [6, 7, 8]]
-    assert halos(0, 0) == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert halos(0, 2, fill) == [[1, 2, 3, 4], [3, 4, 5, 6], [5, 6, 7, 8], [7, 8, fill, fill]]
+    assert halos(1, 0, fill) == [[fill, 1, 2], [2, 3, 4], [4, 5, 6], [6, 7, 8]]
+    assert halos(0, 0, fill) == [[1, 2], [3, 4], [5, 6], [7, 8]]
+
+
+def test_exchange_repeats_the_images_edges():
+    assert halos(2, 1, None) == [[1, 1, 1, 2, 3], [1, 2, 3, 4, 5], [3, 4, 5, 6, 7],
+                                 [5, 6, 7, 8, 8]]  # fmt: skip
+    assert halos(0, 2, None) == [[1, 2, 3, 4], [3, 4, 5, 6], [5, 6, 7, 8], [7, 8, 8, 8]]
+    assert halos(1, 0, None) == [[1, 1, 2], [2, 3, 4], [4, 5, 6], [6, 7, 8]]

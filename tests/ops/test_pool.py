@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 
 from convmesh import mesh as meshes
 from convmesh.mesh import DATA, MODEL, SPATIAL, P
-from convmesh.ops.pool import avg_pool, max_pool, upsample_nearest
+from convmesh.ops.pool import avg_pool, max_pool, upsample_bilinear, upsample_nearest
 
 
 def normal(*shape, seed=0):
@@ -48,6 +48,20 @@ def test_by_hand():
     assert upsample_nearest(x, 3).shape == (1, 12, 12, 1)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_bilinear_is_jaxs(factor):
+    x = normal(2, 5, 4, 3)
+    wanted = jax.image.resize(x, (2, 5 * factor, 4 * factor, 3), "bilinear")
+    np.testing.assert_allclose(upsample_bilinear(x, factor), wanted, atol=1e-12)
+
+
+def test_bilinear_by_hand():
+    # Centres lie a quarter off; beyond the first and last pixel these go on.
+    x = jnp.array([0.0, 4.0]).reshape(1, 1, 2, 1)
+    assert upsample_bilinear(x)[0, :, :, 0].tolist() == [[0, 1, 3, 4]] * 2
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 1)], ids=str)
 def test_padding_never_wins_and_counts_in_the_mean(shape):
     x = jnp.full((1, 8, 8, 1), -4.0)
@@ -80,7 +94,10 @@ OPS = {
     "max 5/1/2": functools.partial(max_pool, window=5, stride=1, padding=2),
     "mean 2/2/0": functools.partial(avg_pool, window=2),
     "mean 3/2/1": functools.partial(avg_pool, window=3, stride=2, padding=1),
+    "mean (2, 1)/(2, 3)": functools.partial(avg_pool, window=(2, 1), stride=(2, 3)),
     "up 2": upsample_nearest,
+    "bilinear 2": upsample_bilinear,
+    "bilinear 3": functools.partial(upsample_bilinear, factor=3),
 }
 SHAPES = [(8, 32, 6, 8), (6, 14, 6, 3)]  # all divides on every mesh, and little does
 

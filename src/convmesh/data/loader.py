@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from convmesh.data import augment
 from convmesh.data.record import BadExample, Record, Source
+from convmesh.share import Share
 
 # Arrays, and in evaluation a list of records.
 Batch = dict[str, Any]
@@ -60,12 +61,15 @@ class Batches:
 
     counts: over the batches handed out so far: `images`; `unreadable` images passed by with weight
     0; `bad_boxes` of the source dropped or clipped; `truncated` boxes beyond `data.max_boxes`.
+    Only of the examples that are this process's own, so that the sum over processes counts each
+    once.
     """
 
-    def __init__(self, batches: grain.MapDataset, workers: int):
+    def __init__(self, batches: grain.MapDataset, workers: int, share: Share | None):
         """Make `batches` ahead of time: in threads, or in `workers` processes."""
         self._batches = iter(_in_background(batches, workers))
         self._shared = workers > 0
+        self._owned = slice(None) if share is None else share.owned
         self.counts = {"images": 0, "unreadable": 0, "bad_boxes": 0, "truncated": 0}
 
     def __iter__(self) -> Batches:
@@ -76,11 +80,12 @@ class Batches:
         if self._shared:
             # Out of the workers' shared memory, which must not outlive them.
             batch = {key: np.array(value) for key, value in batch.items()}
-        self.counts["images"] += int(batch["present"].sum())
-        self.counts["unreadable"] += int(((batch["index"] >= 0) & ~batch["present"]).sum())
-        self.counts["bad_boxes"] += int(batch.pop("bad_boxes").sum())
+        own, present = self._owned, batch["present"]
+        self.counts["images"] += int(present[own].sum())
+        self.counts["unreadable"] += int(((batch["index"] >= 0) & ~present)[own].sum())
+        self.counts["bad_boxes"] += int(batch.pop("bad_boxes")[own].sum())
         if "truncated" in batch:
-            self.counts["truncated"] += int(batch["truncated"].sum())
+            self.counts["truncated"] += int(batch["truncated"][own].sum())
         return batch
 
     def close(self) -> None:
@@ -94,10 +99,13 @@ class Batches:
         self.close()
 
 
-def train_batches(source: Source, config: ConfigDict, start_step: int = 0) -> Batches:
+def train_batches(
+    source: Source, config: ConfigDict, start_step: int = 0, share: Share | None = None
+) -> Batches:
     """Return the batches of a run from step `start_step` on, without end.
 
-    A batch, B = `config.train.batch_size` and M = `config.data.max_boxes`:
+    Of each batch only the examples of `share` are read, and of their images only its rows kept;
+    None is the whole batch. A batch, B = `config.train.batch_size` and M = `config.data.max_boxes`:
     image uint8 [B, H, W, 3]; index int64 [B], the place in `source`; present bool [B], False for an
     image that could not be read (weight 0). Classification: label int32 [B]. Detection: boxes
     float32 [B, M, 4], x0 y0 x1 y1 in pixels of the input, largest first; labels int32 [B, M];
@@ -106,30 +114,34 @@ def train_batches(source: Source, config: ConfigDict, start_step: int = 0) -> Ba
 
     Raises DataError, while iterating, where the source does.
     """
-    example = _TrainExample(source, _Form.of(source, config), _settings(config), config.train.seed)
+    form = _Form.of(source, config, share)
+    example = _TrainExample(source, form, _settings(config), config.train.seed)
     batch_size = config.train.batch_size
+    places = _Places.of(batch_size, share)
     # A step count that no run reaches; grain wants an end.
-    positions = grain.MapDataset.range(0, batch_size * 2**40)
-    batches = positions.map(example).batch(batch_size, batch_fn=_stack)[start_step:]
-    return Batches(batches, config.data.workers)
+    positions = grain.MapDataset.range(0, len(places.held) * 2**40).map(places)
+    batches = positions.map(example).batch(len(places.held), batch_fn=_stack)[start_step:]
+    return Batches(batches, config.data.workers, share)
 
 
-def eval_batches(source: Source, config: ConfigDict, batch_size: int) -> Batches:
+def eval_batches(
+    source: Source, config: ConfigDict, batch_size: int, share: Share | None = None
+) -> Batches:
     """Return every example of `source` once, in order, whole: letterboxed, or centre-cropped.
 
-    As in `train_batches`, and: scale float32 [B] and offset float32 [B, 2] (x, y) with input =
-    original * scale + offset; original_size int32 [B, 2] (height, width); record, a list of B
+    Of each batch of `batch_size` only the examples of `share`, as in `train_batches`, and:
+    scale float32 [B] and offset float32 [B, 2] (x, y) with input = original * scale + offset;
+    original_size int32 [B, 2] (height, width); record, a list of B
     Records without pixels: the labels as the source has them, no box cut off. The last batch is
     filled up with rows that are not present, have index -1 and None for a record.
     """
-    form = _Form.of(source, config)
-    examples = grain.MapDataset.range(0, len(source)).map(_EvalExample(source, form))
-    padding = form.absent(-1) | _NOWHERE
-    batches = examples.batch(
-        batch_size, batch_fn=functools.partial(_stack_padded, batch_size, padding)
-    )
+    form = _Form.of(source, config, share)
+    places = _Places.of(batch_size, share)
+    steps = -(-len(source) // batch_size)
+    positions = grain.MapDataset.range(0, steps * len(places.held)).map(places)
+    batches = positions.map(_EvalExample(source, form)).batch(len(places.held), batch_fn=_stack)
     # Threads also where training has worker processes: those take seconds to start.
-    return Batches(batches, workers=0)
+    return Batches(batches, 0, share)
 
 
 def _settings(config: ConfigDict) -> augment.Settings:
@@ -140,6 +152,23 @@ def _settings(config: ConfigDict) -> augment.Settings:
 
 
 @dataclass(frozen=True)
+class _Places:
+    """From the n-th example that this process reads to its position in the run."""
+
+    batch_size: int
+    held: tuple[int, ...]  # places in each batch
+
+    @classmethod
+    def of(cls, batch_size: int, share: Share | None) -> _Places:
+        held = range(batch_size) if share is None else share.examples.tolist()
+        return cls(batch_size, tuple(held))
+
+    def __call__(self, n: int) -> int:
+        batch, i = divmod(int(n), len(self.held))
+        return batch * self.batch_size + self.held[i]
+
+
+@dataclass(frozen=True)
 class _Form:
     """The fixed shapes of an example, and how to fill them."""
 
@@ -147,15 +176,17 @@ class _Form:
     size: tuple[int, int]
     max_boxes: int
     skip_bad: bool
+    rows: slice | None = None  # of the image that are kept; None: all
 
     @classmethod
-    def of(cls, source: Source, config: ConfigDict) -> _Form:
+    def of(cls, source: Source, config: ConfigDict, share: Share | None = None) -> _Form:
         data = config.data
         return cls(
             task=source.task,
             size=tuple(data.image_size),
             max_boxes=data.max_boxes,
             skip_bad=data.on_bad_example == "skip",
+            rows=None if share is None else share.rows,
         )
 
     def read(self, source: Source, index: int) -> Record | None:
@@ -179,7 +210,7 @@ class _Form:
     def labelled(self, image: np.ndarray, index: int, label: int) -> Batch:
         """Return an example for classification."""
         return {
-            "image": image,
+            "image": image if self.rows is None else image[self.rows],
             "index": np.array(index, np.int64),
             "present": np.array(True),
             "label": np.array(label, np.int32),
@@ -200,7 +231,7 @@ class _Form:
         order = np.argsort(-area, kind="stable")[: self.max_boxes]
         n = len(order)
         example = {
-            "image": image,
+            "image": image if self.rows is None else image[self.rows],
             "index": np.array(index, np.int64),
             "present": np.array(True),
             "boxes": np.zeros((self.max_boxes, 4), np.float32),
@@ -251,6 +282,8 @@ class _EvalExample:
 
     def __call__(self, index: int) -> Batch:
         index, form = int(index), self.form
+        if index >= len(self.source):  # the last batch is filled up
+            return form.absent(-1) | _NOWHERE
         record = form.read(self.source, index)
         if record is None:
             return form.absent(index) | _NOWHERE
@@ -281,10 +314,6 @@ _NOWHERE: Batch = _placement(1.0, (0, 0), (0, 0)) | {"record": None}
 def _stack(examples: Sequence[Batch]) -> Batch:
     columns = {key: [example[key] for example in examples] for key in examples[0]}
     return {k: column if k == "record" else np.stack(column) for k, column in columns.items()}
-
-
-def _stack_padded(batch_size: int, padding: Batch, examples: Sequence[Batch]) -> Batch:
-    return _stack([*examples, *[padding] * (batch_size - len(examples))])
 
 
 def _in_background(batches: grain.MapDataset, workers: int) -> grain.IterDataset:

@@ -29,17 +29,22 @@ def check_model(name: str, task: str) -> None:
         )
 
 
-def make_model(name: str, task: str, classes: int, dtype, norm_group: int = 0):
+def make_model(name: str, task: str, classes: int, dtype, norm_group: int = 0, remat: bool = False):
     """The model called `name`, for that many classes, computing in `dtype`.
 
-    `norm_group` is the number of examples that batch norm takes together, 0 for the whole batch.
-    Raises ConfigError as `check_model`, and for a group given to a model without batch norm.
+    `norm_group` is the number of examples that batch norm takes together, 0 for the whole batch;
+    `remat` computes the inside of its blocks again in the backward pass. Raises ConfigError as
+    `check_model`, and for either one given to a model without batch norm or without blocks.
     """
     check_model(name, task)
     _, module, attribute = MODELS[name]
     model = getattr(importlib.import_module(module), attribute)(classes=classes, dtype=dtype)
-    if not norm_group:
-        return model
-    if not hasattr(model, "norm_group"):
-        raise ConfigError(f"model.norm_group={norm_group}: {name} has no batch norm; leave it at 0")
-    return model.clone(norm_group=norm_group)
+    for key, value, what in (
+        ("norm_group", norm_group, "batch norm; leave it at 0"),
+        ("remat", remat, "blocks; leave it at false"),
+    ):
+        if value and not hasattr(model, key):
+            raise ConfigError(f"model.{key}={value}: {name} has no {what}")
+        if value:
+            model = model.clone(**{key: value})
+    return model

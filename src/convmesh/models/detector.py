@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from convmesh.models.layers import BatchNorm, Conv, ConvNorm, ResidualBlock, stored
+from convmesh.models.layers import BatchNorm, Conv, ConvNorm, ResidualBlock, rematerialised, stored
+from convmesh.ops.points import to_points
 from convmesh.ops.pool import upsample_nearest
 
 STRIDES = (8, 16, 32)
@@ -56,10 +57,12 @@ class Backbone(nn.Module):
     depths: tuple[int, ...]  # residual blocks at strides 4, 8, 16, 32
     dtype: Any = jnp.float32
     norm_group: int = 0
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool):
         kind = {"dtype": self.dtype, "norm_group": self.norm_group}
+        block = rematerialised(ResidualBlock) if self.remat else ResidualBlock
         levels = []
         for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             if i == 0:
@@ -67,7 +70,7 @@ class Backbone(nn.Module):
             else:
                 x = ConvNorm(width, stride=2, name=f"down{i + 1}", **kind)(x, train)
             for j in range(depth):
-                x = ResidualBlock(width, name=f"stage{i + 1}_block{j + 1}", **kind)(x, train)
+                x = block(width, name=f"stage{i + 1}_block{j + 1}", **kind)(x, train)
             levels.append(x)
         return levels[1:]
 
@@ -136,8 +139,9 @@ class Head(nn.Module):
         to_confidence = output("confidence", 1, rare)
 
         def points(layer, levels):
-            flat = [layer(x).reshape(x.shape[0], x.shape[1] * x.shape[2], -1) for x in levels]
-            return jnp.concatenate(flat, axis=1).astype(stored(self.dtype))
+            return jnp.concatenate([to_points(layer(x)) for x in levels], axis=1).astype(
+                stored(self.dtype)
+            )
 
         boxes = branch("box")
         distances = points(to_distance, boxes)
@@ -157,11 +161,13 @@ class Detector(nn.Module):
     features: int
     dtype: Any = jnp.float32
     norm_group: int = 0
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool = False) -> DetectorOutput:
         kind = {"dtype": self.dtype, "norm_group": self.norm_group}
-        levels = Backbone(self.widths, self.depths, name="backbone", **kind)(x, train)
+        backbone = Backbone(self.widths, self.depths, remat=self.remat, name="backbone", **kind)
+        levels = backbone(x, train)
         levels = Pyramid(self.features, name="pyramid", **kind)(levels, train)
         return Head(self.classes, self.features, name="head", **kind)(levels, train)
 

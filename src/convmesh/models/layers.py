@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from convmesh.ops.conv import conv2d
+from convmesh.ops.conv import conv2d, pair
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -25,15 +25,16 @@ def stored(dtype) -> Any:
 class Conv(nn.Module):
     """Convolution; `padding` at both ends, torch's dilation * (k - 1) // 2 by default.
 
-    [batch, rows, columns, c] -> [batch, rows / stride, columns / stride, features].
+    [batch, rows, columns, c] -> [batch, rows / stride, columns / stride, features]. Kernel, stride,
+    dilation and padding are one number or a pair (rows, columns).
     """
 
     features: int
-    kernel: int = 3
-    stride: int = 1
+    kernel: Any = 3
+    stride: Any = 1
     groups: int = 1
-    dilation: int = 1
-    padding: int | None = None
+    dilation: Any = 1
+    padding: Any = None
     bias: bool = False
     dtype: Any = jnp.float32
     kernel_init: Callable = he_normal
@@ -41,7 +42,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        shape = (*pair(self.kernel), x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, stored(self.dtype))
         x = conv2d(
             x,
@@ -106,10 +107,10 @@ class ConvNorm(nn.Module):
     """Convolution, batch norm and an activation: the brick of most networks."""
 
     features: int
-    kernel: int = 3
-    stride: int = 1
+    kernel: Any = 3
+    stride: Any = 1
     groups: int = 1
-    padding: int | None = None
+    padding: Any = None
     dtype: Any = jnp.float32
     activation: Callable | None = nn.silu
     norm_group: int = 0
@@ -160,8 +161,34 @@ class ResidualBlock(nn.Module):
         return self.activation(x + y)
 
 
+class GroupNorm(nn.Module):
+    """Group norm (arXiv 1803.08494): each example by its own statistics, `groups` of channels.
+
+    For batches too small for batch norm. Statistics are at least float32. Where image rows or a
+    group's channels stand on several devices, these sum over them.
+    """
+
+    groups: int = 32
+    dtype: Any = jnp.float32
+    epsilon: float = 1e-5
+    scale_init: Callable = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x):
+        channels, kind = x.shape[-1], stored(self.dtype)
+        if channels % self.groups:
+            raise ValueError(f"group norm: {channels} channels are no multiple of {self.groups}")
+        scale = self.param("scale", self.scale_init, (channels,), kind)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), kind)
+        grouped = x.astype(kind).reshape(*x.shape[:3], self.groups, channels // self.groups)
+        mean = grouped.mean((1, 2, 4), keepdims=True)
+        var = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
+        normal = ((grouped - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        return (normal * scale + bias).astype(self.dtype)
+
+
 class Dense(nn.Module):
-    """A fully connected layer: [batch, c] -> [batch, features]."""
+    """A fully connected layer: [batch, c] -> [batch, features]. A 1x1 convolution of one pixel."""
 
     features: int
     dtype: Any = jnp.float32
@@ -169,12 +196,18 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        precision = "highest" if self.dtype == jnp.float32 else None
-        return nn.Dense(
-            self.features,
-            dtype=self.dtype,
-            param_dtype=stored(self.dtype),
-            precision=precision,
-            kernel_init=self.kernel_init,
-            name="dense",
-        )(x)
+        kind = stored(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), kind)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), kind)
+        y = conv2d(x[:, None, None], kernel[None, None], dtype=self.dtype)[:, 0, 0]
+        return y + bias.astype(self.dtype)
+
+
+def rematerialised(block: Any) -> Any:
+    """`block`, called as block(x, train), whose inside is computed again in the backward pass.
+
+    Only its input is kept in between: less memory for about a third more arithmetic.
+    """
+    if isinstance(block, partial):
+        return partial(rematerialised(block.func), *block.args, **block.keywords)
+    return nn.remat(block, static_argnums=(2,))  # train; 0 is the module itself

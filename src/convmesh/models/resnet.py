@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from convmesh.models.layers import ConvNorm, Dense, ResidualBlock, stored
+from convmesh.models.layers import ConvNorm, Dense, ResidualBlock, rematerialised, stored
 from convmesh.ops.pool import max_pool
 
 BasicBlock = partial(ResidualBlock, activation=nn.relu, last_scale_init=nn.initializers.zeros)
@@ -41,17 +41,19 @@ class ResNet(nn.Module):
     width: int = 64
     norm_group: int = 0
     block: Any = BasicBlock
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         kind = {"dtype": self.dtype, "norm_group": self.norm_group}
         stem = ConvNorm(self.width, 7, stride=2, activation=nn.relu, name="stem", **kind)
         x = max_pool(stem(x, train), 3, stride=2, padding=1)
+        block = rematerialised(self.block) if self.remat else self.block
         for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 stride = 2 if stage and not i else 1
                 name = f"stage{stage + 1}_block{i + 1}"
-                x = self.block(self.width * 2**stage, stride, name=name, **kind)(x, train)
+                x = block(self.width * 2**stage, stride, name=name, **kind)(x, train)
         x = x.mean(axis=(1, 2), dtype=stored(self.dtype))
         return Dense(self.classes, dtype=stored(self.dtype), name="head")(x)
 

@@ -14,17 +14,20 @@ from jax import lax
 from convmesh import mesh
 from convmesh.mesh import DATA, MODEL, SPATIAL, P
 from convmesh.ops.halo import exchange, halo_rows
+from convmesh.ops.windows import note
 
 
 def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=None):
     """2-D convolution (cross-correlation, as in torch), NHWC by HWIO.
 
+    Stride, padding and dilation are one number for both directions or a pair (rows, columns).
+
     Args:
       x: [batch, rows, columns, c_in], any float type.
       kernel: [kh, kw, c_in / groups, c_out], any float type; its gradient is summed over devices
         in that type, whatever `dtype` is.
-      stride: step of the window, in both directions.
-      padding: zeros at each end of (rows, columns); torch's by default, dilation * (k - 1) // 2.
+      stride: step of the window.
+      padding: zeros at each end; torch's by default, dilation * (k - 1) // 2.
       dilation: spacing of the kernel's taps.
       groups: blocks of channels convolved apart; c_in for a depthwise convolution.
       dtype: type of the arithmetic and of the result; `x`'s by default.
@@ -42,11 +45,10 @@ def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=Non
             f"conv2d: input channels {x.shape[-1]}, kernel {kernel.shape} and groups={groups} "
             "do not match"
         )
+    stride, dilation = pair(stride), pair(dilation)
     if padding is None:
-        padding = (dilation * (kh - 1) // 2, dilation * (kw - 1) // 2)
-    if isinstance(padding, int):
-        padding = (padding, padding)
-    pad_rows, pad_columns = ((p, p) for p in padding)
+        padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, (kh, kw), strict=True))
+    pad_rows, pad_columns = ((p, p) for p in pair(padding))
     x = x.astype(dtype)
 
     def local(x, kernel, pad_rows, groups):
@@ -56,26 +58,52 @@ def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=Non
     if mesh.current() is None:
         return local(x, kernel, pad_rows, groups)
 
-    halo = halo_rows(x.shape[1], mesh.axis_size(SPATIAL), kh, stride, padding[0], dilation)
+    shards = mesh.axis_size(SPATIAL)
+    halo = halo_rows(x.shape[1], shards, kh, stride[0], pad_rows[0], dilation[0])
     kernel_spec = mesh.parameter(kernel.shape)
-    channels_out = kernel_spec[3]
+    channels_out = MODEL if MODEL in _axes(kernel_spec[3]) else None
     # Whole groups on each device: its output channels need no input channel but its own.
     own_groups = groups > 1 and channels_out and groups % mesh.axis_size(MODEL) == 0
     if groups > 1 and not own_groups:
-        kernel_spec, channels_out = mesh.parameter(()), None
+        channels_out = None
     x_spec = mesh.activation(x.shape, rows=halo is not None, channels=bool(channels_out))
     y_spec = P(*x_spec[:3], channels_out)
+    gathers_channels = bool(x_spec[3]) and not own_groups
+    # Parameters sharded over data (fsdp) are gathered here, so that their gradients are scattered;
+    # where each device along data does the same work, jit gathers them on the way in.
+    kernel_spec = P(
+        *(
+            tuple(a for a in _axes(axes) if (channels_out if a == MODEL else x_spec[0])) or None
+            for axes in kernel_spec
+        )
+    )
+
+    scattered = [i for i, axes in enumerate(kernel_spec) if DATA in _axes(axes)]
+    shared = tuple(a for a in ((SPATIAL,) if scattered else (DATA, SPATIAL)) if a in x_spec)
 
     def sharded(x, kernel):
-        kernel = _shared_over(kernel, tuple(axis for axis in (DATA, SPATIAL) if axis in x_spec))
-        if x_spec[3] and not own_groups:
+        for i in scattered:
+            kernel = lax.all_gather(kernel, DATA, axis=i, tiled=True)
+        kernel = _shared_over(kernel, shared)
+        if gathers_channels:
             x = lax.all_gather(x, MODEL, axis=3, tiled=True)
         rows = pad_rows
         if x_spec[1]:
             x, rows = exchange(x, *halo, fill=0.0), (0, 0)
         return local(x, kernel, rows, groups // mesh.axis_size(MODEL) if own_groups else groups)
 
+    note(f"convolution {kh}x{kw}", x, x_spec, y_spec, halo, gathers_channels)
     return jax.shard_map(sharded, in_specs=(x_spec, kernel_spec), out_specs=y_spec)(x, kernel)
+
+
+def pair(value) -> tuple[int, int]:
+    """(rows, columns) of a number for both, or of a pair."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _axes(entry) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _shared_over(kernel, axes):
@@ -92,14 +120,14 @@ def _local_conv(x, kernel, stride, padding, dilation, groups):
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
         # A matrix product, which XLA's CPU runs a good deal faster.
-        x = x[:, ::stride, ::stride]
+        x = x[:, :: stride[0], :: stride[1]]
         return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=(stride, stride),
+        window_strides=stride,
         padding=padding,
-        rhs_dilation=(dilation, dilation),
+        rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
         precision=precision,

@@ -23,19 +23,26 @@ def halo_rows(
     return (above, below) if max(above, below) <= height // shards else None
 
 
-def exchange(x, above: int, below: int, fill: float):
+def exchange(x, above: int, below: int, fill: float | None):
     """`x` [batch, rows / shards, columns, channels] with its neighbours' rows at both ends.
 
     Runs inside shard_map. The first shard's upper and the last shard's lower rows are `fill`, the
-    padding of the whole image.
+    padding of the whole image; None repeats the image's first and last row.
     """
     shards = lax.axis_size(SPATIAL)
     index = lax.axis_index(SPATIAL)
     parts = [x]
     if above:
         rows = lax.ppermute(x[:, -above:], SPATIAL, [(i, i + 1) for i in range(shards - 1)])
-        parts.insert(0, rows if fill == 0 else jnp.where(index == 0, fill, rows))
+        parts.insert(0, _padded(rows, index == 0, x[:, :1] if fill is None else fill))
     if below:
         rows = lax.ppermute(x[:, :below], SPATIAL, [(i + 1, i) for i in range(shards - 1)])
-        parts.append(rows if fill == 0 else jnp.where(index == shards - 1, fill, rows))
+        parts.append(_padded(rows, index == shards - 1, x[:, -1:] if fill is None else fill))
     return jnp.concatenate(parts, axis=1) if len(parts) > 1 else x
+
+
+def _padded(rows, at_the_end, fill):
+    """A neighbour's `rows`, or `fill` where there is none. What nobody sends arrives as zeros."""
+    if isinstance(fill, float) and fill == 0:
+        return rows
+    return jnp.where(at_the_end, fill, rows)

@@ -2,7 +2,10 @@
 
 Both tasks have the same face, and the step and the loop know no more of them:
 
-- `loss(outputs, batch) -> (loss, numbers)`: a scalar, and scalars by name for the log;
+- `sums(outputs, batch) -> dict`: scalars that add up over examples, devices and micro-batches,
+  among them `loss` and `total`, what the loss is divided by;
+- `finish(sums) -> (loss, numbers)`: from the sums over everything to the loss, and scalars by name
+  for the log; `loss(outputs, batch)` is both at once;
 - `predict(outputs) -> dict`: arrays [batch, ...], on the devices;
 - `to_host(one, placement) -> dict`: the same of one image, in terms of the original image;
 - `metrics(truth, found, classes)`, `results(...)`, `table(...)`: what evaluation writes and prints;
@@ -21,6 +24,19 @@ def normalise(images, dtype):
     scale = 1 / (255 * jnp.array(PIXEL_DEVIATION, dtype))
     shift = jnp.array(PIXEL_MEAN, dtype) / jnp.array(PIXEL_DEVIATION, dtype)
     return images.astype(dtype) * scale - shift
+
+
+class Loss:
+    """The part that both tasks have: sums are divided by what stands in all of them, once."""
+
+    def loss(self, outputs, batch, *given):
+        """The loss of a whole batch, and the numbers for the log."""
+        return self.finish(self.sums(outputs, batch, *given))
+
+    @staticmethod
+    def divisor(sums):
+        """What the summed loss, and so its gradient, is divided by: the total, at least 1."""
+        return jnp.maximum(sums["total"], 1)
 
 
 def make_task(config, classes: int):

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from convmesh.ops.losses import cross_entropy
+from convmesh.tasks import Loss
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify:
+class Classify(Loss):
     """The classification task: one of `classes` for each image."""
 
     classes: int
@@ -19,14 +20,21 @@ class Classify:
 
     best_metric = "top1"
 
-    def loss(self, logits, batch):
-        """Mean sparse cross-entropy over the examples that are present, and the accuracy."""
+    def sums(self, logits, batch):
+        """Sparse cross-entropy and right answers, summed over the examples that are present."""
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         present = batch["present"].astype(logits.dtype)
-        total = jnp.maximum(present.sum(), 1)
-        loss = jnp.sum(cross_entropy(logits, batch["label"]) * present) / total
         right = (jnp.argmax(logits, axis=-1) == batch["label"]) * present
-        return loss, {"top1": right.sum() / total}
+        return {
+            "loss": jnp.sum(cross_entropy(logits, batch["label"]) * present),
+            "right": right.sum(),
+            "total": present.sum(),
+        }
+
+    def finish(self, sums):
+        """The mean cross-entropy over the examples that were present, and the accuracy."""
+        total = self.divisor(sums)
+        return sums["loss"] / total, {"top1": sums["right"] / total}
 
     def predict(self, logits):
         """`probabilities` [batch, classes], at least float32."""

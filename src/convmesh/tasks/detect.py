@@ -13,14 +13,14 @@ from convmesh.models.detector import BINS, DetectorOutput, grid_points
 from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
-from convmesh.tasks import average_precision
+from convmesh.tasks import Loss, average_precision
 from convmesh.tasks.assignment import assign
 
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Detect:
+class Detect(Loss):
     """The detection task for images of `image_size` (height, width)."""
 
     classes: int
@@ -51,17 +51,16 @@ class Detect:
         truth = (batch[name] for name in ("boxes", "labels", "valid", "crowd"))
         return mesh.per_example(images)(predicted, lax.stop_gradient(outputs.class_logits), *truth)
 
-    def loss(self, outputs: DetectorOutput, batch, assignment=None):
-        """The loss of a whole batch, and its parts.
+    def sums(self, outputs: DetectorOutput, batch, assignment=None):
+        """The parts of the loss, and counts, summed over the examples.
 
-        All parts are divided by the sum of the targets of all images (at least 1). Padding
-        examples (`present` False) have no boxes and weigh nothing.
+        `total` is the sum of the targets. Padding examples (`present` False) have no boxes and
+        weigh nothing.
         """
         assigned = self.assign(outputs, batch) if assignment is None else assignment
         points, strides = grid_points(self.image_size)
         dtype = outputs.class_logits.dtype
         target = assigned.target.astype(dtype)
-        total = jnp.maximum(target.sum(), 1)
         weight = (batch["present"][:, None] & ~assigned.ignored).astype(dtype)  # [batch, points]
 
         label = jnp.take_along_axis(batch["labels"], assigned.box, axis=1)
@@ -84,14 +83,24 @@ class Detect:
             "box": BOX_WEIGHT * jnp.sum(box_loss * target),
             "distribution": DISTRIBUTION_WEIGHT * jnp.sum(bins_loss * target),
         }
-        parts = {name: part / total for name, part in parts.items()}
-        loss = sum(parts.values())
-        numbers = {f"loss/{name}": part for name, part in parts.items()}
-        images = jnp.maximum(batch["present"].sum(), 1)
-        numbers["positive_points"] = assigned.positive.sum() / images
-        numbers["boxes_without_point"] = assigned.missed.sum()
-        numbers["boxes_truncated"] = batch["truncated"].sum()
-        return loss, numbers
+        return {
+            "loss": sum(parts.values()),
+            **{f"loss/{name}": part for name, part in parts.items()},
+            "total": target.sum(),
+            "images": batch["present"].sum(),
+            "positive_points": assigned.positive.sum(),
+            "boxes_without_point": assigned.missed.sum(),
+            "boxes_truncated": batch["truncated"].sum(),
+        }
+
+    def finish(self, sums):
+        """The loss and its parts, over the sum of the targets of all images, and the counts."""
+        total = self.divisor(sums)
+        numbers = {name: v / total for name, v in sums.items() if name.startswith("loss/")}
+        numbers["positive_points"] = sums["positive_points"] / jnp.maximum(sums["images"], 1)
+        for name in ("boxes_without_point", "boxes_truncated"):
+            numbers[name] = sums[name]
+        return sums["loss"] / total, numbers
 
     def predict(self, outputs: DetectorOutput) -> dict[str, Any]:
         """Detections of each image, best first, in pixels of the network's input.
