@@ -3,6 +3,7 @@
 #   make demo       train configs/demo.py into runs/demo, evaluate it, draw its detections
 #   make test       run every test
 #   make proof      every mesh against one device, in float64: writes docs/equality.md
+#   make costs      what each way of sharing costs: writes docs/costs.md
 #   make lint       check style and types
 #   make lock       compile the lock again (LOCK_FLAGS=--upgrade takes newer releases)
 #   make clean      remove .venv and the tools' caches (runs/ stays)
@@ -30,7 +31,7 @@ EXTRA_READY := $(if $(EXTRA),$(READY)-$(EXTRA))
 unexport PYTHONPATH PYTHONHOME
 export PIP_USER := 0
 
-.PHONY: demo test proof lint lock clean
+.PHONY: demo test proof costs lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY) $(EXTRA_READY)
@@ -45,6 +46,9 @@ test: $(READY) $(EXTRA_READY)
 
 proof: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/proof_table.py
+
+costs: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/cost_table.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

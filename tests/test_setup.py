@@ -9,12 +9,16 @@ from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
 from convmesh.setup import (
     compute_type,
+    config_mesh,
     count_steps,
+    layout_notes,
     make_optimizer,
     make_run_mesh,
     make_schedule,
     make_setup,
 )
+
+pytestmark = pytest.mark.usefixtures("tiny_net")
 
 
 def config(**changes):
@@ -152,6 +156,91 @@ def test_a_mesh_that_does_not_fit_is_refused():
 def test_a_batch_that_does_not_divide_is_refused_with_a_size_that_does(batch, near):
     with pytest.raises(ConfigError, match=rf"train.batch_size={batch}: .* 8 devices.* {near},"):
         make_run_mesh(config(train__batch_size=batch))
+
+
+@pytest.mark.parametrize("batch, near", [(20, 16), (25, 32), (1, 16)])
+def test_micro_batches_that_do_not_divide_are_refused_with_a_size_that_does(batch, near):
+    with pytest.raises(ConfigError) as error:
+        make_run_mesh(config(train__batch_size=batch, train__accumulate=4, mesh__spatial=2))
+    assert str(error.value) == (
+        f"train.batch_size={batch}: does not divide over train.accumulate=4 times the 4 devices of "
+        f"the data axis; take {near}, or another mesh.data"
+    )
+    make_run_mesh(config(train__batch_size=near, train__accumulate=4, mesh__spatial=2))
+
+
+@pytest.mark.parametrize(
+    "accumulate, group, examples", [(1, 3, 16), (1, 32, 16), (2, 16, 8), (4, 3, 4)]
+)
+def test_ghost_groups_that_do_not_divide_a_micro_batch_are_refused(accumulate, group, examples):
+    given = config(
+        model__name="resnet18", train__accumulate=accumulate, model__norm_group=group, mesh__data=2,
+        mesh__spatial=4,
+    )  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        make_setup(given, "ab", make_run_mesh(given))
+    assert str(error.value) == (
+        f"model.norm_group={group}: {examples} examples (train.batch_size / train.accumulate) are "
+        "no multiple of it; 0 takes them all"
+    )
+
+
+def test_fsdp_is_in_the_mesh_and_what_a_model_has_not_is_refused():
+    mesh = make_run_mesh(config(mesh__fsdp=True))
+    assert dict(mesh.shape) == {"data": 8, "spatial": 1, "model": 1, "fsdp": 1}
+    assert dict(config_mesh(config(mesh__data=2), jax.devices()[:2]).shape)["data"] == 2
+    for key, value in [("remat", True), ("norm_group", 4)]:
+        with pytest.raises(ConfigError, match=rf"model.{key}={value}: small_cnn has no"):
+            make_setup(config(**{f"model__{key}": value}), "ab", mesh)
+
+
+# --- what the mesh cannot share -------------------------------------------------------------------
+
+
+def notes(net="small_cnn", side=32, **changes):
+    given = config(model__name=net, data__image_size=(side, side), **changes)
+    return layout_notes(make_setup(given, "abcdefgh", make_run_mesh(given), train_images=9))
+
+
+def test_nothing_is_said_where_all_is_shared():
+    assert notes() == []
+    assert notes(mesh__data=2, mesh__spatial=2, mesh__model=2) == []
+    # Groups of 2 on devices that hold 2: nobody talks.
+    assert notes(net="tiny_net", model__norm_group=2) == []
+
+
+def test_layers_that_do_not_fit_the_mesh_are_named():
+    # 44 rows fit over 4 devices, and 22 do not: nor do the pooling that gives them and what
+    # follows. A dense layer has no rows.
+    assert notes(side=44, mesh__data=2, mesh__spatial=4) == [
+        "mesh.spatial: 4 of 7 windows have rows that do not fit it and are whole on each device: "
+        "pooling 2x2, Conv_1, Conv_2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "batch, group, accumulate, over",
+    [
+        (16, 4, 1, "holds 2 examples, so the groups span 2"),
+        (16, 16, 1, "holds 2 examples, so the groups span 8"),
+        (16, 8, 2, "holds 1 examples, so the groups span 8"),
+        (24, 2, 1, "holds 3 examples, so the groups span 2"),  # the second of each two devices
+        (40, 8, 1, "holds 5 examples, so the groups span 3"),  # 8 to 15: devices 1, 2 and 3
+    ],
+)
+def test_groups_over_several_devices_are_said_to_talk(batch, group, accumulate, over):
+    given = dict(train__batch_size=batch, model__norm_group=group, train__accumulate=accumulate)
+    assert notes(net="tiny_net", **given) == [
+        f"model.norm_group={group}: a device {over} of them along mesh.data and talk"
+    ]
+
+
+def test_groups_over_sharded_rows_are_said_to_be_summed():
+    found = notes(net="tiny_net", side=64, model__norm_group=4, mesh__data=4, mesh__spatial=2)
+    assert found == [
+        "model.norm_group=4: each group spans mesh.spatial, so its statistics are summed over the "
+        "devices that share its rows, and no others"
+    ]
 
 
 def test_an_unknown_model_is_refused_with_the_nearest():

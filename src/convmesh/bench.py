@@ -41,11 +41,14 @@ def classes_of(config) -> tuple[str, ...]:
     return tuple(map(str, range({"classify": 1000, "detect": 80}[config.task])))
 
 
-def noise_setup(config) -> Setup:
-    """The parts of a recipe for steps on noise: its data gives the classes and nothing else."""
+def noise_setup(config, mesh=None) -> Setup:
+    """The parts of a recipe for steps on noise: its data gives the classes and nothing else.
+
+    On the recipe's own mesh, of all devices, if none is given.
+    """
     if not config.model.name:
         raise ConfigError("model.name: not set; give it as --config.model.name=NAME")
-    return make_setup(config, classes_of(config), make_run_mesh(config))
+    return make_setup(config, classes_of(config), mesh or make_run_mesh(config))
 
 
 # --- bench step -----------------------------------------------------------------------------------

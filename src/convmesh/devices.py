@@ -10,7 +10,7 @@ _COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
 def simulate_devices(n: int) -> None:
-    """Makes JAX see `n` CPU devices, and no others. Call it before JAX does any work.
+    """Makes JAX see `n` CPU devices in this process, and no others. Call it before JAX does work.
 
     Raises ConfigError if `n` is not at least 1, or if JAX has already started with other devices.
     """

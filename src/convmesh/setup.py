@@ -2,6 +2,7 @@
 prediction all start here."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -160,7 +161,7 @@ def layout_notes(setup: Setup) -> list[str]:
     if group and held % group:
         lines.append(
             f"model.norm_group={group}: a device holds {held} examples, so the groups span "
-            f"{-(-group // held)} of them along mesh.data and talk"
+            f"{-(-(held - math.gcd(group, held) + group) // held)} of them along mesh.data and talk"
         )
     if group and mesh.shape[meshes.SPATIAL] > 1:
         lines.append(

@@ -34,13 +34,13 @@ class Net(nn.Module):
 
 def test_each_window_is_noted_with_its_layer_in_order():
     def forward(x):
-        return Net(name="net").init_with_output(jax.random.key(0), x)[0]
+        return Net().init_with_output(jax.random.key(0), x)[0]
 
     found = trace(forward, (2, 2, 2), (4, 8, 6, 3))
     assert [(w.layer, w.op, w.shape) for w in found] == [
-        ("net/stem/conv", "convolution 3x3", (4, 8, 6, 3)),
-        ("net", "pooling 2x2", (4, 8, 6, 8)),
-        ("net/out", "convolution 1x1", (4, 4, 3, 8)),
+        ("stem/conv", "convolution 3x3", (4, 8, 6, 3)),
+        ("", "pooling 2x2", (4, 8, 6, 8)),
+        ("out", "convolution 1x1", (4, 4, 3, 8)),
     ]
     assert not any(w.whole for w in found)
 
