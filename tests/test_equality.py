@@ -46,10 +46,7 @@ def test_two_micro_batches_on_a_mesh_are_one_batch(name, shape):
     equality.assert_equal(result, in_two_ghost_groups(name))
 
 
-WHOLE = [(4, 1, 2), (2, 2, 2), (8, 1, 1, True), (2, 2, 2, True)]
-
-
-@pytest.mark.parametrize("shape", WHOLE, ids=str)
+@pytest.mark.parametrize("shape", equality.SOME_WHOLE_LAYOUTS, ids=str)
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
 def test_whole_nets(name, shape):
     equality.assert_equal(

@@ -159,6 +159,24 @@ def test_activations_with_whole_rows_or_channels():
     assert meshes.activation(shape, mesh, channels=False) == P(DATA, SPATIAL, None, None)
 
 
+@pytest.mark.parametrize(
+    "mesh, batch, wanted",
+    [
+        (CUBE, 8, P((DATA, SPATIAL, MODEL))),
+        (CUBE_FSDP, 12, P((DATA, SPATIAL))),
+        (CUBE, 2, P((DATA,))),
+        (CUBE, 3, P(None)),
+        ((1, 4, 2), 4, P((SPATIAL,))),
+        ((1, 4, 2), 2, P((MODEL,))),  # 4 do not divide, and the 2 after them do
+        ((8, 1, 1), 8, P((DATA,))),
+        ((1, 1, 1), 8, P(None)),
+    ],
+    ids=str,
+)
+def test_whole_examples_stand_on_as_many_devices_as_divide(mesh, batch, wanted):
+    assert meshes.whole((batch, 5, 7), equality.make_mesh(mesh)) == wanted
+
+
 def test_an_axis_of_one_device_is_not_named():
     mesh = equality.make_mesh((4, 2, 1))
     assert meshes.activation((4, 6, 5, 8), mesh) == P(DATA, SPATIAL, None, None)
@@ -306,8 +324,18 @@ def test_the_current_mesh():
     assert meshes.current() is None  # what was set is set back
 
 
-@pytest.mark.parametrize("batch", [8, 3])
-def test_per_example_runs_on_each_devices_own(batch):
+@pytest.mark.parametrize(
+    "shape, batch, own",
+    [
+        ((1, 1, 1), 8, 8),
+        ((8, 1, 1), 8, 1),
+        ((8, 1, 1), 3, 3),
+        ((2, 2, 2), 16, 2),  # over all axes
+        ((2, 2, 2), 6, 3),
+        ((2, 2, 2), 3, 3),
+    ],
+)
+def test_per_example_runs_on_each_devices_own(shape, batch, own):
     seen = []
 
     def local(x, tree):
@@ -315,16 +343,11 @@ def test_per_example_runs_on_each_devices_own(batch):
         return x * 2, {"sum": (x + tree["y"]).sum(axis=1)}
 
     x = jnp.arange(batch * 2.0).reshape(batch, 2)
-    run = jax.jit(meshes.per_example(local))
-    for shape, own in [
-        ((1, 1, 1), batch),
-        ((8, 1, 1), {8: 1, 3: 3}[batch]),
-        ((2, 2, 2), {8: 4, 3: 3}[batch]),
-    ]:
-        twice, rest = meshes.on_mesh(equality.make_mesh(shape), run)(x, {"y": x})
-        np.testing.assert_array_equal(twice, x * 2)
-        np.testing.assert_array_equal(rest["sum"], (2 * x).sum(axis=1))
-        assert seen[-1] == own
+    run = meshes.on_mesh(equality.make_mesh(shape), jax.jit(meshes.per_example(local)))
+    twice, rest = run(x, {"y": x})
+    np.testing.assert_array_equal(twice, x * 2)
+    np.testing.assert_array_equal(rest["sum"], (2 * x).sum(axis=1))
+    assert set(seen) == {own}
 
 
 # --- from host arrays to the mesh ----------------------------------------------------------------

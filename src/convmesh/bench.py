@@ -107,7 +107,7 @@ def measure_step(setup: Setup, steps: int = STEPS) -> StepCost:
     windows = traced_windows(setup)
     # The first window's input is the image, which has no gradient.
     forward = sum(w.halo_bytes for w in windows)
-    halo = 2 * forward - windows[0].halo_bytes
+    halo = 2 * forward - sum(w.halo_bytes for w in windows[:1])
     return StepCost(
         mesh=meshes.describe(mesh),
         devices=mesh.size,

@@ -69,8 +69,10 @@ def _end(message: str, status: int, debug: bool) -> int:
         print(message, file=sys.stderr)
     elif status != Stopped.exit_code:
         processes.fail(message, status)
-    elif processes.is_first():  # all stop at the same step
-        print(message, file=sys.stderr)
+    else:  # all stop at the same step; who starts them may end all when the first has ended
+        if processes.is_first():
+            print(message, file=sys.stderr)
+        processes.finish()
     return status
 
 

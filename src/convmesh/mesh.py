@@ -39,6 +39,8 @@ DATA, SPATIAL, MODEL = AXES = ("data", "spatial", "model")
 # A fourth axis, of one device, marks a mesh with fsdp: so the switch goes wherever the mesh goes,
 # and is part of what jit remembers a program by.
 FSDP = "fsdp"
+# The leaf of a batch that holds one number for each device, so that processes can tell each other.
+NOTE = "note"
 
 
 def make_mesh(
@@ -194,6 +196,8 @@ def batch_shardings(mesh: Mesh, batch: dict, stacked: bool = False) -> dict:
     """
 
     def spec(name, leaf):
+        if name == NOTE:
+            return P(AXES)
         shape = leaf.shape[1:] if stacked else leaf.shape
         image = name == "image"
         inner = activation(shape, mesh, channels=False) if image else examples(shape, mesh)
@@ -305,6 +309,12 @@ def place(mesh: Mesh, batch: dict, share: Share | None = None) -> dict:
         return jax.make_array_from_callback(shapes[name].shape, layout[name], of_one_device)
 
     return {name: put(name, leaf) for name, leaf in batch.items()}
+
+
+def note(mesh: Mesh, value: bool):
+    """A batch's NOTE: each process's own `value` on all of its devices."""
+    at = NamedSharding(mesh, P(AXES))
+    return jax.make_array_from_callback((mesh.size,), at, lambda _: np.array([value]))
 
 
 def on_host(mesh: Mesh, tree):

@@ -36,6 +36,10 @@ def train_step(
     the counters.
     """
 
+    # What any process has noted, such as a signal to stop, all are told.
+    noted = batch.get(meshes.NOTE)
+    batch = {name: leaf for name, leaf in batch.items() if name != meshes.NOTE}
+
     def summed(micro):
         """Gradients and sums of a micro-batch, nothing divided yet, and its running statistics."""
 
@@ -76,8 +80,8 @@ def train_step(
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
     state = TrainState(step=state.step + 1, nonfinite_steps=state.nonfinite_steps + ~finite, **new)
     numbers = {"loss": loss, **numbers, "gradient_norm": norm}
-    if "stop" in batch:  # a signal that any process has received
-        numbers["stop"] = jnp.any(batch["stop"])
+    if noted is not None:
+        numbers[meshes.NOTE] = jnp.any(noted)
     return state, {**numbers, "nonfinite_steps": state.nonfinite_steps}
 
 

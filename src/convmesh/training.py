@@ -7,7 +7,6 @@ from collections import deque
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from convmesh import draw, processes
 from convmesh import mesh as meshes
@@ -103,7 +102,7 @@ def run_steps(
             if step_fn is None and processes.is_first():
                 picture = draw.draw_batch(batch, setup.classes)
                 draw.save_png(picture, workdir / "plots" / "first_batch.png")
-            batch = meshes.place(setup.mesh, stop.put_into(batch), share)
+            batch = stop.put_into(meshes.place(setup.mesh, batch, share), setup.mesh)
             if step_fn is None:
                 step_fn = jit_train_step(setup.mesh, state, batch, **step_parts(setup))
             state, numbers = step_fn(state, batch)
@@ -234,15 +233,15 @@ class StopSignal:
         self.received = ""
         self._noted = self._noted_before = None  # by any process, in the last step and before it
 
-    def put_into(self, batch: dict) -> dict:
+    def put_into(self, batch: dict, mesh) -> dict:
         """`batch`, with the note where other processes need it."""
         if processes.count() == 1:
             return batch
-        return {**batch, "stop": np.full(len(batch["index"]), bool(self.received))}
+        return {**batch, meshes.NOTE: meshes.note(mesh, bool(self.received))}
 
     def take_from(self, numbers: dict) -> None:
         """Takes the note of a step just dispatched out of its `numbers`, without waiting for it."""
-        self._noted_before, self._noted = self._noted, numbers.pop("stop", None)
+        self._noted_before, self._noted = self._noted, numbers.pop(meshes.NOTE, None)
 
     def agreed(self) -> str:
         """The signal that all processes stop for after the last step, or nothing."""
