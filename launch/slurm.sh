@@ -16,8 +16,7 @@
 #SBATCH --time=24:00:00
 
 # One process for each GPU, so --ntasks-per-node is --gpus-per-node: what JAX expects under Slurm.
-# Each must see all GPUs of its node, of which it takes its own. So leave out --gpus-per-task and
-# --ntasks-per-gpu, which bind GPUs to tasks.
+# Each takes its share of the GPUs that it sees, so all of a node's are shown to all its tasks.
 # One process for each node instead: --ntasks-per-node=1, and name its GPUs:
 # export JAX_LOCAL_DEVICE_IDS=0,1,2,3
 

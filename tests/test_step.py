@@ -336,7 +336,7 @@ def test_micro_batches_whose_targets_sum_to_less_weigh_less():
     assert abs(sum(each) / 2 / whole[1]["loss"] - 1) > 0.01
 
 
-def test_a_stop_that_any_example_brings_is_told():
+def test_a_note_of_any_device_is_told_to_all():
     line = Toy(lambda w: w.sum())
     params, stats, zero = {"w": jnp.ones(1)}, {"seen": jnp.zeros(())}, jnp.int32(0)
     optimizer = optax.sgd(0.1)
@@ -344,13 +344,12 @@ def test_a_stop_that_any_example_brings_is_told():
     step = functools.partial(train_step, model=line, task=line, optimizer=optimizer)
     image = np.zeros((2, 1, 1, 3))
     for accumulate in (1, 2):
-        shape = (2,) if accumulate == 1 else (2, 1)
-        for stop in ([False, False], [False, True]):
+        for noted in ([False, False, False], [False, False, True]):
             batch = {"image": image if accumulate == 1 else image[:, None]}
-            batch["stop"] = np.array(stop).reshape(shape)
+            batch[meshes.NOTE] = np.array(noted)  # of three devices
             _, numbers = step(state, batch, accumulate=accumulate)
-            assert bool(numbers["stop"]) is any(stop)
-    assert "stop" not in step(state, {"image": image})[1]
+            assert bool(numbers[meshes.NOTE]) is any(noted)
+    assert meshes.NOTE not in step(state, {"image": image})[1]
 
 
 # --- bfloat16 -------------------------------------------------------------------------------------
