@@ -75,9 +75,9 @@ def measure_step(setup: Setup, steps: int = STEPS) -> StepCost:
     """Compiles the recipe's train step for its mesh and runs it on noise `steps` times (0: not).
 
     Halo: rows that each device gets from its neighbours; the formula: those that its windows need,
-    forward and backward, twice forward where blocks are computed again. Gradients: sums of kernels'
-    gradients over data and spatial; the formula: the bytes of the parameters that a device holds
-    (with fsdp: that it gathers).
+    forward and backward (`model.remat` sends those of its blocks once more, which it leaves out).
+    Gradients: sums of kernels' gradients over data and spatial; the formula: the bytes of the
+    parameters that a device works with (with fsdp: that it gathers).
     """
     config, mesh = setup.config, setup.mesh
     size, train = tuple(config.data.image_size), config.train
@@ -85,9 +85,7 @@ def measure_step(setup: Setup, steps: int = STEPS) -> StepCost:
     share = meshes.share_of(mesh, train.batch_size, size[0], train.accumulate)
     boxes = config.data.max_boxes
     batch = proof.noise_batch(setup.task, size, train.batch_size, boxes)
-    batch = {name: leaf[share.examples] for name, leaf in batch.items()}
-    batch["image"] = batch["image"][:, share.rows]
-    batch = meshes.place(mesh, batch, share)
+    batch = meshes.place(mesh, share.take(batch), share)
     step = jit_train_step(mesh, state, batch, **step_parts(setup))
 
     before = time.perf_counter()

@@ -60,9 +60,7 @@ def sgd_steps(
     share = meshes.share_of(mesh, len(batches[0]["image"]), image_size[0], accumulate)
     step, seen = None, {}
     for i, batch in enumerate(batches):
-        batch = {name: leaf[share.examples] for name, leaf in batch.items()}
-        batch["image"] = batch["image"][:, share.rows]
-        batch = meshes.place(mesh, batch, share)
+        batch = meshes.place(mesh, share.take(batch), share)
         if step is None:
             parts = dict(model=model, task=task, optimizer=optimizer, decay=0.9)
             step = jit_train_step(mesh, state, batch, accumulate=accumulate, **parts)

@@ -21,3 +21,8 @@ class Share:
         """Everything, in one micro-batch."""
         every = np.arange(batch_size)
         return cls(batch_size, height, 1, every, every >= 0, slice(0, height))
+
+    def take(self, batch: dict) -> dict:
+        """This part of a batch that is there whole."""
+        held = {name: leaf[self.examples] for name, leaf in batch.items()}
+        return held | {"image": held["image"][:, self.rows]}

@@ -11,7 +11,7 @@ from convmesh.models.layers import Conv, ConvNorm
 from convmesh.ops import windows as noted
 from convmesh.ops.conv import conv2d
 from convmesh.ops.pool import avg_pool, max_pool, upsample_bilinear, upsample_nearest
-from convmesh.ops.windows import Window, describe_whole, noting, work_shared
+from convmesh.ops.windows import Window, describe_whole, noting
 
 
 def trace(function, shape, *arrays, dtype=jnp.float32):
@@ -138,9 +138,3 @@ def test_what_is_whole_is_described_in_a_line_for_each_axis():
         "mesh.spatial: 9 of 9 windows have rows that do not fit it and are whole on each device: "
         "a, b, c, d, e, f and 2 more"
     ]
-
-
-def test_the_part_of_the_work_that_is_shared_is_by_elements():
-    small, large = (1, 2, 2, 2), (1, 4, 3, 2)
-    assert work_shared([window("a", shape=large), window("b", "rows", shape=small)]) == 24 / 32
-    assert work_shared([]) == 0

@@ -82,9 +82,11 @@ def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=Non
     shared = tuple(a for a in ((SPATIAL,) if scattered else (DATA, SPATIAL)) if a in x_spec)
 
     def sharded(x, kernel):
+        # In this order, so that the gradient is scattered over data before it is summed over
+        # spatial, which then moves only each device's own part.
+        kernel = _shared_over(kernel, shared)
         for i in scattered:
             kernel = lax.all_gather(kernel, DATA, axis=i, tiled=True)
-        kernel = _shared_over(kernel, shared)
         if gathers_channels:
             x = lax.all_gather(x, MODEL, axis=3, tiled=True)
         rows = pad_rows

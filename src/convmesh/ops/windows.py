@@ -7,7 +7,6 @@ know what came of it, to tell the user or to count bytes, traces the program ins
 import contextlib
 import contextvars
 import dataclasses
-import math
 from collections.abc import Iterator
 
 import flax.linen as nn
@@ -92,9 +91,3 @@ def describe_whole(windows: list[Window]) -> list[str]:
                 f"it and are whole on each device: {shown}"
             )
     return lines
-
-
-def work_shared(windows: list[Window]) -> float:
-    """The part of the windows' input elements that is not whole anywhere: 1 is all."""
-    total = sum(math.prod(w.shape) for w in windows)
-    return sum(math.prod(w.shape) for w in windows if not w.whole) / max(1, total)
