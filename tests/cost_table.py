@@ -112,7 +112,8 @@ float32, {day}. `convmesh bench step` prints the same, and the time, for any rec
 
 All bytes are of one device. *Halo*: rows got from neighbours, beside the formula: for each window
 (kernel - stride) rows x columns x channels x examples, once forward and once backward. *Gradients*:
-what is summed over data and spatial, beside the bytes of the parameters that the device works with.
+what is summed over data and spatial, beside the bytes of the parameters that the device works with
+(with fsdp and spatial, that and a data-th of it: scattered over data, then summed over spatial).
 *State*: parameters, AdamW's two moments, the running average. *Temporaries*: what the compiled step
 needs besides, mostly activations. The batch is the same on every mesh.
 

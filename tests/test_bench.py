@@ -28,8 +28,10 @@ def test_the_halo_by_hand_and_as_compiled():
     assert 0.8 * halo <= cost.halo_bytes <= 1.2 * halo
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (8, 1, 1, True)], ids=str)
-def test_gradients_are_summed_once(mesh):
+@pytest.mark.parametrize(
+    "mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (8, 1, 1, True), (2, 2, 2, True)], ids=str
+)
+def test_gradients_are_summed_no_more_than_once_along_each_axis(mesh):
     setup = setup_on(mesh)
     cost = bench.measure_step(setup, steps=0)
     assert cost.gradient_formula > 0
