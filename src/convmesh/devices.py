@@ -1,4 +1,4 @@
-"""Simulated devices: several CPU devices on one machine, to try and to test a mesh."""
+"""What is particular to one platform: simulated CPU devices, and how XLA is to compile for it."""
 
 import ctypes
 import os
@@ -7,6 +7,16 @@ import sys
 from convmesh.errors import ConfigError
 
 _COUNT_FLAG = "--xla_force_host_platform_device_count"
+
+# On CPUs XLA drops `optimization_barrier` before it fuses, and then computes activations anew while
+# it transposes them for the kernels' gradients, in an order that suits no cache: a ResNet-50 step
+# takes 9.7 s without this, 6.7 s with it (2 cores, batch 16, 224 px).
+_COMPILER_OPTIONS = {"cpu": {"xla_disable_hlo_passes": "cse_barrier_expander"}}
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+    """What `jax.jit` is told to compile a train step with for `platform` ("cpu", "gpu", "tpu")."""
+    return dict(_COMPILER_OPTIONS.get(platform, {}))
 
 
 def simulate_devices(n: int) -> None:

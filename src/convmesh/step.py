@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from convmesh import mesh as meshes
+from convmesh.devices import compiler_options
 from convmesh.state import TrainState
 from convmesh.tasks import normalise
 
@@ -109,7 +110,8 @@ def jit_train_step(mesh, state, batch, *, accumulate: int = 1, **parts):
     """`train_step` compiled for `mesh`; `state`, `batch` give the shapes; the state is donated."""
     state_at = meshes.state_shardings(mesh, state)
     # XLA's CPU runs a convolution inside a loop several times slower.
-    unroll = mesh.devices.flat[0].platform == "cpu"
+    platform = mesh.devices.flat[0].platform
+    unroll = platform == "cpu"
     step = jax.jit(
         lambda state, batch: train_step(
             state, batch, accumulate=accumulate, unroll=unroll, **parts
@@ -117,6 +119,7 @@ def jit_train_step(mesh, state, batch, *, accumulate: int = 1, **parts):
         in_shardings=(state_at, meshes.batch_shardings(mesh, batch, stacked=accumulate > 1)),
         out_shardings=(state_at, meshes.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(platform),
     )
     return meshes.on_mesh(mesh, step)
 

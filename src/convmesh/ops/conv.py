@@ -8,12 +8,12 @@ backward pass, and `check_vma` proves that none is missing.
 """
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from convmesh import mesh
 from convmesh.mesh import DATA, MODEL, SPATIAL, P
 from convmesh.ops.halo import exchange, halo_rows
+from convmesh.ops.local import local_conv
 from convmesh.ops.windows import note
 
 
@@ -53,7 +53,7 @@ def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=Non
 
     def local(x, kernel, pad_rows, groups):
         pads = (pad_rows, pad_columns)
-        return _local_conv(x, kernel.astype(dtype), stride, pads, dilation, groups)
+        return local_conv(x, kernel.astype(dtype), stride, pads, dilation, groups)
 
     if mesh.current() is None:
         return local(x, kernel, pad_rows, groups)
@@ -87,6 +87,8 @@ def conv2d(x, kernel, *, stride=1, padding=None, dilation=1, groups=1, dtype=Non
         kernel = _shared_over(kernel, shared)
         for i in scattered:
             kernel = lax.all_gather(kernel, DATA, axis=i, tiled=True)
+        if channels_out and not x_spec[3]:
+            x = _shared_over(x, (MODEL,))
         if gathers_channels:
             x = lax.all_gather(x, MODEL, axis=3, tiled=True)
         rows = pad_rows
@@ -108,29 +110,9 @@ def _axes(entry) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _shared_over(kernel, axes):
-    """`kernel`, used alike by the devices along `axes`: its gradient is the sum of theirs.
+def _shared_over(array, axes):
+    """`array`, used alike by the devices along `axes`: its gradient is the sum of theirs.
 
-    Said before the cast to a narrow type, so that the sum is made in the kernel's own.
+    Said before the cast to a narrow type, so that a kernel's sum is made in its own.
     """
-    return lax.pcast(kernel, axes, to="varying") if axes else kernel
-
-
-def _local_conv(x, kernel, stride, padding, dilation, groups):
-    """The convolution of what stands on one device."""
-    # float32 means it: no TF32 and no bfloat16 passes.
-    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
-        # A matrix product, which XLA's CPU runs a good deal faster.
-        x = x[:, :: stride[0], :: stride[1]]
-        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=stride,
-        padding=padding,
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-        precision=precision,
-    )
+    return lax.pcast(array, axes, to="varying") if axes else array

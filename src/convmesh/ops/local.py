@@ -1,0 +1,94 @@
+"""Convolution of what stands on one device, in the form that its platform runs fastest.
+
+Here alone a platform is asked for. GPUs and TPUs get XLA's convolution and its own derivatives. On
+CPUs XLA takes twice as long for a kernel's gradient as matrix products do, one for each tap; and a
+1x1 convolution is a product in every direction.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def local_conv(x, kernel, stride, padding, dilation, groups):
+    """[batch, rows, columns, c_in] by [kh, kw, c_in / groups, c_out].
+
+    Stride and dilation are pairs (rows, columns), `padding` a pair of (before, after) each. Inside a
+    `shard_map`, both arrays must be marked as varying over the same axes.
+    """
+    window = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
+        # A matrix product, which XLA's CPU runs a good deal faster.
+        x, window = x[:, :: stride[0], :: stride[1]], ((1, 1), *window[1:])
+    if jax.default_backend() == "cpu" and groups == 1:
+        return _by_products(x, kernel, window)
+    return _forward(x, kernel, window)
+
+
+def _forward(x, kernel, window):
+    stride, padding, dilation, groups = window
+    if kernel.shape[:2] == (1, 1) and stride == (1, 1) and padding == ((0, 0), (0, 0)):
+        return _product(x, kernel[0, 0], ((3,), (0,)))
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=stride,
+        padding=padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        precision=_precision(x),
+    )
+
+
+def _precision(x):
+    # float32 means it: no TF32 and no bfloat16 passes.
+    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+
+
+def _product(a, b, contracting):
+    return lax.dot_general(a, b, (contracting, ((), ())), precision=_precision(a))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _by_products(x, kernel, window):
+    return _forward(x, kernel, window)
+
+
+def _by_products_forward(x, kernel, window):
+    return _forward(x, kernel, window), (x, kernel)
+
+
+def _by_products_backward(window, saved, dy):
+    x, kernel = saved
+    # What made them is computed once: XLA would do it again, in an order that suits no cache, while
+    # it transposes them for the products of the kernel's gradient.
+    x, dy = lax.optimization_barrier((x, dy))
+    dx = jax.linear_transpose(lambda x: _forward(x, kernel, window), x)(dy)[0]
+    return dx, kernel_gradient(x, kernel, dy, window)
+
+
+_by_products.defvjp(_by_products_forward, _by_products_backward)
+
+
+def kernel_gradient(x, kernel, dy, window):
+    """The gradient of an ungrouped kernel: for each tap, the pixels that it saw times `dy`."""
+    (down, across), padding, (row_gap, column_gap), _ = window
+    kh, kw, c_in, c_out = kernel.shape
+    batch, rows, columns, _ = dy.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+    def seen(i, j):
+        top, left = i * row_gap, j * column_gap
+        bottom, right = top + down * (rows - 1) + 1, left + across * (columns - 1) + 1
+        return lax.slice(x, (0, top, left, 0), (batch, bottom, right, c_in), (1, down, across, 1))
+
+    pixels = ((0, 1, 2), (0, 1, 2))
+    if c_in < 16:  # too few for a product of its own: a row of taps at once
+        taps = [jnp.concatenate([seen(i, j) for j in range(kw)], -1) for i in range(kh)]
+    else:
+        taps = [seen(i, j) for i in range(kh) for j in range(kw)]
+    gradient = jnp.stack([_product(tap, dy, pixels) for tap in taps])
+    return gradient.reshape(kernel.shape).astype(kernel.dtype)

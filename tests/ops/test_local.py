@@ -1,0 +1,70 @@
+"""local: the forms of a convolution that suit a platform are the convolution."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from convmesh.ops import local
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+def reference(x, kernel, stride, padding, dilation, groups):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def agree(x, kernel, *window):
+    """Both results and both gradients, of float64, for a random cotangent."""
+    with jax.enable_x64(True):
+        x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+        wanted, wanted_back = jax.vjp(lambda x, k: reference(x, k, *window), x, kernel)
+        got, got_back = jax.vjp(lambda x, k: local.local_conv(x, k, *window), x, kernel)
+        dy = jnp.asarray(np.random.default_rng(1).normal(size=wanted.shape))
+        np.testing.assert_allclose(got, wanted, atol=1e-11)
+        for mine, xlas in zip(got_back(dy), wanted_back(dy), strict=True):
+            np.testing.assert_allclose(mine, xlas, atol=1e-11)
+
+
+@hypothesis.given(
+    size=st.tuples(st.integers(7, 10), st.integers(7, 10)),
+    kernel=pairs,
+    stride=pairs,
+    dilation=pairs,
+    padding=st.tuples(*[st.integers(0, 2)] * 4),
+    channels=st.sampled_from([(1, 2), (3, 5), (17, 4)]),
+)
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_any_window_is_xlas_convolution(size, kernel, stride, dilation, padding, channels):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *size, channels[0]))
+    pads = (padding[:2], padding[2:])
+    agree(x, rng.normal(size=(*kernel, *channels)), stride, pads, dilation, 1)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups(groups):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 6, 6, 4)), rng.normal(size=(3, 3, 4 // groups, 8))
+    agree(x, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1), groups)
+
+
+@pytest.mark.parametrize("backend, products", [("cpu", True), ("gpu", False), ("tpu", False)])
+def test_only_cpus_get_products(monkeypatch, backend, products):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x, kernel = jnp.ones((1, 8, 8, 16)), jnp.ones((3, 3, 16, 4))
+    window = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    gradient = jax.grad(lambda k: local.local_conv(x, k, *window).sum())
+    program = str(jax.make_jaxpr(gradient)(kernel))
+    assert ("dot_general" in program) == products
