@@ -19,8 +19,9 @@ simulate_devices(8)
 
 import jax  # noqa: E402
 
-from convmesh.bench import measure_step, noise_setup  # noqa: E402
+from convmesh.bench.step import measure_step  # noqa: E402
 from convmesh.config import apply_overrides, defaults  # noqa: E402
+from convmesh.proof import noise_setup  # noqa: E402
 from convmesh.setup import config_mesh  # noqa: E402
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "costs.md"

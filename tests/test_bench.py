@@ -1,12 +1,15 @@
 """bench: what is counted, beside what the formula says. Nothing here is timed."""
 
 import json
+import math
 
 import equality
+import jax
 import pytest
 import runs
 
-from convmesh import bench, cli
+from convmesh import cli, proof
+from convmesh.bench import scale, step
 from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
 
@@ -15,11 +18,11 @@ def setup_on(mesh, **changes):
     """small_cnn at 16 px, 8 examples, on a mesh of that shape."""
     given = {"model.name": "small_cnn", "data.classes": tuple("abcdefgh"), "train.batch_size": 8}
     config = apply_overrides(defaults("classify"), given | {"data.image_size": (16, 16)} | changes)
-    return bench.noise_setup(config, equality.make_mesh(mesh))
+    return proof.noise_setup(config, equality.make_mesh(mesh))
 
 
 def test_the_halo_by_hand_and_as_compiled():
-    cost = bench.measure_step(setup_on((2, 4, 1)), steps=0)
+    cost = step.measure_step(setup_on((2, 4, 1)), steps=0)
     # Three 3x3 convolutions: a row above and below, of 4 examples, 4 bytes a number. The first has
     # no backward pass; pools of 2 x 2 need nobody's rows.
     rows = [16 * 3, 8 * 32, 4 * 64]  # columns x channels
@@ -33,16 +36,16 @@ def test_the_halo_by_hand_and_as_compiled():
 )
 def test_gradients_are_summed_no_more_than_once_along_each_axis(mesh):
     setup = setup_on(mesh)
-    cost = bench.measure_step(setup, steps=0)
+    cost = step.measure_step(setup, steps=0)
     assert cost.gradient_formula > 0
     assert 0.8 <= cost.gradient_bytes / cost.gradient_formula <= 1.2
 
 
 def test_one_device_sends_nothing():
-    cost = bench.measure_step(setup_on((1, 1, 1)), steps=1)
+    cost = step.measure_step(setup_on((1, 1, 1)), steps=1)
     assert cost.collectives == [] and cost.halo_bytes == cost.gradient_bytes == 0
     assert cost.step_seconds > 0 and cost.temporary_bytes > 0
-    assert "none" in bench.step_table(cost)
+    assert "none" in step.step_table(cost)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +54,12 @@ def test_one_device_sends_nothing():
 @pytest.mark.parametrize("task, name", [("classify", "resnet50"), ("detect", "detector_nano")])
 def test_state_on_each_device(mesh, most, task, name):
     config = apply_overrides(defaults(task), {"model.name": name, "train.batch_size": 8})
-    setup = bench.noise_setup(config, equality.make_mesh(mesh))
+    setup = proof.noise_setup(config, equality.make_mesh(mesh))
     state = setup.abstract_state()
     whole = held = 0
-    for leaf in bench.jax.tree.leaves(state):
+    for leaf in jax.tree.leaves(state):
         whole += leaf.size
-        held += bench.math.prod(leaf.sharding.shard_shape(leaf.shape))
+        held += math.prod(leaf.sharding.shard_shape(leaf.shape))
     assert held / whole <= most
 
 
@@ -75,15 +78,15 @@ def test_the_command_prints_a_table_or_one_object(capsys, tmp_path):
 
 
 def test_scale_needs_two_cores(monkeypatch):
-    monkeypatch.setattr(bench.os, "sched_getaffinity", lambda pid: {3})
+    monkeypatch.setattr(scale.os, "sched_getaffinity", lambda pid: {3})
     with pytest.raises(ConfigError, match="needs two cores"):
-        bench.bench_scale("recipe.py", (), steps=1)
+        scale.bench_scale("recipe.py", (), steps=1)
 
 
 def test_scale_trains_both_ways(capsys, tmp_path, photos):
     config = runs.photo_config(photos, {"model.name": "small_cnn", "eval.every_steps": 0})
     recipe = runs.write_recipe(tmp_path / "recipe.py", config)
-    result = bench.bench_scale(recipe, ("--config.train.seed=3",), steps=3)
+    result = scale.bench_scale(recipe, ("--config.train.seed=3",), steps=3)
     assert result["steps"] == 3 and result["ratio"] > 0
     # Equal steps on equal data: the same result.
     assert result["top1"]["1 process"] == result["top1"]["2 processes"]

@@ -7,8 +7,8 @@ import pytest
 
 import convmesh.ops.conv
 from convmesh import proof
-from convmesh.bench import noise_setup
 from convmesh.config import apply_overrides, defaults
+from convmesh.proof import noise_setup
 
 
 def setup_on(mesh, **changes):

@@ -163,9 +163,9 @@ def _check_mesh(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
     config = load_config(args.config, overrides)
 
-    from convmesh import bench, processes, proof
+    from convmesh import processes, proof
 
-    setup = bench.noise_setup(config)
+    setup = proof.noise_setup(config)
     proof.check_mesh(setup, print if processes.is_first() else lambda text: None)
 
 
@@ -174,13 +174,18 @@ def _bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
     config = load_config(args.config, overrides)
 
-    from convmesh import bench
-
+    if args.compare and args.part != "step":
+        raise ConfigError(f"--compare: of bench step, not of {args.part}")
     if args.part == "step":
-        bench.bench_step(config, args.json)
+        from convmesh.bench.step import bench_step
+
+        bench_step(config, args.json, args.compare)
     else:
         check_complete(config)
-        bench.bench_scale(args.config, overrides, args.steps, args.json)
+
+        from convmesh.bench.scale import bench_scale
+
+        bench_scale(args.config, overrides, args.steps, args.json)
 
 
 def _check_workdir(workdir: str) -> None:
@@ -370,6 +375,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         default=300,
         metavar="N",
         help="length of the runs of scale (default: %(default)s)",
+    )
+    bench.add_argument(
+        "--compare",
+        choices=("torch",),
+        help="take turns with a PyTorch model of the same layers, losses and optimiser (step)",
     )
     bench.add_argument("--json", action="store_true", help="one JSON object, for machines")
     return parser, dict(subparsers.choices)

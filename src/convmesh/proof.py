@@ -13,9 +13,9 @@ import numpy as np
 import optax
 
 from convmesh import mesh as meshes
-from convmesh.errors import ConvmeshError
+from convmesh.errors import ConfigError, ConvmeshError
 from convmesh.ops.windows import describe_whole
-from convmesh.setup import Setup, traced_windows
+from convmesh.setup import Setup, make_run_mesh, make_setup, traced_windows
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
 
@@ -23,6 +23,27 @@ EXACT, FLOOR = 1e-9, 1e-12  # float64: of a leaf's scale; and for leaves that ar
 LEAST = {"float32": 1e-4, "bfloat16": 2e-2}  # tolerance of a leaf's norm, whatever the noise
 NOISE_FACTOR = 10  # a mesh may differ by that many times the reversed batch's difference
 MOST = 0.1  # a lost or doubled sum differs by more; a leaf noisier than that cannot be judged
+
+
+def classes_of(config) -> tuple[str, ...]:
+    """The recipe's classes: given, or those of its data; without either a usual number of them."""
+    if config.data.classes:
+        return tuple(config.data.classes)
+    if config.data.root or config.data.name:
+        from convmesh.data import open_train
+
+        return tuple(open_train(config).classes)
+    return tuple(map(str, range({"classify": 1000, "detect": 80}[config.task])))
+
+
+def noise_setup(config, mesh=None) -> Setup:
+    """The parts of a recipe for steps on noise: its data gives the classes and nothing else.
+
+    On the recipe's own mesh, of all devices, if none is given.
+    """
+    if not config.model.name:
+        raise ConfigError("model.name: not set; give it as --config.model.name=NAME")
+    return make_setup(config, classes_of(config), mesh or make_run_mesh(config))
 
 
 def noise_batch(task, image_size, batch_size: int, boxes: int = 4, seed: int = 0) -> dict:

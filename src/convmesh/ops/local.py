@@ -15,8 +15,8 @@ from jax import lax
 def local_conv(x, kernel, stride, padding, dilation, groups):
     """[batch, rows, columns, c_in] by [kh, kw, c_in / groups, c_out].
 
-    Stride and dilation are pairs (rows, columns), `padding` a pair of (before, after) each. Inside a
-    `shard_map`, both arrays must be marked as varying over the same axes.
+    Stride and dilation are pairs (rows, columns), `padding` a pair of (before, after) each. Inside
+    a `shard_map`, both arrays must be marked as varying over the same axes.
     """
     window = (tuple(stride), tuple(padding), tuple(dilation), groups)
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):

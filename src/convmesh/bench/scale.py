@@ -1,0 +1,98 @@
+"""`convmesh bench scale`: what a second process on a second core is worth."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from convmesh import processes
+from convmesh.errors import ConfigError, DataError
+from convmesh.report import read_metrics
+
+_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
+
+def bench_scale(recipe, overrides, steps: int, as_json: bool = False) -> dict:
+    """One process on one core against two processes on two cores: the same training, timed.
+
+    Trains `recipe` for `steps` steps both ways, each process with one device that computes in one
+    thread, and evaluates. Raises DataError if one of the runs fails, ConfigError where there are
+    not two cores to use.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        raise ConfigError(f"bench scale: needs two cores to bind processes to; here are {cores}")
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="convmesh-scale-") as folder:
+        for count in (1, 2):
+            found[count] = _train_on(cores[:count], recipe, overrides, steps, Path(folder))
+    one, two = found[1], found[2]
+    metric = next(name for name in ("AP", "top1") if name in one)
+    result = {
+        "steps": steps,
+        "images_per_second": {
+            "1 process": one["images_per_second"],
+            "2 processes": two["images_per_second"],
+        },
+        "ratio": two["images_per_second"] / one["images_per_second"],
+        metric: {"1 process": one[metric], "2 processes": two[metric]},
+    }
+    if as_json:
+        print(json.dumps(result))
+        return result
+    print(f"{'':24}{'images/s':>10}{metric:>10}   after {steps} steps")
+    for name, row in (("1 process, 1 core", one), ("2 processes, 2 cores", two)):
+        print(f"{name:24}{row['images_per_second']:10.1f}{row[metric]:10.4f}")
+    print(f"{'speed-up':24}{result['ratio']:10.2f}")
+    return result
+
+
+def _train_on(cores: list[int], recipe, overrides, steps: int, folder: Path) -> dict:
+    """The median speed and the last evaluation of a run of one process for each of `cores`."""
+    workdir = folder / f"{len(cores)}"
+    arguments = [
+        *("train", "--config", str(recipe), "--workdir", str(workdir), "--cpu-devices", "1"),
+        *overrides,
+        *(f"--config.train.steps={steps}", "--config.train.log_every_steps=1"),
+    ]
+    together: list[list[str]] = [[]]
+    if len(cores) > 1:
+        address = f"--coordinator=127.0.0.1:{processes.free_port()}"
+        count = f"--num-processes={len(cores)}"
+        together = [[address, count, f"--process-id={i}"] for i in range(len(cores))]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}"
+    with _bound_to(cores):
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "convmesh", *arguments, *place],
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"XLA_FLAGS": flags},
+            )
+            for place in together
+        ]
+    if any([process.wait() for process in started]):
+        raise DataError(f"bench scale: the run of {len(cores)} process(es) failed; see above")
+    rows = read_metrics(workdir / "metrics.jsonl")
+    speeds = [row["images_per_second"] for row in rows if row["split"] == "train"]
+    evaluated = [row for row in rows if row["split"] != "train"][-1]
+    return evaluated | {"images_per_second": float(np.median(speeds[len(speeds) // 5 :]))}
+
+
+@contextlib.contextmanager
+def _bound_to(cores: list[int]):
+    """What this thread starts meanwhile runs on these cores, all of it on all of them.
+
+    Not each process on a core of its own: gloo's own thread waits in a busy loop, and on a single
+    core takes it from the thread that it waits for (3.8 ms for each array of an all-reduce).
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(cores))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
