@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from convmesh import draw, processes
+from convmesh import compile_cache, draw, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import apply_overrides, from_json, parse_overrides
@@ -163,6 +163,7 @@ def read_workdir(workdir: Path):
 
 def mesh_here(config, asked: bool = False):
     """The config's mesh if it fits the devices here (or was `asked` for), else all over data."""
+    compile_cache.start()
     try:
         return config_mesh(config)
     except ConfigError:

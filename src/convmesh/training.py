@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from convmesh import draw, processes
+from convmesh import compile_cache, draw, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, from_json, to_json
@@ -38,6 +38,7 @@ def train(config, workdir) -> dict[str, float]:
     check_model(config.model.name, config.task)
     check_same_run(config, workdir)
 
+    compile_cache.start()
     mesh = make_run_mesh(config)
     train_source = open_train(config)
     eval_source = open_eval(config)
@@ -111,6 +112,7 @@ def run_steps(
             log.take(step, numbers, waited)
             if step == start + 1:
                 report.say(f"compiled and ran the first step in {log.flush():.0f} s")
+                compile_cache.vouch()
                 log.restart_clock()
 
             last, stopped = step == setup.steps, stop.agreed()
