@@ -174,15 +174,24 @@ def _bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
     config = load_config(args.config, overrides)
 
-    if args.compare and args.part != "step":
-        raise ConfigError(f"--compare: of bench step, not of {args.part}")
+    if args.compare and args.part not in ("step", "input"):
+        raise ConfigError(f"--compare: of bench step and bench input, not of {args.part}")
     if args.part == "step":
         from convmesh.bench.step import bench_step
 
         bench_step(config, args.json, args.compare)
-    else:
-        check_complete(config)
+        return
+    if args.part == "input":
+        from convmesh.bench.input import bench_input
 
+        bench_input(config, args.json, args.compare)
+        return
+    check_complete(config)
+    if args.part == "loop":
+        from convmesh.bench.loop import bench_loop
+
+        bench_loop(config, as_json=args.json)
+    else:
         from convmesh.bench.scale import bench_scale
 
         bench_scale(args.config, overrides, args.steps, args.json)
@@ -363,9 +372,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )
     bench.add_argument(
         "part",
-        choices=("step", "scale"),
+        choices=("step", "loop", "input", "scale"),
         metavar="PART",
         help="step: collectives, memory and time of a compiled train step on this mesh; "
+        "loop: the whole of training, in turns with its bare step; "
+        "input: images/s from JPEG files to augmented batches, beside what decoding them allows; "
         "scale: images/s and result of one process on one core against two on two",
     )
     bench.add_argument("--config", required=True, metavar="FILE", help="the recipe")
@@ -379,7 +390,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     bench.add_argument(
         "--compare",
         choices=("torch",),
-        help="take turns with a PyTorch model of the same layers, losses and optimiser (step)",
+        help="take turns with PyTorch: the same layers, losses and optimiser (step), or a "
+        "DataLoader with torchvision's transforms (input)",
     )
     bench.add_argument("--json", action="store_true", help="one JSON object, for machines")
     return parser, dict(subparsers.choices)

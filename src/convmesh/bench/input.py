@@ -166,7 +166,9 @@ def input_table(cost: InputCost) -> str:
     rows = [(f"{NO_AUGMENTATION}: the ceiling", cost.ceiling)]
     for workers, speed in cost.workers.items():
         rows.append((f"data.workers={workers}" + (" (threads)" if not workers else ""), speed))
-    rows += [(f"torch DataLoader, {workers} workers", speed) for workers, speed in cost.torch.items()]
+    rows += [
+        (f"torch DataLoader, {workers} workers", speed) for workers, speed in cost.torch.items()
+    ]
     lines += [f"{name:32}{speed:10.0f}{speed / cost.ceiling:17.2f}" for name, speed in rows]
     if cost.torch_ratio:
         lines.append(f"{cost.torch_ratio:.2f} times as fast as torch's, each at its best")

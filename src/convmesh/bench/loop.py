@@ -47,8 +47,11 @@ class _Timed(Report):
 
     def __init__(self, *args, bare, **kwargs):
         super().__init__(*args, **kwargs)
-        self._bare, self._since = bare, None
-        self.loop_seconds, self.bare_seconds, self.waits = [], [], []
+        self._bare = bare
+        self._since: tuple[int, float] | None = None
+        self.loop_seconds: list[float] = []
+        self.bare_seconds: list[float] = []
+        self.waits: list[float] = []
 
     def progress(self, step, loss=None, images_per_second=None):
         now = time.perf_counter()
@@ -86,10 +89,9 @@ def measure_loop(config, rounds: int) -> LoopCost:
     setup = make_setup(config, source.classes, mesh, len(source))
     with tempfile.TemporaryDirectory(prefix="convmesh-loop-") as folder:
         workdir, bare = Path(folder), _bare_step(setup)
-        with (
-            Checkpoints(workdir, config.checkpoint.keep, setup.task.best_metric) as checkpoints,
-            _Timed(workdir, steps, 0, config.train.batch_size, bare=bare) as report,
-        ):
+        report = _Timed(workdir, steps, 0, config.train.batch_size, bare=bare)
+        keep, metric = config.checkpoint.keep, setup.task.best_metric
+        with report, Checkpoints(workdir, keep, metric) as checkpoints:
             state = create_state(**setup.state_arguments())
             run_steps(setup, state, source, eval_source, checkpoints, report)
     waits = report.waits[1:]
