@@ -12,6 +12,8 @@ import platform
 import sys
 from pathlib import Path
 
+from convmesh.devices import cpu_flags
+
 FOLDER = "CONVMESH_CACHE"  # the environment variable that names another folder; empty: none
 MOST_BYTES = 2**30  # of entries; beyond, the oldest go
 _ENTRY, _SUM = "-cache", ".sha256"
@@ -64,12 +66,7 @@ def _machine() -> str:
 
     A home folder may be shared by machines of several kinds.
     """
-    known = platform.machine() + platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        known += next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        pass
+    known = " ".join([platform.machine(), platform.processor(), *sorted(cpu_flags())])
     return hashlib.sha256(known.encode()).hexdigest()[:8]
 
 

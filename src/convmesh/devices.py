@@ -1,8 +1,10 @@
 """What is particular to one platform: simulated CPU devices, and how XLA is to compile for it."""
 
 import ctypes
+import functools
 import os
 import sys
+from pathlib import Path
 
 from convmesh.errors import ConfigError
 
@@ -17,6 +19,20 @@ _COMPILER_OPTIONS = {"cpu": {"xla_disable_hlo_passes": "cse_barrier_expander"}}
 def compiler_options(platform: str) -> dict[str, str]:
     """What `jax.jit` is told to compile a train step with for `platform` ("cpu", "gpu", "tpu")."""
     return dict(_COMPILER_OPTIONS.get(platform, {}))
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """What this CPU can do, as Linux names it ("avx2", "avx512f", ...); empty where it is not told.
+
+    Of a machine with several CPUs, the first's.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    told = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(told.partition(":")[2].split())
 
 
 def simulate_devices(n: int) -> None:

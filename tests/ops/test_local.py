@@ -37,16 +37,26 @@ def agree(x, kernel, *window):
             np.testing.assert_allclose(mine, xlas, atol=1e-11)
 
 
+@pytest.fixture(params=["avx512f", "avx2"])
+def cpu(request, monkeypatch):
+    """A CPU with AVX-512, and one without."""
+    monkeypatch.setattr(local, "cpu_flags", lambda: {request.param})
+
+
 @hypothesis.given(
     size=st.tuples(st.integers(7, 10), st.integers(7, 10)),
     kernel=pairs,
     stride=pairs,
     dilation=pairs,
     padding=st.tuples(*[st.integers(0, 2)] * 4),
-    channels=st.sampled_from([(1, 2), (3, 5), (17, 4)]),
+    channels=st.sampled_from([(1, 2), (3, 5), (5, 3), (17, 4), (17, 20)]),
 )
-@hypothesis.settings(max_examples=30, deadline=None)
-def test_any_window_is_xlas_convolution(size, kernel, stride, dilation, padding, channels):
+@hypothesis.settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+def test_any_window_is_xlas_convolution(cpu, size, kernel, stride, dilation, padding, channels):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, channels[0]))
     pads = (padding[:2], padding[2:])
@@ -60,9 +70,13 @@ def test_groups(groups):
     agree(x, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1), groups)
 
 
-@pytest.mark.parametrize("backend, products", [("cpu", True), ("gpu", False), ("tpu", False)])
-def test_only_cpus_get_products(monkeypatch, backend, products):
+@pytest.mark.parametrize(
+    "backend, flags, products",
+    [("cpu", {"avx2"}, True), ("cpu", {"avx512f"}, False), ("gpu", {}, False), ("tpu", {}, False)],
+)
+def test_only_cpus_without_avx512_get_products(monkeypatch, backend, flags, products):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(local, "cpu_flags", lambda: flags)
     x, kernel = jnp.ones((1, 8, 8, 16)), jnp.ones((3, 3, 16, 4))
     window = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
     gradient = jax.grad(lambda k: local.local_conv(x, k, *window).sum())
