@@ -1,5 +1,6 @@
 """bench: what is counted, beside what the formula says. Nothing here is timed."""
 
+import importlib.util
 import json
 import math
 
@@ -9,7 +10,7 @@ import pytest
 import runs
 
 from convmesh import cli, proof
-from convmesh.bench import scale, step
+from convmesh.bench import input, loop, scale, step
 from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
 
@@ -91,3 +92,59 @@ def test_scale_trains_both_ways(capsys, tmp_path, photos):
     # Equal steps on equal data: the same result.
     assert result["top1"]["1 process"] == result["top1"]["2 processes"]
     assert "speed-up" in capsys.readouterr().out
+
+
+def test_loop_saves_and_takes_turns_with_the_bare_step(tmp_path, tiny_net, photos, capsys):
+    config = runs.photo_config(photos, {"eval.every_steps": 0})
+    cost = loop.bench_loop(config, rounds=1)
+    assert len(cost.loop_seconds) == 1 and len(cost.bare_seconds) == 2 and cost.saves == 1
+    assert cost.ratio == cost.loop_seconds[0] / (sum(cost.bare_seconds) / 2)
+    assert f"the loop takes {cost.ratio:.3f} times as long" in capsys.readouterr().out
+
+
+def test_input_counts_images_of_every_reader(tmp_path, monkeypatch):
+    monkeypatch.setattr(input, "SECONDS", 0.05)
+    monkeypatch.setattr(input, "WARM_UP", 0.05)
+    monkeypatch.setattr(input, "ROUNDS", 1)
+    input.make_pictures(tmp_path, 4)
+    files = sorted(tmp_path.rglob("*.jpg"))
+    assert len(files) == 4 and {path.parent.name for path in files} == {"a", "b"}
+    config = apply_overrides(
+        defaults("classify"), {"data.root": str(tmp_path), "train.batch_size": 2}
+    )
+    cost = input.measure_input(config, files, [0])
+    assert cost.ratio == cost.workers[0] / cost.ceiling > 0
+    assert cost.torch_ratio is None
+    table = input.input_table(cost)
+    assert "the ceiling" in table and "data.workers=0 (threads)" in table
+
+
+def test_images_per_second_is_of_the_images_after_the_warm_up(monkeypatch):
+    clock = iter([0.0, 0.5, 2.0, 2.0, 3.0, 5.5])
+    monkeypatch.setattr(input.time, "perf_counter", lambda: next(clock))
+    # Warm until 2.0; then 7 images by 3.0 and 8 more by 5.5.
+    assert input.images_per_second([100, 100, 7, 8, 9]) == 15 / 3.5
+
+
+def test_eval_of_some_images(tiny_net, photos, capsys, tmp_path):
+    recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos))
+    assert cli.main(["bench", "eval", "--config", recipe, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["images"] == runs.VAL_PHOTOS
+    assert numbers["ratio"] == numbers["whole"] / numbers["bare"] > 0
+    assert cli.main(["bench", "eval", "--config", recipe]) == 0
+    assert "12 images, fresh weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["step", "input"])
+def test_a_rival_that_is_not_there_is_named(part, monkeypatch, capsys, photos, tiny_net, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos))
+    assert cli.main(["bench", part, "--config", recipe, "--compare", "torch"]) == 2
+    assert "pip install 'convmesh[torch]'" in capsys.readouterr().err
+
+
+def test_torch_is_for_two_benches_only(photos, tiny_net, tmp_path, capsys):
+    recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos))
+    assert cli.main(["bench", "loop", "--config", recipe, "--compare", "torch"]) == 2
+    assert "not of loop" in capsys.readouterr().err

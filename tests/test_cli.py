@@ -79,14 +79,20 @@ def bad(capsys):
 def test_train_gets_the_config_with_the_overrides(calls, recipe):
     flags = ["--config.train.steps=5", "--config.mesh.data", "-1", "--config.train.steps=6"]
     assert cli.main(["train", "--config", recipe, *flags, "--workdir", "w"]) == 0
-    [(name, (config, workdir), _)] = calls.made
-    assert (name, workdir) == ("train", "w")
+    [(name, (config, workdir, profile_steps), _)] = calls.made
+    assert (name, workdir, profile_steps) == ("train", "w", 0)
     assert (config.train.steps, config.mesh.data, config.model.name) == (6, -1, "m")
 
 
 def test_config_file_and_overrides_in_equals_form(calls, recipe):
     assert cli.main(["train", f"--config={recipe}", "--workdir=w", "--config.train.seed=3"]) == 0
     assert calls.made[0][1][0].train.seed == 3
+
+
+def test_train_passes_how_many_steps_to_profile(calls, recipe):
+    command = ["train", "--config", recipe, "--workdir", "w", "--profile"]
+    assert cli.main([*command, "4"]) == 0 and calls.made.pop()[1][2] == 4
+    assert cli.main([*command, "0"]) == 2 and not calls.made
 
 
 def test_eval_passes_its_flags(calls, workdir):

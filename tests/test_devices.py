@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from convmesh.devices import simulate_devices
+from convmesh.devices import compiler_options, simulate_devices
 from convmesh.errors import ConfigError
 
 
@@ -53,3 +54,18 @@ print(json.dumps(found))
 def test_a_wrong_number_of_simulated_devices(n):
     with pytest.raises(ConfigError, match="wanted an integer, at least 1"):
         simulate_devices(n)
+
+
+def test_compiler_options_give_way_to_the_environments(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
+    assert compiler_options("gpu") == {"xla_gpu_enable_latency_hiding_scheduler": True}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false --xla_x=1")
+    assert compiler_options("gpu") == {}
+    assert compiler_options("cpu") and compiler_options("tpu") == {}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_xla_knows_every_compiler_option(platform, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    f = jax.jit(lambda x: x + 1, compiler_options=compiler_options(platform))
+    assert f(1) == 2

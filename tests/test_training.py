@@ -10,7 +10,7 @@ import pytest
 import runs
 import tensorflow_datasets as tfds
 
-from convmesh import cli, training
+from convmesh import cli, flops, training
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import load_config
 from convmesh.errors import ConfigError, DataError, Stopped
@@ -20,6 +20,9 @@ from convmesh.report import read_metrics
 from convmesh.setup import make_run_mesh, make_setup
 
 TIMES = ("images_per_second", "step_seconds", "input_wait_seconds")
+# Forward and twice that backward, of 8 images of 16 x 16: stem, two basic blocks (8 channels at 4 x
+# 4, 16 at 2 x 2), shortcut and head, two operations a tap.
+TINY_NET_FLOPS = 3 * 8 * 2 * (8**3 * 147 + 2 * 128 * 72 + 64 * (72 + 144) + 64 * 8 + 16 * 4)
 pytestmark = pytest.mark.usefixtures("tiny_net")
 
 
@@ -115,6 +118,17 @@ def test_the_numbers_of_every_step(photo_run):
     # 5% of 8 steps round to no warm-up: the peak, then down.
     rates = [row["learning_rate"] for row in train]
     assert rates[0] == pytest.approx(1e-3) and rates == sorted(rates, reverse=True)
+
+
+def test_utilisation_where_the_peak_is_known(tmp_path, photos, photo_run, monkeypatch):
+    rows = read_metrics(photo_run / "metrics.jsonl")
+    assert not any("mfu" in row for row in rows)
+    monkeypatch.setitem(flops.PEAKS, "cpu", {"float32": 1e12})
+    config = runs.photo_config(photos, {"train.steps": 2, "eval.every_steps": 0})
+    workdir = runs.train(config, tmp_path / "run")
+    for row in read_metrics(workdir / "metrics.jsonl")[:2]:
+        # On 8 devices of 1e12 a second.
+        assert row["mfu"] * row["step_seconds"] * 8e12 == pytest.approx(TINY_NET_FLOPS, rel=1e-6)
 
 
 def test_the_numbers_of_every_evaluation(photo_run):

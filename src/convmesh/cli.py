@@ -126,7 +126,7 @@ def _train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
     from convmesh.training import train
 
-    train(config, args.workdir)
+    train(config, args.workdir, args.profile)
 
 
 def _eval(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
@@ -191,6 +191,10 @@ def _bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         from convmesh.bench.loop import bench_loop
 
         bench_loop(config, as_json=args.json)
+    elif args.part == "eval":
+        from convmesh.bench.eval import bench_eval
+
+        bench_eval(config, args.json)
     else:
         from convmesh.bench.scale import bench_scale
 
@@ -292,6 +296,13 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )
     train.add_argument("--config", required=True, metavar="FILE", help="the recipe, a Python file")
     train.add_argument("--workdir", required=True, metavar="DIR", help="where the run is written")
+    train.add_argument(
+        "--profile",
+        type=_count,
+        default=0,
+        metavar="STEPS",
+        help="trace that many steps into DIR/profile, for xprof, and say what took their time",
+    )
 
     evaluate = command(
         "eval",
@@ -372,11 +383,12 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )
     bench.add_argument(
         "part",
-        choices=("step", "loop", "input", "scale"),
+        choices=("step", "loop", "input", "eval", "scale"),
         metavar="PART",
         help="step: collectives, memory and time of a compiled train step on this mesh; "
         "loop: the whole of training, in turns with its bare step; "
         "input: images/s from JPEG files to augmented batches, beside what decoding them allows; "
+        "eval: images/s of a whole evaluation, beside its prediction step; "
         "scale: images/s and result of one process on one core against two on two",
     )
     bench.add_argument("--config", required=True, metavar="FILE", help="the recipe")

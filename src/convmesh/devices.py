@@ -13,12 +13,23 @@ _COUNT_FLAG = "--xla_force_host_platform_device_count"
 # On CPUs XLA drops `optimization_barrier` before it fuses, and then computes activations anew while
 # it transposes them for the kernels' gradients, in an order that suits no cache: a ResNet-50 step
 # takes 9.7 s without this, 6.7 s with it (2 cores, batch 16, 224 px).
-_COMPILER_OPTIONS = {"cpu": {"xla_disable_hlo_passes": "cse_barrier_expander"}}
+#
+# On GPUs collectives are moved so that they run beside arithmetic (NVIDIA's own JAX images set it).
+# TPUs: nothing that XLA does not do by itself was shown to help, so nothing is set.
+_COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
+    "cpu": {"xla_disable_hlo_passes": "cse_barrier_expander"},
+    "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
+}
 
 
-def compiler_options(platform: str) -> dict[str, str]:
-    """What `jax.jit` is told to compile a train step with for `platform` ("cpu", "gpu", "tpu")."""
-    return dict(_COMPILER_OPTIONS.get(platform, {}))
+def compiler_options(platform: str) -> dict[str, str | bool]:
+    """What `jax.jit` is told to compile a train step with for `platform` ("cpu", "gpu", "tpu").
+
+    Without those that the environment's XLA_FLAGS sets, to whatever value.
+    """
+    given = {flag.partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split()}
+    options = _COMPILER_OPTIONS.get(platform, {})
+    return {name: value for name, value in options.items() if f"--{name}" not in given}
 
 
 @functools.cache
@@ -72,7 +83,9 @@ def _keep_freed_memory() -> None:
     a quarter of the demo's CPU time. Elsewhere than on glibc this does nothing.
     """
     # Numbers from malloc.h. One arena, since only the first can grow: another one maps anew, every
-    # step, whatever is larger than it is (570,000 page faults in each step of a ResNet-50).
+    # step, whatever is larger than 64 MB (570,000 page faults in each step of a ResNet-50, which
+    # then takes 1.2 to 1.6 times as long). Its price: threads that compile wait for each other, a
+    # third of compiling.
     arena_max, max_maps, trim_threshold, top_pad = -8, -4, -1, -2
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -59,7 +59,7 @@ def evaluate_variables(setup: Setup, variables, source, directory: Path, say=pri
 
     Of several processes each reads its own examples, and the first judges and writes.
     """
-    truth, found, unreadable = _predict_all(setup, variables, source)
+    truth, found, unreadable = predict_all(setup, variables, source)
     metrics: dict[str, float] = {}
     if processes.is_first():
         if truth:
@@ -75,12 +75,16 @@ def evaluate_variables(setup: Setup, variables, source, directory: Path, say=pri
     return metrics
 
 
-def _predict_all(setup: Setup, variables, source) -> tuple[list[dict], list[dict], int]:
+def eval_batch_size(setup: Setup) -> int:
+    """Images in an evaluation step: the config's number, rounded up to divide over data."""
+    shards, config = setup.mesh.shape[meshes.DATA], setup.config
+    return -(-(config.eval.batch_size or config.train.batch_size) // shards) * shards
+
+
+def predict_all(setup: Setup, variables, source) -> tuple[list[dict], list[dict], int]:
     """Truth and prediction of each image of `source`, in its order; how many were unreadable."""
     mesh, task, config = setup.mesh, setup.task, setup.config
-    shards = mesh.shape[meshes.DATA]
-    batch_size = config.eval.batch_size or config.train.batch_size
-    batch_size = -(-batch_size // shards) * shards
+    batch_size = eval_batch_size(setup)
     share = meshes.share_of(mesh, batch_size, config.data.image_size[0])
     predict = jit_predict_step(mesh, model=setup.model, task=task)
 

@@ -89,6 +89,11 @@ def describe(mesh: Mesh) -> str:
     return sizes + (f", {FSDP}" if FSDP in mesh.shape else "")
 
 
+def platform(mesh: Mesh) -> str:
+    """What the devices are: "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
+
+
 def on_mesh(mesh: Mesh, function: Callable) -> Callable:
     """`function`, traced and run with `mesh` current, so that the ops inside find it."""
 

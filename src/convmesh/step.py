@@ -110,7 +110,7 @@ def jit_train_step(mesh, state, batch, *, accumulate: int = 1, **parts):
     """`train_step` compiled for `mesh`; `state`, `batch` give the shapes; the state is donated."""
     state_at = meshes.state_shardings(mesh, state)
     # XLA's CPU runs a convolution inside a loop several times slower.
-    platform = mesh.devices.flat[0].platform
+    platform = meshes.platform(mesh)
     unroll = platform == "cpu"
     step = jax.jit(
         lambda state, batch: train_step(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from convmesh import compile_cache, draw, processes
+from convmesh import compile_cache, devices, draw, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, from_json, to_json
@@ -16,7 +16,9 @@ from convmesh.data import BadExample, open_eval, open_train
 from convmesh.data.loader import train_batches
 from convmesh.errors import DataError, Stopped
 from convmesh.evaluation import evaluate_variables
+from convmesh.flops import ideal_seconds
 from convmesh.models import check_model
+from convmesh.profile import Profile
 from convmesh.report import METRICS_FILE, Report, read_metrics
 from convmesh.setup import Setup, layout_notes, make_run_mesh, make_setup
 from convmesh.state import create_state
@@ -25,12 +27,12 @@ from convmesh.step import jit_train_step
 SPEED_OVER_STEPS = 20  # what the speed that is shown is measured over
 
 
-def train(config, workdir) -> dict[str, float]:
+def train(config, workdir, profile_steps: int = 0) -> dict[str, float]:
     """Trains what `config` describes, in `workdir`; goes on where an earlier run there stopped.
 
-    Returns the metrics of the last evaluation. Raises ConfigError before anything is written if
-    the config or the mesh is wrong, DataError for unusable data, Stopped if a signal ended the run
-    (its state is saved).
+    Traces `profile_steps` of the steps, see `Profile`. Returns the metrics of the last evaluation.
+    Raises ConfigError before anything is written if the config or the mesh is wrong, DataError for
+    unusable data, Stopped if a signal ended the run (its state is saved).
     """
     check(config)
     check_complete(config)
@@ -67,14 +69,24 @@ def train(config, workdir) -> dict[str, float]:
             enabled=processes.is_first(),
         ) as report:
             announce(setup, state, train_source, eval_source, report)
-            metrics = run_steps(setup, state, train_source, eval_source, checkpoints, report, owed)
+            with Profile(workdir, int(state.step), profile_steps, report.say) as profile:
+                metrics = run_steps(
+                    setup, state, train_source, eval_source, checkpoints, report, owed, profile
+                )
     if processes.is_first():
         draw.draw_curves(workdir / "metrics.jsonl", workdir / "plots" / "curves.png")
     return metrics
 
 
 def run_steps(
-    setup: Setup, state, train_source, eval_source, checkpoints, report, owed: bool = False
+    setup: Setup,
+    state,
+    train_source,
+    eval_source,
+    checkpoints,
+    report,
+    owed: bool = False,
+    profile: Profile | None = None,
 ):
     """The steps that are left: step, log, evaluate, save; returns the last evaluation's metrics.
 
@@ -97,6 +109,9 @@ def run_steps(
     with train_batches(train_source, config, start, share) as batches, StopSignal() as stop:
         step_fn, log = None, StepLog(setup, report)
         for step in range(start + 1, setup.steps + 1):
+            if profile and profile.turns_at(step):
+                log.flush()
+                profile.turn(step)
             before = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - before
@@ -106,6 +121,8 @@ def run_steps(
             batch = stop.put_into(meshes.place(setup.mesh, batch, share), setup.mesh)
             if step_fn is None:
                 step_fn = jit_train_step(setup.mesh, state, batch, **step_parts(setup))
+                if profile and profile.steps:
+                    step_fn = profile.compile(step_fn, state, batch)
             state, numbers = step_fn(state, batch)
             stop.take_from(numbers)
             # The numbers of the step before are read while this one runs.
@@ -183,6 +200,7 @@ class StepLog:
     def __init__(self, setup: Setup, report: Report):
         """Writes the numbers of every `train.log_every_steps`-th step to `report`."""
         self._setup, self._report = setup, report
+        self._ideal_seconds = ideal_seconds(setup)
         self._pending: tuple[int, dict] | None = None
         # When the last steps were done, and how long each had waited for its batch.
         self._done: deque[float] = deque(maxlen=SPEED_OVER_STEPS + 1)
@@ -211,6 +229,8 @@ class StepLog:
             line["learning_rate"] = float(self._setup.schedule(step - 1))
             line["images_per_second"] = speed
             line["step_seconds"] = seconds
+            if self._ideal_seconds:
+                line["mfu"] = self._ideal_seconds / seconds
             line["input_wait_seconds"] = sum(self._waits) / max(1, len(self._waits))
             self._report.log(step, "train", line)
         return seconds
@@ -338,6 +358,10 @@ def announce(setup: Setup, state, train_source, eval_source, report: Report) -> 
         f"evaluate ({eval_source.split}), {len(setup.classes)} classes; "
         f"{setup.steps} steps of {config.train.batch_size}"
     )
+    options = devices.compiler_options(meshes.platform(setup.mesh))
+    if options:
+        told = " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
+        report.say(f"compiled with {told} (XLA_FLAGS overrides)")
     for line in layout_notes(setup):
         report.say(line)
     if int(state.step):

@@ -304,3 +304,38 @@ def test_the_same_generator_gives_the_same_view():
     ]
     for one, two in zip(*runs, strict=True):
         assert np.array_equal(one, two)
+
+
+@given(
+    h=st.integers(1, 3000),
+    w=st.integers(1, 3000),
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    low=st.floats(0.05, 1.0),
+    seed=st.integers(0, 2**32),
+)
+def test_no_crop_of_what_was_decoded_smaller_lacks_pixels(h, w, size, low, seed):
+    times = augment.Shrink(size, (low, 1.0))(h, w)
+    views = []
+    crops = Settings(crop=(low, low), color=0.0)
+
+    class Recorded(augment.View):
+        def pixels(self, image):
+            views.append(self)
+            return np.zeros((*self.size, 3), np.uint8)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "View", Recorded)
+        image = np.broadcast_to(np.zeros(1, np.uint8), (h, w, 3))
+        augment.augment_for_classification(image, size, crops, np.random.default_rng(seed))
+    [view] = views
+    x0, y0, x1, y1 = view.source
+    # Whole pixels, and blocks of them, make a crop a little smaller than was drawn.
+    for length, room, block in zip((x1 - x0, y1 - y0), size[::-1], view.blocks, strict=True):
+        assert (length + block + 1) / times >= room
+
+
+def test_averages_over_blocks_are_means():
+    image = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
+    for x, y in ((2, 1), (1, 2), (2, 2), (3, 1), (3, 2), (4, 4)):
+        blocks = image.reshape(24 // y, y, 36 // x, x, 3).mean((1, 3))
+        assert np.abs(augment._average(image, (x, y)) - blocks).max() <= 0.51, (x, y)

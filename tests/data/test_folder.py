@@ -138,3 +138,15 @@ def test_a_source_can_be_sent_to_another_process(split_root):
     train = FolderSet(config_for(split_root)).source("train", training=True)
     copy = pickle.loads(pickle.dumps(train))
     assert len(copy) == len(train) and copy[3].file_name == train[3].file_name
+
+
+def test_large_jpegs_are_decoded_smaller_for_training_and_whole_for_evaluation(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / split / "cat" / "a.jpg", size=(640, 800))
+        write(tmp_path / split / "dog" / "a.png", size=(640, 800))
+    config = config_for(tmp_path, image_size=(64, 64))
+    found = FolderSet(config)
+    train, val = found.source("train", training=True), found.source("val", training=False)
+    assert [train[i].image.shape for i in (0, 1)] == [(160, 200, 3), (640, 800, 3)]
+    assert [val[i].image.shape for i in (0, 1)] == [(640, 800, 3), (640, 800, 3)]
+    assert pickle.loads(pickle.dumps(train))[0].image.shape == (160, 200, 3)

@@ -150,3 +150,33 @@ def test_an_image_that_claims_too_many_pixels_is_not_decoded(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(BadExample, match="^a.png: "):
         images.decode(data, "a.png")
+
+
+@pytest.mark.parametrize(
+    "allowed, times", [(0.4, 1), (1.9, 1), (2.0, 2), (7.9, 4), (8.0, 8), (99.0, 8)]
+)
+def test_a_jpeg_is_decoded_as_small_as_allowed(allowed, times):
+    # Sides that nothing divides; smooth, so that any way of shrinking it gives the same.
+    rows, columns = np.mgrid[:101, :203] / 203
+    smooth = np.stack([rows, columns, 1 - columns], -1)
+    whole = (255 * smooth).astype(np.uint8)
+    data = encoded(Image.fromarray(whole), "JPEG", quality=95)
+    asked = []
+    shrink = lambda h, w: asked.append((h, w)) or allowed  # noqa: E731
+    found = images.decode(data, "a", shrink)
+    assert asked == [(101, 203)]
+    assert found.shape == (-(-101 // times), -(-203 // times), 3)
+    centres = np.minimum(np.arange(found.shape[1]) * times + times // 2, 202)
+    assert np.abs(found[2, :, 1].astype(int) - whole[0, centres, 1]).max() < 8 + 2 * times
+
+
+def test_a_turned_jpeg_is_asked_about_upright_and_others_are_not_asked():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = Image.fromarray(np.zeros((40, 80, 3), np.uint8))
+    found = images.decode(
+        encoded(lying, "JPEG", exif=exif), "a", lambda h, w: 2 if (h, w) == (80, 40) else 1
+    )
+    assert found.shape == (40, 20, 3)
+    never = lambda h, w: pytest.fail("asked")  # noqa: E731
+    assert images.decode(encoded(lying, "PNG"), "a", never).shape == (40, 80, 3)

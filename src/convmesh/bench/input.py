@@ -22,7 +22,7 @@ from convmesh.data import open_train
 from convmesh.data.loader import train_batches
 from convmesh.errors import ConfigError, DataError
 
-SECONDS = 3.0  # that each is timed in a round
+WARM_UP, SECONDS = 1.0, 3.0  # that each runs, and is then timed, in a round
 ROUNDS = 3
 PICTURES, HEIGHT, WIDTH = 256, 480, 640
 NO_AUGMENTATION = "decode + one resize"
@@ -67,7 +67,7 @@ def make_pictures(folder: Path, count: int = PICTURES) -> None:
 
 def measure_input(config, files: list[Path], worker_counts, compare: bool = False) -> InputCost:
     """Times the recipe's training input on `files`' data set, in turns with what bounds it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = _cores()
     ceilings: list[float] = []
     ours: dict[int, list[float]] = {workers: [] for workers in worker_counts}
     theirs: dict[int, list[float]] = {workers: [] for workers in (1, cores)} if compare else {}
@@ -85,12 +85,20 @@ def measure_input(config, files: list[Path], worker_counts, compare: bool = Fals
     )
 
 
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _decoded(files: list[Path], size: tuple[int, int], threads: int) -> float:
     cv2.setNumThreads(0)
 
     def work(path: Path) -> np.ndarray:
         data = np.frombuffer(path.read_bytes(), np.uint8)
-        return cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), size[::-1])
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+        assert image is not None, path
+        return cv2.resize(image, size[::-1])
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         before, done = time.perf_counter(), 0
@@ -106,11 +114,11 @@ def _loaded(config, workers: int) -> float:
 
 
 def images_per_second(counts) -> float:
-    """The speed of an iterator over numbers of images, once it has run for a second."""
+    """The speed of an iterator over numbers of images, once it is warm."""
     counts = iter(counts)
     before = time.perf_counter()
     for _ in counts:
-        if time.perf_counter() - before > 1:
+        if time.perf_counter() - before > WARM_UP:
             break
     before, done = time.perf_counter(), 0
     for count in counts:
@@ -144,7 +152,7 @@ def bench_input(config, as_json: bool = False, compare: str | None = None) -> In
         )
     if config.data.name:
         raise ConfigError("bench input: for image files; leave data.name out, or set data.root")
-    counts = sorted({0, 1, 2, os.cpu_count() or 1})
+    counts = sorted({0, 1, 2, _cores()})
     with contextlib.ExitStack() as stack:
         if not config.data.root:
             made = stack.enter_context(tempfile.TemporaryDirectory(prefix="convmesh-input-"))

@@ -14,6 +14,7 @@ from convmesh import processes, proof
 from convmesh.bench.rival import Torch
 from convmesh.collectives import Collective, each_collective, total
 from convmesh.errors import ConfigError
+from convmesh.flops import ideal_seconds, step_flops
 from convmesh.mesh import DATA, FSDP, SPATIAL
 from convmesh.ops.windows import describe_whole
 from convmesh.proof import noise_setup
@@ -40,6 +41,8 @@ class StepCost:
     temporary_bytes: int
     compile_seconds: float
     step_seconds: float | None
+    flops: float  # of the whole batch
+    mfu: float | None  # where the devices' peak is known
     torch: str | None = None  # whom the step was timed in turns with
     torch_seconds: float | None = None
 
@@ -80,6 +83,8 @@ def measure_step(setup: Setup, steps: int = STEPS, rival: Torch | None = None) -
         if rival:
             theirs.append(rival.step())
 
+    ideal = ideal_seconds(setup)
+    step_seconds = statistics.median(seconds[1:]) if seconds else None
     windows = traced_windows(setup)
     # The first window's input is the image, which has no gradient.
     forward = sum(w.halo_bytes for w in windows)
@@ -95,7 +100,9 @@ def measure_step(setup: Setup, steps: int = STEPS, rival: Torch | None = None) -
         state_bytes=state_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         compile_seconds=compile_seconds,
-        step_seconds=statistics.median(seconds[1:]) if seconds else None,
+        step_seconds=step_seconds,
+        flops=step_flops(setup),
+        mfu=ideal / step_seconds if ideal and step_seconds else None,
         torch=rival.name if rival else None,
         torch_seconds=statistics.median(theirs[1:]) if theirs else None,
     )
@@ -156,7 +163,9 @@ def step_table(cost: StepCost) -> str:
     lines.append(f"{'temporaries':22}{cost.temporary_bytes / 1e6:9.2f} MB on each device")
     lines.append(f"{'compilation':22}{cost.compile_seconds:9.1f} s")
     if cost.step_seconds is not None:
-        lines.append(f"{'step':22}{cost.step_seconds:9.3f} s (median of {STEPS})")
+        speed = f"{cost.flops / 1e9:.1f} GFLOP, {cost.flops / cost.step_seconds / 1e9:.0f} a second"
+        of_peak = f", {cost.mfu:.1%} of the peak" if cost.mfu else ""
+        lines.append(f"{'step':22}{cost.step_seconds:9.3f} s (median of {STEPS}): {speed}{of_peak}")
     if cost.step_seconds and cost.torch_seconds:
         lines.append(
             f"{cost.torch:22}{cost.torch_seconds:9.3f} s, in turns: ours takes "

@@ -23,6 +23,12 @@ LEAST_SIDE = 2.0
 CROP_ASPECT = (3 / 4, 4 / 3)
 # Colour jitter at strength 1: factors 1 -+ this, and the turn of the hue in degrees.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.7, 18.0
+_LARGEST_CHANGE = np.array([BRIGHTNESS, CONTRAST, SATURATION])
+# Maps of colours: to itself, to grey, to what is not grey, across the grey axis, to the luminance.
+_SAME, _GREY = np.eye(3), np.full((3, 3), 1 / 3)
+_OFF_GREY = _SAME - _GREY
+_ACROSS = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,25 @@ def augment_for_classification(
     return pixels
 
 
+@dataclass(frozen=True)
+class Shrink:
+    """How many times smaller an image may be decoded for `augment_for_classification`.
+
+    As far as every crop that can be drawn still has the pixels of the input, `size` (height,
+    width); `crop` as in Settings.
+    """
+
+    size: tuple[int, int]
+    crop: tuple[float, float]
+
+    def __call__(self, h: int, w: int) -> float:
+        """Return the factor for an image of h x w pixels; below 1 where it is small already."""
+        height, width = self.size
+        area = self.crop[0] * h * w / (height * width)
+        # Of the narrowest crop and of the lowest; neither is larger than what fits.
+        return min(h / height, w / width, math.sqrt(area * CROP_ASPECT[0]))
+
+
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float, np.ndarray]:
     """Return the whole of `image` uint8 [h, w, 3] in the middle of `size` (height, width).
 
@@ -256,7 +281,10 @@ def _covered(offset: float, length: float, limit: int) -> tuple[int, int]:
 def _average(image: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
     """Return the means of `image` over blocks of (x, y) pixels, which divide its sides."""
     size = (image.shape[1] // blocks[0], image.shape[0] // blocks[1])
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    # At exactly a half, between two pixels, interpolation is their mean; OpenCV takes four times as
+    # long for INTER_AREA where the blocks are not square.
+    halves = max(blocks) == 2
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if halves else cv2.INTER_AREA)
 
 
 def boxes_in_view(
@@ -288,13 +316,12 @@ def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) 
     draws = rng.uniform(-strength, strength, 4)  # drawn always: settings do not shift each other
     if strength == 0:
         return
-    brightness, contrast, saturation = 1 + draws[:3] * (BRIGHTNESS, CONTRAST, SATURATION)
+    brightness, contrast, saturation = 1 + draws[:3] * _LARGEST_CHANGE
     turn = math.radians(HUE * draws[3])
     # Rodrigues' formula for a turn about (1, 1, 1) / sqrt(3).
-    axis = np.full((3, 3), 1 / 3)
-    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
-    hue = axis + math.cos(turn) * (np.eye(3) - axis) + math.sin(turn) * cross
-    mix = saturation * np.eye(3) + (1 - saturation) * np.array([0.299, 0.587, 0.114])
-    matrix = brightness * contrast * (mix @ hue)
-    shift = np.full((3, 1), brightness * (1 - contrast) * 128)
-    cv2.transform(image, np.hstack([matrix, shift]).astype(np.float32), image)
+    hue = _GREY + math.cos(turn) * _OFF_GREY + math.sin(turn) * _ACROSS
+    mix = saturation * _SAME + (1 - saturation) * _LUMINANCE
+    matrix = np.empty((3, 4), np.float32)
+    np.matmul(brightness * contrast * mix, hue, out=matrix[:, :3], casting="same_kind")
+    matrix[:, 3] = brightness * (1 - contrast) * 128
+    cv2.transform(image, matrix, image)

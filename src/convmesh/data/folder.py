@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from convmesh.data import images
+from convmesh.data import augment, images
 from convmesh.data.record import Record
 from convmesh.errors import ConfigError, DataError, nearest
 
@@ -38,6 +38,9 @@ class FolderSet:
         self._train_split = config.data.train_split
         self._folders = _split_folders(self._root, self._train_split)
         self.splits = tuple(self._folders)
+        self._shrink = augment.Shrink(
+            tuple(config.data.image_size), tuple(config.data.augment.crop)
+        )
         given = tuple(config.data.classes)
         self.classes = given or tuple(
             sorted({path.name for split in self._folders.values() for path in split})
@@ -55,7 +58,8 @@ class FolderSet:
                 f"data: no split {split!r} in {self._root}; it has {', '.join(self.splits)}"
                 f"{nearest(split, self.splits)}"
             )
-        source = FolderSource(self._root, split, self._folders[split], self.classes)
+        shrink = self._shrink if training else None
+        source = FolderSource(self._root, split, self._folders[split], self.classes, shrink)
         if training and source.empty:
             raise DataError(
                 f"{source.empty[0]}: no images for this class; add some or take the folder away"
@@ -86,9 +90,19 @@ class FolderSource:
 
     task = "classify"
 
-    def __init__(self, root: Path, split: str, folders: list[Path], classes: tuple[str, ...]):
-        """List the images of `folders`, one folder a class, sorted. Raises DataError if none."""
-        self.split, self.classes = split, classes
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        folders: list[Path],
+        classes: tuple[str, ...],
+        shrink: images.Shrink | None = None,
+    ):
+        """List the images of `folders`, one folder a class, sorted. Raises DataError if none.
+
+        `shrink`: how much smaller large JPEGs may be decoded.
+        """
+        self.split, self.classes, self._shrink = split, classes, shrink
         self._root = str(root)
         self._files: list[str] = []
         self._labels: list[int] = []
@@ -116,7 +130,7 @@ class FolderSource:
     def __getitem__(self, index: int) -> Record:
         """Return image `index`; its id is counted from 1. Raises BadExample naming the file."""
         name = self._files[index]
-        image = images.read_image(os.path.join(self._root, name))
+        image = images.read_image(os.path.join(self._root, name), self._shrink)
         return Record(image, index + 1, name, label=self._labels[index])
 
 

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from tensorflow_datasets.core import read_only_builder
 
-from convmesh.data import images
+from convmesh.data import augment, images
 from convmesh.data.record import Record, check_boxes, check_label
 from convmesh.errors import ConfigError, DataError, nearest
 
@@ -68,6 +68,9 @@ class TfdsSource:
         self.task, self.split = config.task, split
         self._name = builder.info.full_name
         self._on_bad_box = data.on_bad_box
+        self._shrink = None
+        if training and self.task == "classify":
+            self._shrink = augment.Shrink(tuple(data.image_size), tuple(data.augment.crop))
         wanted = _Features(config, builder.info.features, self._name, training)
         self.classes = _class_names(data.classes, wanted.label_feature, wanted.label, self._name)
         self._wanted = wanted
@@ -99,7 +102,7 @@ class TfdsSource:
             image_id = int(given) if isinstance(given, int | np.integer) else _text(given)
         # The set's name too: a file name alone does not say where to look.
         name = f"{self._name} {file_name}"
-        image = images.decode(example[wanted.image], name)
+        image = images.decode(example[wanted.image], name, self._shrink)
         if self.task == "classify":
             label = check_label(int(example[wanted.label]), self.classes, name)
             return Record(image, image_id, file_name, label=label)
