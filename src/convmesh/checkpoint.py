@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -22,6 +24,19 @@ TRAINING = tuple(f.name for f in dataclasses.fields(TrainState) if f.name not in
 
 def _part(state: TrainState, names) -> dict:
     return {name: getattr(state, name) for name in names}
+
+
+def _copied(tree):
+    """`tree` with a copy on the host of each array that is whole on every device.
+
+    Orbax would cut those into a slice for each device, array by array: on two CPU devices three
+    times the time that the writing takes.
+    """
+    leaves, form = jax.tree.flatten(tree)
+    whole = [leaf for leaf in leaves if leaf.is_fully_replicated]
+    # Copied, since on CPUs what `device_get` gives is the array's own memory, soon donated.
+    copies = iter([np.array(leaf) for leaf in jax.device_get(whole)])
+    return form.unflatten([next(copies) if leaf.is_fully_replicated else leaf for leaf in leaves])
 
 
 class Checkpoints:
@@ -67,8 +82,8 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardSave(_part(state, MODEL)),
-                training=ocp.args.StandardSave(_part(state, TRAINING)),
+                model=ocp.args.StandardSave(_copied(_part(state, MODEL))),
+                training=ocp.args.StandardSave(_copied(_part(state, TRAINING))),
                 meta=ocp.args.JsonSave(dict(meta)),
             ),
             metrics=numbers or None,

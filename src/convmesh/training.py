@@ -361,7 +361,7 @@ def announce(setup: Setup, state, train_source, eval_source, report: Report) -> 
     options = devices.compiler_options(meshes.platform(setup.mesh))
     if options:
         told = " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
-        report.say(f"compiled with {told} (XLA_FLAGS overrides)")
+        report.say(f"XLA's options: {told} (XLA_FLAGS overrides)")
     for line in layout_notes(setup):
         report.say(line)
     if int(state.step):
