@@ -190,7 +190,7 @@ def _bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     if args.part == "loop":
         from convmesh.bench.loop import bench_loop
 
-        bench_loop(config, as_json=args.json)
+        bench_loop(config, args.steps, args.json)
     elif args.part == "eval":
         from convmesh.bench.eval import bench_eval
 
@@ -397,7 +397,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         type=_count,
         default=300,
         metavar="N",
-        help="length of the runs of scale (default: %(default)s)",
+        help="length of the runs of loop and scale (default: %(default)s)",
     )
     bench.add_argument(
         "--compare",

@@ -72,8 +72,8 @@ def _bare(setup: Setup, variables, images: int) -> None:
     image = meshes.place(setup.mesh, share.take({"image": noise}), share)["image"]
     predict = jit_predict_step(setup.mesh, model=setup.model, task=setup.task)
     for _ in range(-(-images // size)):
-        found = predict(variables, image)
-    jax.block_until_ready(found)
+        # One at a time, as an evaluation goes; and many at once block each other on CPU devices.
+        jax.block_until_ready(predict(variables, image))
 
 
 def bench_eval(config, as_json: bool = False) -> EvalCost:

@@ -126,9 +126,9 @@ def _bare_step(setup):
     return bare
 
 
-def bench_loop(config, rounds: int = 4, as_json: bool = False) -> LoopCost:
-    """Measures and prints what the loop around the step costs."""
-    cost = measure_loop(config, rounds)
+def bench_loop(config, steps: int = 300, as_json: bool = False) -> LoopCost:
+    """Measures and prints what the loop around the step costs, over about `steps` of them."""
+    cost = measure_loop(config, max(1, steps // SAVE_EVERY))
     if as_json:
         print(json.dumps(dataclasses.asdict(cost) | {"ratio": cost.ratio}))
         return cost

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +31,7 @@ Batch = dict[str, Any]
 # Keep the streams that one seed feeds apart.
 _ORDER, _AUGMENT = 1, 2
 _THREADS = min(8, os.cpu_count() or 1)
+_LOW_PRIORITY = 10  # of -20 (first) to 19
 
 
 def example_at(position: int, size: int, seed: int) -> tuple[int, int]:
@@ -191,6 +194,7 @@ class _Form:
 
     def read(self, source: Source, index: int) -> Record | None:
         """Return the record, or None if it is bad and such are passed by."""
+        _give_way()
         try:
             return source[index]
         except BadExample:
@@ -332,6 +336,21 @@ def _in_background(batches: grain.MapDataset, workers: int) -> grain.IterDataset
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
         worker_init_fn=_start_worker,
     )
+
+
+_this_thread = threading.local()
+
+
+def _give_way() -> None:
+    """Lets this thread, which makes batches ahead of time, run only where nothing else would.
+
+    Devices that are CPUs wait for each other many times in a step: one that is held up holds up
+    all, while the gaps have time enough for the next batch. Linux alone has priorities of threads.
+    """
+    if not hasattr(_this_thread, "gives_way"):
+        _this_thread.gives_way = True
+        if sys.platform == "linux" and threading.current_thread() is not threading.main_thread():
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
 
 
 def _start_worker(index: int, count: int) -> None:
