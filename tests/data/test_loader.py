@@ -1,4 +1,6 @@
 import itertools
+import os
+import sys
 import threading
 
 import numpy as np
@@ -398,3 +400,23 @@ def test_processes_evaluate_each_image_once(rows):
     assert_same(found, whole)
     assert {key: sum(c[key] for c in sums) for key in counts} == counts
     assert counts["images"] == 10 and counts["unreadable"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_threads_that_make_batches_give_way_and_never_rise(monkeypatch):
+    def own():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    class Watched(Scenes):
+        def __getitem__(self, index):
+            seen.add(own())
+            return super().__getitem__(index)
+
+    seen, before = set(), own()
+    take(Watched(10), config_for(), 3)
+    assert seen == {max(before, loader._LOW_PRIORITY)} and own() == before
+    # Where the whole run has a low priority already, only root could raise it.
+    monkeypatch.setattr(loader, "_LOW_PRIORITY", before - 1)
+    seen.clear()
+    take(Watched(10), config_for(), 3)
+    assert seen == {before}

@@ -350,7 +350,9 @@ def _give_way() -> None:
     if not hasattr(_this_thread, "gives_way"):
         _this_thread.gives_way = True
         if sys.platform == "linux" and threading.current_thread() is not threading.main_thread():
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+            thread = threading.get_native_id()
+            lower = max(_LOW_PRIORITY, os.getpriority(os.PRIO_PROCESS, thread))
+            os.setpriority(os.PRIO_PROCESS, thread, lower)
 
 
 def _start_worker(index: int, count: int) -> None:
