@@ -112,6 +112,7 @@ def run_steps(
             if profile and profile.turns_at(step):
                 log.flush()
                 profile.turn(step)
+                log.restart_clock()
             before = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - before
