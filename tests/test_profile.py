@@ -71,6 +71,12 @@ def test_a_run_with_a_profile(tmp_path, tiny_net, photos, photo_run, capsys):
     ]
 
 
+def test_only_the_steps_that_were_traced_are_counted(tmp_path, tiny_net, photos, capsys):
+    config = runs.photo_config(photos, {"eval.every_steps": 0})
+    training.train(config, tmp_path / "run", profile_steps=10)  # steps 6 to 8 are all there are
+    assert "traced 3 steps into" in capsys.readouterr().err
+
+
 def test_a_run_too_short_to_be_traced_says_so(tmp_path, tiny_net, photos, capsys):
     recipe = runs.write_recipe(
         tmp_path / "recipe.py", runs.photo_config(photos, {"train.steps": 3, "eval.every_steps": 0})

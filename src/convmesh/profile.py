@@ -38,6 +38,7 @@ class Profile:
         self._first = start + 1 + SKIP
         self._program = ""
         self._since: int | None = None
+        self._last = start
 
     def compile(self, step_fn, *arguments):
         """`step_fn` compiled for its arguments; its program tells what the trace's names mean."""
@@ -47,6 +48,7 @@ class Profile:
 
     def turns_at(self, step: int) -> bool:
         """Whether `turn` has something to do before `step`, when the step before is done."""
+        self._last = step
         return self.steps > 0 and step in (self._first, self._first + self.steps)
 
     def turn(self, step: int) -> None:
@@ -70,7 +72,7 @@ class Profile:
     def __exit__(self, kind, *_):
         if self._since is not None:  # the run ended first
             if kind is None:
-                self._end(self.steps)
+                self._end(self._last + 1 - self._since)
             else:
                 jax.profiler.stop_trace()
         elif self.steps and self._program and kind is None and not self._folder.exists():
