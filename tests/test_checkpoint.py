@@ -1,5 +1,10 @@
 """Checkpoints: what is kept, what comes back, and onto which devices."""
 
+import errno
+import os
+import threading
+import time
+
 import equality
 import jax
 import jax.numpy as jnp
@@ -7,11 +12,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from convmesh import checkpoint, durable
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
-from convmesh.errors import ConfigError, DataError
+from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.state import TrainState
 
+SCORES = [0.1, 0.9, float("nan"), 0.2, None]
 META = {"data_position": 8, "config": {"task": "classify"}, "classes": ["ä", "b"]}
 
 
@@ -54,10 +61,10 @@ def assert_same_bits(ours, theirs):
 def five(tmp_path_factory):
     """Five checkpoints, of which the second was the best; 2 newest are kept. Only to be read."""
     workdir = tmp_path_factory.mktemp("five")
-    with Checkpoints(workdir, keep=2, best_metric="AP") as checkpoints:
-        for step, ap in enumerate([0.1, 0.9, float("nan"), 0.2, None], start=1):
-            metrics = None if ap is None else {"AP": ap, "images": 4}
-            checkpoints.save(make_state(step), META, metrics)
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        for step, ap in enumerate(SCORES, start=1):
+            checkpoints.save(make_state(step), META)
+            checkpoints.note_score(step, ap)
         checkpoints.wait()
         yield checkpoints
 
@@ -83,21 +90,22 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(five):
 
 
 def test_a_new_opening_finds_the_same(five):
-    with Checkpoints(five.workdir, keep=2, best_metric="AP") as again:
+    with Checkpoints(five.workdir, keep=2, scores={2: 0.9, 3: 1.0, 4: 0.2}) as again:
         assert again.steps() == [2, 4, 5]
         assert (again.choose(), again.choose(best=True)) == (5, 2)
 
 
 def test_nothing_there(tmp_path):
-    with Checkpoints(tmp_path, best_metric="AP") as checkpoints:
+    with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == []
+        assert checkpoints.newest() is None
         for asked in ({}, {"step": 1}, {"best": True}):
             with pytest.raises(DataError, match="no checkpoint yet"):
                 checkpoints.choose(**asked)
 
 
 def test_no_best_where_none_was_evaluated(tmp_path):
-    with Checkpoints(tmp_path, best_metric="AP") as checkpoints:
+    with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(1), META)
         checkpoints.wait()
         with pytest.raises(DataError, match="none is best"):
@@ -105,9 +113,10 @@ def test_no_best_where_none_was_evaluated(tmp_path):
 
 
 def test_a_number_that_is_not_finite_is_never_the_best(tmp_path):
-    with Checkpoints(tmp_path, keep=5, best_metric="AP") as checkpoints:
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
         for step, ap in enumerate([0.0, float("nan"), float("inf")], start=1):
-            checkpoints.save(make_state(step), META, {"AP": ap})
+            checkpoints.save(make_state(step), META)
+            checkpoints.note_score(step, ap)
         checkpoints.wait()
         assert checkpoints.choose(best=True) == 1
 
@@ -119,6 +128,149 @@ def test_a_step_is_saved_once(tmp_path):
         checkpoints.save(other, META)
         restored, _ = checkpoints.restore(1, abstract(first, (2, 2, 2)))
         assert_same_bits(restored, first)
+
+
+def test_a_score_that_comes_after_the_save_keeps_the_step(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, ap in ((1, 0.2), (2, 0.5), (3, 0.4), (4, 0.6), (5, 0.6)):
+            checkpoints.save(make_state(step), META)
+            checkpoints.note_score(step, ap)
+    # Of equal ones the newer is the best.
+    assert checkpoints.steps() == [5]
+
+
+# --- what is damaged, or cannot be written --------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Checkpoints of steps 1 and 2, to be damaged."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(make_state(step), META)
+    return tmp_path
+
+
+def damage(workdir, step, name="model/manifest.ocdbt"):
+    path = workdir / "checkpoints" / str(step) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def names(workdir):
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def test_the_newest_whole_one_is_used_and_a_damaged_one_set_aside(two):
+    told = []
+    damage(two, 2)
+    with Checkpoints(two, say=told.append) as checkpoints:
+        assert checkpoints.newest() == 1
+        restored, _ = checkpoints.restore(1, abstract(make_state(1), (8, 1, 1)))
+        assert_same_bits(restored, make_state(1))
+        # The place is free again, and what is set aside counts for nothing.
+        checkpoints.save(make_state(2), META)
+    assert names(two) == ["1", "2", "2.damaged"]
+    [line] = told
+    assert "step 2 is damaged (model/manifest.ocdbt: other bytes than saved)" in line
+    assert "2.damaged; step 1 is used instead" in line
+    damage(two, 2)
+    with Checkpoints(two, say=told.append) as checkpoints:
+        assert checkpoints.newest() == 1
+    assert names(two) == ["1", "2.damaged", "2.damaged-2"]
+
+
+def test_who_only_reads_sets_nothing_aside(two):
+    damage(two, 2)
+    told = []
+    with Checkpoints(two, read_only=True, say=told.append) as checkpoints:
+        assert checkpoints.choose() == 1
+        assert checkpoints.choose(step=1) == 1
+        with pytest.raises(DataError, match="step 2 is damaged .*manifest"):
+            checkpoints.choose(step=2)
+    assert names(two) == ["1", "2"] and len(told) == 1
+
+
+def test_without_a_whole_one_nothing_is_touched(two):
+    for step in (1, 2):
+        damage(two, step)
+    with Checkpoints(two) as checkpoints, pytest.raises(DataError, match="no checkpoint is as it"):
+        checkpoints.newest()
+    assert names(two) == ["1", "2"]
+
+
+def test_a_checkpoint_under_another_name_is_refused(two):
+    (two / "checkpoints" / "2").rename(two / "checkpoints" / "7")
+    with Checkpoints(two, read_only=True) as checkpoints:
+        assert checkpoints.choose() == 7
+        with pytest.raises(DataError, match="holds step 2"):
+            checkpoints.restore(7, abstract(make_state(1), (8, 1, 1)))
+
+
+def test_what_a_crash_left_half_done_is_cleared_away_by_the_next_run_alone(two):
+    folder = two / "checkpoints"
+    for name in ("3.orbax-checkpoint-tmp", "1.deleted"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("x")
+    with Checkpoints(two, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+    assert len(names(two)) == 4
+    with Checkpoints(two) as checkpoints:
+        checkpoints.save(make_state(3), META)
+    assert names(two) == ["2", "3"]
+
+
+def test_a_save_that_fails_is_told_by_the_next_check(two, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(durable, "seal", full)
+    said = "checkpoint of step 3 could not be written: No space left on device; .* of step 2"
+    checkpoints = Checkpoints(two)
+    checkpoints.save(make_state(3), META)
+    while any(thread.name == "async_save" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    with pytest.raises(RunError, match=said):
+        checkpoints.check()
+    checkpoints.check()  # told once
+    # Neither room nor a name is lost to it: the next attempt finds both.
+    assert names(two) == ["1", "2"]
+    monkeypatch.undo()
+    checkpoints.save(make_state(3), META)
+    checkpoints.close()
+    assert names(two) == ["2", "3"]
+
+
+def test_a_save_that_fails_is_told_at_the_end(two, monkeypatch):
+    monkeypatch.setattr(durable, "seal", lambda folder: 1 / 0)
+    with pytest.raises(RunError, match="step 3 could not be written: division by zero"):
+        with Checkpoints(two) as checkpoints:
+            checkpoints.save(make_state(3), META)
+
+
+def test_a_workdir_that_is_gone(tmp_path):
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        with pytest.raises(RunError, match="run: the folder is gone; step 1"):
+            checkpoints.save(make_state(1), META)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_crash_in_any_phase_leaves_a_checkpoint_whole_or_absent(two, monkeypatch):
+    reached = []
+
+    def crash(phase):
+        reached.append(phase)
+        # What is on the disk now is what a crash would leave.
+        at = two / "checkpoints" / "3"
+        assert not at.exists() or durable.fault(at) == ""
+        assert at.exists() == (phase not in ("copied", "written", "sealed"))
+
+    monkeypatch.setattr(checkpoint, "at_phase", crash)
+    with Checkpoints(two) as checkpoints:
+        checkpoints.save(make_state(3), META)
+        checkpoints.wait()
+        assert tuple(reached) == checkpoint.PHASES
 
 
 # --- what comes back ------------------------------------------------------------------------------

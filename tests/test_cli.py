@@ -79,8 +79,8 @@ def bad(capsys):
 def test_train_gets_the_config_with_the_overrides(calls, recipe):
     flags = ["--config.train.steps=5", "--config.mesh.data", "-1", "--config.train.steps=6"]
     assert cli.main(["train", "--config", recipe, *flags, "--workdir", "w"]) == 0
-    [(name, (config, workdir, profile_steps), _)] = calls.made
-    assert (name, workdir, profile_steps) == ("train", "w", 0)
+    [(name, (config, workdir, profile_steps, ledger, _), _)] = calls.made
+    assert (name, workdir, profile_steps, ledger) == ("train", "w", 0, None)
     assert (config.train.steps, config.mesh.data, config.model.name) == (6, -1, "m")
 
 

@@ -1,6 +1,7 @@
 """A whole run: what it writes, how it stops and goes on, and what it refuses."""
 
 import json
+import os
 import signal
 
 import cv2
@@ -15,8 +16,9 @@ from convmesh.checkpoint import Checkpoints
 from convmesh.config import load_config
 from convmesh.errors import ConfigError, DataError, Stopped
 from convmesh.evaluation import read_workdir
+from convmesh.lock import RunLock
 from convmesh.models import MODELS
-from convmesh.report import read_metrics
+from convmesh.report import read_metrics, read_scores
 from convmesh.setup import make_run_mesh, make_setup
 
 TIMES = ("images_per_second", "step_seconds", "input_wait_seconds")
@@ -94,7 +96,7 @@ def test_every_file_of_the_contract(photo_run):
     assert events.stat().st_size > 1000
     assert {p.name for p in (photo_run / "checkpoints").iterdir() if p.is_dir()} == {"4", "8"}
     beside = {name.partition("/")[0] for name in files} - {events.name}
-    assert beside == {name.partition("/")[0] for name in named} | {"checkpoints"}
+    assert beside == {name.partition("/")[0] for name in named} | {"checkpoints", ".lock"}
     for name in named:
         if name.endswith(".png"):
             assert cv2.imread(str(photo_run / name)).std() > 0
@@ -217,12 +219,13 @@ def test_a_run_stopped_in_its_last_step_is_still_evaluated(tmp_path, photos, pho
     assert lines(tmp_path / "run")[-1] == lines(photo_run)[-1]
 
 
-def test_a_checkpoint_never_has_the_metrics_of_another_step(tmp_path, photos):
+def test_the_best_is_told_by_evaluations_alone(tmp_path, photos):
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 8)
         with pytest.raises(Stopped):
             training.train(runs.photo_config(photos), tmp_path / "run")
-    with Checkpoints(tmp_path / "run", best_metric="top1") as checkpoints:
+    scores = read_scores(tmp_path / "run", "top1")
+    with Checkpoints(tmp_path / "run", scores=scores) as checkpoints:
         assert checkpoints.steps() == [4, 8]
         assert checkpoints.choose(best=True) == 4
 
@@ -234,11 +237,74 @@ def test_ctrl_c_stops_the_same_way(tmp_path, photos):
             training.train(runs.photo_config(photos), tmp_path / "run")
 
 
-def test_the_second_signal_is_obeyed():
-    with pytest.raises(KeyboardInterrupt), training.StopSignal() as stop:
+def test_a_signal_in_an_evaluation_ends_it_and_the_next_call_makes_up_for_it(
+    tmp_path, photos, photo_run
+):
+    config = runs.photo_config(photos)
+
+    def signalled(*arguments):
         signal.raise_signal(signal.SIGTERM)
-        assert stop.received == "SIGTERM"
-        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "evaluate_variables", signalled)
+        with pytest.raises(Stopped, match="stopped by SIGTERM at step 4, saved"):
+            training.train(config, tmp_path / "run")
+    assert [row["step"] for row in lines(tmp_path / "run")] == [1, 2, 3, 4]
+    training.train(config, tmp_path / "run")
+    assert lines(tmp_path / "run") == lines(photo_run)
+    assert_same_bits(final_state(tmp_path / "run")[0], final_state(photo_run)[0])
+
+
+def test_a_signal_before_the_first_step_leaves_nothing_to_go_on_from(tmp_path, photos, photo_run):
+    def signalled(*arguments, **more):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "create_state", signalled)
+        with pytest.raises(Stopped, match="stopped by SIGINT before the first step; run it again"):
+            training.train(runs.photo_config(photos), tmp_path / "run")
+    assert lines(runs.train(runs.photo_config(photos), tmp_path / "run")) == lines(photo_run)
+
+
+def test_other_examples_are_refused(tmp_path, photos):
+    root = runs.copy(photos, tmp_path / "photos")
+    config = runs.photo_config(root)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(Stopped):
+            training.train(config, tmp_path / "run")
+    image = root / "train" / "red" / "0.png"
+    image.rename(image.with_name("00.png"))
+    with pytest.raises(DataError, match="split train has other examples"):
+        training.train(config, tmp_path / "run")
+    image.with_name("00.png").unlink()
+    with pytest.raises(DataError, match="split train has 23 examples, and had 24"):
+        training.train(config, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_passed_by_and_the_end_is_the_same(
+    tmp_path, photos, photo_run, capsys
+):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    path = workdir / "checkpoints" / "8" / "training" / "manifest.ocdbt"
+    path.write_bytes(path.read_bytes()[:-1])
+    training.train(runs.photo_config(photos), workdir)
+    told = capsys.readouterr()
+    assert "step 8 is damaged (training/manifest.ocdbt" in told.out
+    assert "going on from the checkpoint of step 4" in told.err
+    assert_same_bits(final_state(workdir)[0], final_state(photo_run)[0])
+    assert lines(workdir) == lines(photo_run)
+
+
+def test_a_second_run_in_the_directory_is_refused(tmp_path, photos, photo_run, capsys):
+    recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos))
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file() and p.name != ".lock"}
+    with RunLock(workdir):
+        assert cli.main(["train", "--config", recipe, "--workdir", str(workdir)]) == 2
+    assert f"another run is under way there, process {os.getpid()} on" in capsys.readouterr().err
+    after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert after == before
 
 
 def test_another_mesh_goes_on(tmp_path, photos, photo_run):

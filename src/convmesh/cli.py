@@ -120,13 +120,17 @@ def _command_again(argv: list[str]) -> Callable[[int, str], list[str]]:
 
 def _train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     from convmesh.config import check_complete, load_config
+    from convmesh.lock import RunLock
+    from convmesh.signals import StopSignal
 
     config = load_config(args.config, overrides)
     check_complete(config)
+    RunLock(args.workdir).refuse_if_held()  # before what takes seconds to import
 
-    from convmesh.training import train
+    with StopSignal(ends_process=True) as stop:
+        from convmesh.training import train
 
-    train(config, args.workdir, args.profile)
+        train(config, args.workdir, args.profile, args.debug_ledger, stop)
 
 
 def _eval(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
@@ -302,6 +306,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         default=0,
         metavar="STEPS",
         help="trace that many steps into DIR/profile, for xprof, and say what took their time",
+    )
+    train.add_argument(
+        "--debug-ledger",
+        metavar="FILE",
+        help="write a line for each example of each step: epoch, position, name",
     )
 
     evaluate = command(

@@ -152,6 +152,9 @@ KEYS: dict[str, Key] = {
     "train.accumulate": Key(1, "int", "equal parts of the batch that go one after another, their "
                             "gradients summed; batch norm sees one part at a time",
                             within=_at_least(1)),
+    "train.max_nonfinite_steps": Key(10, "int", "steps in a row whose loss or gradient may be no "
+                                     "finite number; more end the run; 0 = any number",
+                                     within=_at_least(0)),
 
     "loss.class_weight": Key(1.0, "float", "weight of the class loss; where runs are short and the "
                              "classes are hard to tell apart, 3 to 5 learn faster",
@@ -199,6 +202,7 @@ RESUME_MAY_CHANGE = (
     "train.steps",
     "train.epochs",
     "train.log_every_steps",
+    "train.max_nonfinite_steps",
     "mesh",
     "data.root",
     "data.workers",

@@ -22,6 +22,10 @@ class DataError(ConvmeshError):
     """A file of the data set is missing, unreadable or wrong."""
 
 
+class RunError(ConvmeshError):
+    """The run itself cannot go on: its disk is full, or its loss is no number any more."""
+
+
 def nearest(word: str, known) -> str:
     """The hint "; did you mean ...?" if one of `known` is like `word`, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -6,14 +6,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from convmesh import compile_cache, draw, processes
+from convmesh import compile_cache, draw, durable, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import apply_overrides, from_json, parse_overrides
 from convmesh.data import BadExample, open_eval
 from convmesh.data.loader import eval_batches
 from convmesh.errors import ConfigError, DataError
-from convmesh.report import json_numbers
+from convmesh.report import json_numbers, read_scores
 from convmesh.setup import Setup, config_mesh, make_setup
 from convmesh.step import jit_predict_step
 
@@ -109,8 +109,9 @@ def predict_all(setup: Setup, variables, source) -> tuple[list[dict], list[dict]
 def _write(directory: Path, setup: Setup, source, truth, found, metrics) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     results = setup.task.results(found, setup.classes)
-    (directory / "predictions.json").write_text(json.dumps(results))
-    (directory / "metrics.json").write_text(json.dumps(json_numbers(metrics), indent=1) + "\n")
+    durable.write_whole(directory / "predictions.json", json.dumps(results))
+    text = json.dumps(json_numbers(metrics), indent=1) + "\n"
+    durable.write_whole(directory / "metrics.json", text)
     _draw(directory, setup, source, truth, found)
 
 
@@ -181,7 +182,8 @@ def load_variables(setup: Setup, workdir: Path, step=None, best=False):
     config = setup.config
     if not (workdir / "checkpoints").is_dir():
         raise DataError(f"{workdir}: no checkpoint yet; train first")
-    metric = config.checkpoint.best_metric or setup.task.best_metric
-    with Checkpoints(workdir, best_metric=metric, read_only=True) as checkpoints:
+    scores = read_scores(workdir, config.checkpoint.best_metric or setup.task.best_metric)
+    say = print if processes.is_first() else _silent
+    with Checkpoints(workdir, scores=scores, read_only=True, say=say) as checkpoints:
         step = checkpoints.choose(step, best)
         return checkpoints.restore_variables(step, setup.abstract_state()), step

@@ -40,11 +40,10 @@ class Profile:
         self._since: int | None = None
         self._last = start
 
-    def compile(self, step_fn, *arguments):
-        """`step_fn` compiled for its arguments; its program tells what the trace's names mean."""
-        compiled = step_fn.lower(*arguments).compile()
-        self._program = compiled.as_text()
-        return compiled
+    def learn(self, compiled) -> None:
+        """Takes the compiled step, whose program tells what the trace's names mean."""
+        if self.steps:
+            self._program = compiled.as_text()
 
     def turns_at(self, step: int) -> bool:
         """Whether `turn` has something to do before `step`, when the step before is done."""

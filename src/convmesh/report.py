@@ -6,7 +6,6 @@ from step N first drops what an earlier run had written beyond N.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -17,7 +16,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from convmesh.errors import DataError
+from convmesh import journal
+from convmesh.errors import DataError, RunError
+from convmesh.journal import Journal
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0  # in a log file or a notebook
@@ -63,13 +64,11 @@ class Report:
         self._last_shown = -math.inf
         self._bar: Any = None
         self._events: _EventFile | None = None
-        self._file: TextIO | None = None
+        self._journal: Journal | None = None
         self._on_terminal = enabled and _is_terminal(self._stream)
         if enabled:
             self._workdir.mkdir(parents=True, exist_ok=True)
-            path = self._workdir / METRICS_FILE
-            _drop_after(path, start_step)
-            self._file = path.open("a", encoding="utf-8")
+            self._journal = Journal(self._workdir / METRICS_FILE, start_step)
 
     def log(self, step: int, split: str, numbers: Mapping[str, float]) -> None:
         """Appends the numbers of one step to `metrics.jsonl` and TensorBoard, and flushes both.
@@ -79,19 +78,25 @@ class Report:
         """
         if not self._enabled:
             return
-        if self._file is None:
+        if self._journal is None:
             raise ValueError("the report is closed")
         plain = json_numbers(numbers)
         if "step" in plain or "split" in plain:
             raise ValueError("a number cannot be named 'step' or 'split'")
-        line = {"step": int(step), "split": split, **plain}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._journal.add([{"step": int(step), "split": split, **plain}])
 
-        if self._events is None:
-            self._events = _EventFile(self._workdir, self.start_step)
         known = {f"{split}/{name}": value for name, value in plain.items() if value is not None}
-        self._events.write(int(step), known)
+        try:
+            if self._events is None:
+                self._events = _EventFile(self._workdir, self.start_step)
+            self._events.write(int(step), known)
+        except OSError as error:
+            raise RunError(f"{self._workdir}: TensorBoard's events: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Brings `metrics.jsonl` to the disk, before a checkpoint that is to be no newer."""
+        if self._journal is not None:
+            self._journal.sync()
 
     def progress(
         self, step: int, loss: float | None = None, images_per_second: float | None = None
@@ -152,9 +157,9 @@ class Report:
         if self._events is not None:
             self._events.close()
             self._events = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
 
     def __enter__(self) -> Report:
         """The report itself."""
@@ -211,28 +216,18 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       DataError: there is no such file, or another line is no JSON object with a step.
     """
-    path = Path(path)
     try:
-        # Split at line feeds only: JSON may hold other characters that `splitlines` cuts at.
-        lines = path.read_bytes().split(b"\n")
+        return journal.read(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; a training run writes it") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                raise ValueError
-        except ValueError:
-            if number == len(lines):
-                break
-            raise DataError(
-                f"{path}: line {number}: not a JSON object with a step; delete the line"
-            ) from None
-        rows.append(row)
-    return rows
+
+
+def read_scores(workdir, metric: str) -> dict[int, float]:
+    """What a run's evaluations found of `metric`, by step; nothing where none was logged."""
+    path = Path(workdir) / METRICS_FILE
+    rows = read_metrics(path) if path.exists() else []
+    found = {row["step"]: row.get(metric) for row in rows if row.get("split") != "train"}
+    return {step: value for step, value in found.items() if value is not None}
 
 
 def json_numbers(numbers: Mapping[str, Any]) -> dict[str, int | float | None]:
@@ -256,22 +251,6 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Takes lines of later steps, and a half-written last line, out of the file at one stroke."""
-    if not path.exists():
-        return
-    kept = [row for row in read_metrics(path) if row["step"] <= step]
-    text = "".join(json.dumps(row) + "\n" for row in kept).encode()
-    if text == path.read_bytes():
-        return
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -1,80 +1,103 @@
 """Training: the one loop, for both tasks and any mesh."""
 
+import contextlib
 import json
-import signal
 import time
 from collections import deque
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from convmesh import compile_cache, devices, draw, processes
+from convmesh import compile_cache, devices, draw, durable, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, from_json, to_json
-from convmesh.data import BadExample, open_eval, open_train
+from convmesh.data import BadExample, identity, open_eval, open_train
 from convmesh.data.loader import train_batches
-from convmesh.errors import DataError, Stopped
+from convmesh.errors import DataError, RunError, Stopped
 from convmesh.evaluation import evaluate_variables
 from convmesh.flops import ideal_seconds
+from convmesh.ledger import Ledger
+from convmesh.lock import RunLock
 from convmesh.models import check_model
+from convmesh.nonfinite import NonFinite
 from convmesh.profile import Profile
-from convmesh.report import METRICS_FILE, Report, read_metrics
+from convmesh.report import METRICS_FILE, Report, read_metrics, read_scores
 from convmesh.setup import Setup, layout_notes, make_run_mesh, make_setup
+from convmesh.signals import StopSignal
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
 
 SPEED_OVER_STEPS = 20  # what the speed that is shown is measured over
 
 
-def train(config, workdir, profile_steps: int = 0) -> dict[str, float]:
+def train(
+    config, workdir, profile_steps: int = 0, ledger=None, stop: StopSignal | None = None
+) -> dict[str, float]:
     """Trains what `config` describes, in `workdir`; goes on where an earlier run there stopped.
 
-    Traces `profile_steps` of the steps, see `Profile`. Returns the metrics of the last evaluation.
-    Raises ConfigError before anything is written if the config or the mesh is wrong, DataError for
-    unusable data, Stopped if a signal ended the run (its state is saved).
+    Traces `profile_steps` of the steps, see `Profile`; `ledger` names a file for `Ledger`. `stop`
+    is open already, where the command line has begun to listen before.
+    Returns the metrics of the last evaluation. Raises ConfigError before anything is written if the
+    config or the mesh is wrong or another run is under way there, DataError for unusable data or
+    checkpoints, RunError if the run cannot go on, Stopped if a signal ended it (nothing is lost).
     """
     check(config)
     check_complete(config)
     workdir = Path(workdir)
+    lock = RunLock(workdir)
+    lock.refuse_if_held()
     check_model(config.model.name, config.task)
     check_same_run(config, workdir)
 
-    compile_cache.start()
-    mesh = make_run_mesh(config)
-    train_source = open_train(config)
-    eval_source = open_eval(config)
-    setup = make_setup(config, train_source.classes, mesh, len(train_source))
-    best_metric = config.checkpoint.best_metric or setup.task.best_metric
-    check_readable(train_source, config)
+    with contextlib.ExitStack() as open_parts:
+        if stop is None:
+            stop = open_parts.enter_context(StopSignal())
+        if processes.count() > 1:
+            stop.together()
+        compile_cache.start()
+        mesh = make_run_mesh(config)
+        train_source = open_train(config)
+        eval_source = open_eval(config)
+        setup = make_setup(config, train_source.classes, mesh, len(train_source))
+        check_readable(train_source, config)
 
-    if processes.is_first():
-        write_identity(setup, workdir)
-    processes.wait_for_all("identity")
-    with Checkpoints(workdir, config.checkpoint.keep, best_metric) as checkpoints:
-        if checkpoints.steps():
-            state, _ = checkpoints.restore(checkpoints.choose(), setup.abstract_state())
-        else:
-            state = create_state(**setup.state_arguments())
+        if processes.is_first():
+            open_parts.enter_context(lock)
+            write_identity(setup, workdir)
+        processes.wait_for_all("identity")
+        checkpoints = open_parts.enter_context(open_checkpoints(setup, workdir))
+        state = restore_or_create(setup, checkpoints, train_source, stop)
         owed = evaluation_owed(setup, int(state.step), workdir, eval_source.split)
         if int(state.step) >= setup.steps and not owed:
             if processes.is_first():
                 print(f"{workdir}: this run has finished, at step {int(state.step)}")
+                draw_curves(workdir, again=False)
             return last_metrics(workdir, eval_source.split)
-        with Report(
-            workdir,
-            setup.steps,
-            int(state.step),
-            config.train.batch_size,
-            enabled=processes.is_first(),
-        ) as report:
-            announce(setup, state, train_source, eval_source, report)
-            with Profile(workdir, int(state.step), profile_steps, report.say) as profile:
-                metrics = run_steps(
-                    setup, state, train_source, eval_source, checkpoints, report, owed, profile
-                )
+        report = open_parts.enter_context(
+            Report(
+                workdir,
+                setup.steps,
+                int(state.step),
+                config.train.batch_size,
+                enabled=processes.is_first(),
+            )
+        )
+        announce(setup, state, train_source, eval_source, report)
+        profile = open_parts.enter_context(
+            Profile(workdir, int(state.step), profile_steps, report.say)
+        )
+        book = None
+        if ledger:
+            share = train_share(setup)
+            book = Ledger(ledger, int(state.step), train_source, config, share)
+            open_parts.enter_context(book)
+        metrics = run_steps(
+            setup, state, train_source, eval_source, checkpoints, report, stop, owed, profile, book
+        )
     if processes.is_first():
-        draw.draw_curves(workdir / "metrics.jsonl", workdir / "plots" / "curves.png")
+        draw_curves(workdir)
     return metrics
 
 
@@ -83,17 +106,21 @@ def run_steps(
     state,
     train_source,
     eval_source,
-    checkpoints,
-    report,
+    checkpoints: Checkpoints,
+    report: Report,
+    stop: StopSignal,
     owed: bool = False,
     profile: Profile | None = None,
+    ledger: Ledger | None = None,
 ):
-    """The steps that are left: step, log, evaluate, save; returns the last evaluation's metrics.
+    """The steps that are left: step, log, save, evaluate; returns the last evaluation's metrics.
 
-    `owed`: an earlier call was stopped where an evaluation was due, so that comes first.
+    `owed`: an earlier call was stopped where an evaluation was due, so that comes first. Each
+    evaluation is of a state that is saved, so that whatever ends it, it ends nothing else.
     """
     config, workdir = setup.config, checkpoints.workdir
     start = int(state.step)
+    best_metric = config.checkpoint.best_metric or setup.task.best_metric
     metrics: dict[str, float] = {}
 
     def evaluation(step: int) -> dict[str, float]:
@@ -101,13 +128,22 @@ def run_steps(
         variables = state.variables(ema=True)
         found = evaluate_variables(setup, variables, eval_source, directory, report.say)
         report.log(step, eval_source.split, found)
+        checkpoints.note_score(step, found.get(best_metric))
         return found
 
     if owed:
         metrics = evaluation(start)
-    share = train_share(setup)
-    with train_batches(train_source, config, start, share) as batches, StopSignal() as stop:
-        step_fn, log = None, StepLog(setup, report)
+    share, meta = train_share(setup), _meta(setup, train_source)
+    limit, skipped = config.train.max_nonfinite_steps, int(state.nonfinite_steps)
+    nonfinite = NonFinite(workdir, start, skipped, limit, train_source, report.say)
+    log = StepLog(setup, report, nonfinite)
+    together = StopTogether(stop, setup.mesh)
+    with (
+        contextlib.closing(nonfinite),
+        train_batches(train_source, config, start, share) as batches,
+        stop.noted(),
+    ):
+        step_fn = None
         for step in range(start + 1, setup.steps + 1):
             if profile and profile.turns_at(step):
                 log.flush()
@@ -119,43 +155,50 @@ def run_steps(
             if step_fn is None and processes.is_first():
                 picture = draw.draw_batch(batch, setup.classes)
                 draw.save_png(picture, workdir / "plots" / "first_batch.png")
-            batch = stop.put_into(meshes.place(setup.mesh, batch, share), setup.mesh)
+            placed = together.put_into(meshes.place(setup.mesh, batch, share))
             if step_fn is None:
-                step_fn = jit_train_step(setup.mesh, state, batch, **step_parts(setup))
-                if profile and profile.steps:
-                    step_fn = profile.compile(step_fn, state, batch)
-            state, numbers = step_fn(state, batch)
-            stop.take_from(numbers)
+                step_fn = jit_train_step(setup.mesh, state, placed, **step_parts(setup))
+                with stop.at_once():  # nothing is lost while XLA compiles
+                    step_fn = step_fn.lower(state, placed).compile()
+                if profile:
+                    profile.learn(step_fn)
+            state, numbers = step_fn(state, placed)
+            together.take_from(numbers)
+            if ledger:
+                ledger.take(step, batch)
             # The numbers of the step before are read while this one runs.
-            log.take(step, numbers, waited)
+            log.take(step, numbers, waited, batch["index"][share.owned])
+            checkpoints.check()
             if step == start + 1:
                 report.say(f"compiled and ran the first step in {log.flush():.0f} s")
                 compile_cache.vouch()
                 log.restart_clock()
 
-            last, stopped = step == setup.steps, stop.agreed()
+            last, stopped = step == setup.steps, together.agreed()
             due_eval = last or _due(step, config.eval.every_steps)
             due_save = due_eval or stopped or _due(step, config.checkpoint.every_steps)
-            # Who stops a run does not wait for an evaluation: the next call makes up for it.
-            due_eval = due_eval and not stopped
             if due_save:
                 log.flush()
-            if due_eval:
-                metrics = evaluation(step)
-            if due_save:
-                checkpoints.save(state, _meta(setup, step), metrics if due_eval else None)
+                report.sync()
+                checkpoints.save(state, {**meta, "data_position": step * config.train.batch_size})
+                stop.told = f"at step {step}, saved; run it again to go on"
             if stopped:
+                # It does not wait for an evaluation: the next call makes up for it.
                 checkpoints.wait()
-                raise Stopped(f"stopped by {stopped} at step {step}, saved; run it again to go on")
+                raise Stopped(stop.message())
+            if due_eval:
+                with stop.at_once():
+                    metrics = evaluation(step)
             if due_save:
                 log.restart_clock()
         log.flush()
         for problem, words in COUNTED.items():
             if count := sum(counts[problem] for counts in processes.gather(batches.counts)):
                 report.say(f"{count} {words}")
-    skipped = int(state.nonfinite_steps)
-    if skipped:
-        report.say(f"{skipped} steps had a loss or gradient that was not finite and were skipped")
+    if nonfinite.skipped:
+        report.say(
+            f"{nonfinite.skipped} steps had a loss or gradient that was not finite and were skipped"
+        )
     return metrics
 
 
@@ -187,47 +230,59 @@ def train_share(setup: Setup):
     return meshes.share_of(setup.mesh, train.batch_size, height, train.accumulate)
 
 
-def _meta(setup: Setup, step: int) -> dict:
+def _meta(setup: Setup, train_source) -> dict:
+    """What a checkpoint holds besides arrays and the data position."""
     return {
-        "data_position": step * setup.config.train.batch_size,
         "config": json.loads(to_json(setup.config)),
         "classes": list(setup.classes),
+        "data": identity(train_source),
     }
 
 
 class StepLog:
     """Logs each step one step late, so that reading its numbers never holds up the devices."""
 
-    def __init__(self, setup: Setup, report: Report):
+    def __init__(self, setup: Setup, report: Report, nonfinite: NonFinite):
         """Writes the numbers of every `train.log_every_steps`-th step to `report`."""
-        self._setup, self._report = setup, report
+        self._setup, self._report, self._nonfinite = setup, report, nonfinite
         self._ideal_seconds = ideal_seconds(setup)
-        self._pending: tuple[int, dict] | None = None
+        self._learning_rate = jax.jit(setup.schedule)  # uncompiled it takes 20 ms
+        self._pending: tuple[int, dict, np.ndarray] | None = None
         # When the last steps were done, and how long each had waited for its batch.
         self._done: deque[float] = deque(maxlen=SPEED_OVER_STEPS + 1)
         self._waits: deque[float] = deque(maxlen=SPEED_OVER_STEPS)
         self.restart_clock()
 
-    def take(self, step: int, numbers, waited: float) -> None:
-        """Takes the numbers of a step just dispatched; reads those of the step before."""
+    def take(self, step: int, numbers, waited: float, index: np.ndarray) -> None:
+        """Takes the numbers of a step just dispatched; reads those of the step before.
+
+        index: the examples of the step that are this process's own.
+        """
         self.flush()
-        self._pending = step, numbers
+        self._pending = step, numbers, index
         self._waits.append(waited)
 
     def flush(self) -> float:
         """Reads the numbers that are pending, waiting for their step; returns seconds a step."""
         if self._pending is None:
             return 0.0
-        (step, numbers), self._pending = self._pending, None
+        (step, numbers, index), self._pending = self._pending, None
         loss = float(numbers["loss"])
         self._done.append(time.perf_counter())
+        updates = step - 1 - self._nonfinite.skipped  # that the schedule has counted before it
         seconds = (self._done[-1] - self._done[0]) / (len(self._done) - 1)
         config = self._setup.config
         speed = config.train.batch_size / seconds
         self._report.progress(step, loss, speed)
+        # The one number that tells of a step without a finite loss or gradient.
+        if int(numbers["nonfinite_steps"]) > self._nonfinite.skipped:
+            told = {name: float(value) for name, value in numbers.items()}
+            self._nonfinite.take(step, told, index)
+        else:
+            self._nonfinite.passed()
         if step % config.train.log_every_steps == 0 or step == self._setup.steps:
             line = {name: float(value) for name, value in numbers.items()}
-            line["learning_rate"] = float(self._setup.schedule(step - 1))
+            line["learning_rate"] = float(self._learning_rate(updates))
             line["images_per_second"] = speed
             line["step_seconds"] = seconds
             if self._ideal_seconds:
@@ -243,54 +298,35 @@ class StepLog:
         self._done.append(time.perf_counter())
 
 
-class StopSignal:
-    """While open, SIGTERM and SIGINT are noted instead of obeyed; a second one is obeyed.
+class StopTogether:
+    """All processes stop at the same step, whichever of them has heard a signal, and when.
 
-    Several processes hear a signal at different times, or not at all, and must stop at the same
-    step: the note travels with the batch, through the step to all of them, and the next step is the
-    last.
+    The note travels with the batch, through the step to all of them, and the next step is the last.
     """
 
-    def __init__(self):
-        """Notes nothing until it is entered."""
-        self.received = ""
+    def __init__(self, stop: StopSignal, mesh):
+        """Passes on what `stop` has received."""
+        self._stop, self._mesh = stop, mesh
         self._noted = self._noted_before = None  # by any process, in the last step and before it
 
-    def put_into(self, batch: dict, mesh) -> dict:
+    def put_into(self, batch: dict) -> dict:
         """`batch`, with the note where other processes need it."""
         if processes.count() == 1:
             return batch
-        return {**batch, meshes.NOTE: meshes.note(mesh, bool(self.received))}
+        return {**batch, meshes.NOTE: meshes.note(self._mesh, bool(self._stop.received))}
 
     def take_from(self, numbers: dict) -> None:
         """Takes the note of a step just dispatched out of its `numbers`, without waiting for it."""
         self._noted_before, self._noted = self._noted, numbers.pop(meshes.NOTE, None)
 
-    def agreed(self) -> str:
-        """The signal that all processes stop for after the last step, or nothing."""
+    def agreed(self) -> bool:
+        """Whether all processes stop after the last step."""
         if processes.count() == 1:
-            return self.received
+            return bool(self._stop.received)
         if self._noted_before is None or not bool(self._noted_before):
-            return ""
-        return self.received or "a signal to another process"
-
-    def _note(self, number, frame):
-        if self.received:
-            signal.default_int_handler(number, frame)
-        self.received = signal.Signals(number).name
-
-    def __enter__(self):
-        self._before = {}
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        except ValueError:  # not in the main thread: signals are somebody else's
-            pass
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+            return False
+        self._stop.received = self._stop.received or "a signal to another process"
+        return True
 
 
 # --- the workdir ----------------------------------------------------------------------------------
@@ -318,15 +354,56 @@ def check_readable(source, config) -> None:
 
 def write_identity(setup: Setup, workdir: Path) -> None:
     """Writes config.json and classes.json. Raises DataError if the classes are another run's."""
-    workdir.mkdir(parents=True, exist_ok=True)
     classes = workdir / "classes.json"
     if classes.exists() and tuple(json.loads(classes.read_text())) != setup.classes:
         raise DataError(
             f"{classes}: the data now has other classes, {', '.join(setup.classes)}; "
             "take a new --workdir"
         )
-    classes.write_text(json.dumps(list(setup.classes), indent=1) + "\n")
-    (workdir / "config.json").write_text(to_json(setup.config))
+    try:
+        durable.write_whole(classes, json.dumps(list(setup.classes), indent=1) + "\n")
+        durable.write_whole(workdir / "config.json", to_json(setup.config))
+    except OSError as error:
+        raise RunError(f"{workdir}: cannot be written: {error.strerror or error}") from error
+
+
+def open_checkpoints(setup: Setup, workdir: Path) -> Checkpoints:
+    """The checkpoints of a run that is about to go on."""
+    config = setup.config
+    scores = read_scores(workdir, config.checkpoint.best_metric or setup.task.best_metric)
+    say = print if processes.is_first() else lambda text: None
+    return Checkpoints(workdir, config.checkpoint.keep, scores, say=say)
+
+
+def restore_or_create(setup: Setup, checkpoints: Checkpoints, train_source, stop: StopSignal):
+    """The state of the newest checkpoint that is whole, or a fresh one where there is none.
+
+    Raises DataError if the data is not what the run began with: the order would be another.
+    """
+    step = checkpoints.newest()
+    if step is None:
+        return create_state(**setup.state_arguments())
+    state, meta = checkpoints.restore(step, setup.abstract_state())
+    began, now = meta.get("data"), identity(train_source)
+    if began and began != now:
+        what = (
+            f"has {now['examples']} examples, and had {began['examples']}"
+            if now["examples"] != began["examples"]
+            else "has other examples, or has them in another order"
+        )
+        raise DataError(
+            f"split {train_source.split} {what} when the run in {checkpoints.workdir} began; "
+            "put it back, or take a new --workdir"
+        )
+    stop.told = f"at step {step}, saved; run it again to go on"
+    return state
+
+
+def draw_curves(workdir: Path, again: bool = True) -> None:
+    """Draws what was logged; with `again` also where there is such a picture."""
+    path = workdir / "plots" / "curves.png"
+    if again or not path.exists():
+        draw.draw_curves(workdir / METRICS_FILE, path)
 
 
 def evaluation_owed(setup: Setup, step: int, workdir: Path, split: str) -> bool:

@@ -18,6 +18,7 @@ from convmesh.data.record import Subset
 from convmesh.errors import ConfigError
 from convmesh.report import Report
 from convmesh.setup import make_run_mesh, make_setup
+from convmesh.signals import StopSignal
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
 from convmesh.training import run_steps, step_parts, train_share
@@ -90,10 +91,10 @@ def measure_loop(config, rounds: int) -> LoopCost:
     with tempfile.TemporaryDirectory(prefix="convmesh-loop-") as folder:
         workdir, bare = Path(folder), _bare_step(setup)
         report = _Timed(workdir, steps, 0, config.train.batch_size, bare=bare)
-        keep, metric = config.checkpoint.keep, setup.task.best_metric
-        with report, Checkpoints(workdir, keep, metric) as checkpoints:
+        keep = config.checkpoint.keep
+        with StopSignal() as stop, report, Checkpoints(workdir, keep) as checkpoints:
             state = create_state(**setup.state_arguments())
-            run_steps(setup, state, source, eval_source, checkpoints, report)
+            run_steps(setup, state, source, eval_source, checkpoints, report, stop)
     waits = report.waits[1:]
     return LoopCost(
         loop_seconds=report.loop_seconds,

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from convmesh.data.cache import with_cache
 from convmesh.data.loader import permutation
-from convmesh.data.record import BadExample, DataSet, Record, Source, Subset
+from convmesh.data.record import BadExample, DataSet, Record, Source, Subset, identity
 from convmesh.errors import ConfigError, DataError
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Record",
     "Source",
     "find_format",
+    "identity",
     "open_eval",
     "open_train",
 ]

@@ -41,6 +41,10 @@ class Cached:
             self._records[index] = record
         return record
 
+    def name(self, index: int) -> str:
+        """Return the name of example `index`."""
+        return self._source.name(index)
+
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_records": len(self)}
 

@@ -133,6 +133,10 @@ class FolderSource:
         image = images.read_image(os.path.join(self._root, name), self._shrink)
         return Record(image, index + 1, name, label=self._labels[index])
 
+    def name(self, index: int) -> str:
+        """Return the path of image `index`, from the root of the data set."""
+        return self._files[index]
+
 
 def class_folders(folder: Path) -> list[Path]:
     """Return the folders in `folder` that are not hidden, sorted by name."""

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from convmesh.data.documents import read_bytes
 from convmesh.data.record import BadExample
 
 # What a folder may hold as images, in lower case.
@@ -25,6 +26,7 @@ SUFFIXES = frozenset(
 # A file of a few kilobytes can claim a picture that fills the memory. This is also where Pillow
 # starts to warn: 89 million pixels, 268 MB decoded.
 MAX_PIXELS = 89_478_485
+MAX_BYTES = 2**30  # of a file; MAX_PIXELS of 16 bits and four channels are 0.7 GB
 
 _ORIENTATION = 0x0112
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -84,10 +86,9 @@ def decode(data: bytes, name: str, shrink: Shrink | None = None) -> np.ndarray:
 def read_image(path: str, shrink: Shrink | None = None) -> np.ndarray:
     """Return the image file at `path`, as `decode` does. Raises BadExample naming the file."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise BadExample(f"{path}: {error.strerror or error}") from None
+        data = read_bytes(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise BadExample(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     return decode(data, str(path), shrink)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -68,6 +69,10 @@ class Source(Protocol):
         """Return example `index`, 0 <= index < len. Raises BadExample, DataError, IndexError."""
         ...
 
+    def name(self, index: int) -> str:
+        """Return what people call example `index`, without reading it."""
+        ...
+
 
 class DataSet(Protocol):
     """What opening a data set gives: the names of its splits, and each split as a Source."""
@@ -94,6 +99,18 @@ class Subset:
     def __getitem__(self, index: int) -> Record:
         """Return example `index` of the subset."""
         return self._source[int(self._indices[index])]
+
+    def name(self, index: int) -> str:
+        """Return the name of example `index` of the subset."""
+        return self._source.name(int(self._indices[index]))
+
+
+def identity(source: Source) -> dict[str, int | str]:
+    """Return what a run's order depends on: how many examples, and the SHA-256 of their names."""
+    names = hashlib.sha256()
+    for index in range(len(source)):
+        names.update(f"{source.name(index)}\n".encode("utf-8", "surrogateescape"))
+    return {"examples": len(source), "names": names.hexdigest()}
 
 
 def check_label(label: int, classes: Sequence[str], file_name: str) -> int:

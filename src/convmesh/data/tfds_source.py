@@ -93,7 +93,7 @@ class TfdsSource:
             ) from None
         decoders = {wanted.image: _AS_BYTES}
         example = dict(_flatten(self._features.deserialize_example_np(record, decoders=decoders)))
-        file_name = f"{self.split}-{index + 1:08d}"
+        file_name = self._number(index)
         if wanted.file_name:
             file_name = _text(example[wanted.file_name]) or file_name
         image_id: int | str = index + 1
@@ -124,6 +124,13 @@ class TfdsSource:
         return Record(
             image, image_id, file_name, boxes=boxes, labels=labels, crowd=crowd, bad_boxes=bad
         )
+
+    def name(self, index: int) -> str:
+        """Return the name of the set and the number of example `index`, counted from 1."""
+        return f"{self._name} {self._number(index)}"
+
+    def _number(self, index: int) -> str:
+        return f"{self.split}-{index + 1:08d}"
 
 
 class _Features:
