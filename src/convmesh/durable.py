@@ -70,7 +70,7 @@ def fault(folder: Path) -> str:
     except OSError as error:
         return f"{SUMS}: {error.strerror or error}"
     told = {}
-    for line in sealed.decode("ascii", "replace").splitlines():
+    for line in sealed.decode("utf-8", "replace").splitlines():
         one, _, name = line.partition("  ")
         told[name] = one
     names = sorted(_files(folder))

@@ -408,15 +408,19 @@ def test_threads_that_make_batches_give_way_and_never_rise(monkeypatch):
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     class Watched(Scenes):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.seen = set()  # its own: threads of an earlier one may still read ahead
+
         def __getitem__(self, index):
-            seen.add(own())
+            self.seen.add(own())
             return super().__getitem__(index)
 
-    seen, before = set(), own()
-    take(Watched(10), config_for(), 3)
-    assert seen == {max(before, loader._LOW_PRIORITY)} and own() == before
+    watched, before = Watched(10), own()
+    take(watched, config_for(), 3)
+    assert watched.seen == {max(before, loader._LOW_PRIORITY)} and own() == before
     # Where the whole run has a low priority already, only root could raise it.
     monkeypatch.setattr(loader, "_LOW_PRIORITY", before - 1)
-    seen.clear()
-    take(Watched(10), config_for(), 3)
-    assert seen == {before}
+    watched = Watched(10)
+    take(watched, config_for(), 3)
+    assert watched.seen == {before}

@@ -293,6 +293,26 @@ def disk_full(ground: Ground, rng: random.Random, n: int, outcome: Outcome) -> N
                 subprocess.run(["umount", workdir], check=True)
 
 
+def no_room(ground: Ground, rng: random.Random, n: int, outcome: Outcome) -> None:
+    """The system takes no more of a file, as at a quota; needs no rights, other than a full disk."""
+    while outcome.n < n:
+        with removed_after(ground.folder / f"room-{os.getpid()}-{outcome.n}") as folder:
+            workdir, size = folder / "run", int(10 ** rng.uniform(2, 5))
+            life = Life(ground.recipe, workdir, largest_file=size)
+            status = life.wait()
+            if status == 0:
+                continue
+            outcome.n += 1
+            # Of a log that takes no more nothing can be asked.
+            told = life.told()
+            check(status == 1, f"{size} bytes: status {status}: {told}")
+            check("File too large" in told or len(told) >= size, f"{size} bytes: {told}")
+            step, damaged = ground.whole(workdir)
+            check(not damaged, f"{size} bytes: {damaged}")
+            outcome.count("with a checkpoint" if step else "before the first checkpoint")
+            ground.finish(workdir, outcome)
+
+
 def second_run(ground: Ground, rng: random.Random, n: int, outcome: Outcome) -> None:
     """A second run in the directory: refused within 5 seconds, the first one undisturbed."""
     while outcome.n < n:
@@ -436,19 +456,31 @@ def hostile(ground: Ground, rng: random.Random, n: int, outcome: Outcome) -> Non
 
 FAULTS = {
     f.__name__: f
-    for f in (kill, damage, sigterm, disk_full, second_run, mesh, processes, nonfinite, hostile)
+    for f in (
+        kill,
+        damage,
+        sigterm,
+        disk_full,
+        no_room,
+        second_run,
+        mesh,
+        processes,
+        nonfinite,
+        hostile,
+    )
 }
-SHORT = dict(
-    kill=6,
-    damage=40,
-    sigterm=4,
-    disk_full=2,
-    second_run=2,
-    mesh=1,
-    processes=1,
-    nonfinite=4,
-    hostile=60,
-)
+SHORT = {  # how often where no number is given
+    "kill": 6,
+    "damage": 40,
+    "sigterm": 4,
+    "disk_full": 2,
+    "no_room": 2,
+    "second_run": 2,
+    "mesh": 2,
+    "processes": 1,
+    "nonfinite": 4,
+    "hostile": 60,
+}
 
 
 # --- the table ------------------------------------------------------------------------------------

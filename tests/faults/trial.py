@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -61,8 +62,11 @@ def tiny_recipe(photos: Path, folder: Path, changes=()) -> str:
 class Life:
     """One process that trains in `workdir`, from its start to its end."""
 
-    def __init__(self, recipe: str, workdir: Path, hook=None, devices: int = DEVICES, more=()):
-        """Forks it; `hook(phase)` is called in each phase of saving."""
+    def __init__(self, recipe: str, workdir: Path, hook=None, devices=DEVICES, largest_file=0):
+        """Forks it; `hook(phase)` is called in each phase of saving.
+
+        `largest_file`: bytes beyond which the system takes no more of a file; 0 for no limit.
+        """
         self.workdir = workdir
         self.log = workdir.with_suffix(".log")
         self._began = time.monotonic()
@@ -76,11 +80,13 @@ class Life:
             file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1)
             os.dup2(file, 2)
+            if largest_file:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
             if hook:
                 checkpoint.at_phase = hook
             call = ["train", "--config", recipe, "--workdir", str(workdir)]
             call += ["--cpu-devices", str(devices), "--debug-ledger", str(ledger_of(workdir))]
-            status = cli.main([*call, *more])
+            status = cli.main(call)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -25,16 +25,17 @@ def read_bytes(path, limit: int) -> bytes:
 
     A pipe or a device would be waited for, or read, without end. Raises OSError, ValueError.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(handle, "rb") as file:
-        about = os.fstat(handle)
-        if stat.S_ISDIR(about.st_mode):
-            raise ValueError("a folder, not a file")
+    with open(path, "rb", opener=_without_waiting) as file:
+        about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("not a regular file")
         if about.st_size > limit:
             raise ValueError(f"{about.st_size} bytes are more than the limit of {limit}")
         return file.read(limit)
+
+
+def _without_waiting(path, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_json(path) -> Any:

@@ -7,6 +7,7 @@ it holds follows from (seed, k) alone. Going on at step k is therefore asking fo
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import sys
 import threading
@@ -357,3 +358,12 @@ def _give_way() -> None:
 
 def _start_worker(index: int, count: int) -> None:
     cv2.setNumThreads(0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when who reads from it is gone, killed perhaps: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,112 @@
+"""Signals: noted, obeyed at once, and a second one; whatever the main thread is at."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from convmesh.errors import Stopped
+from convmesh.signals import GRACE, StopSignal
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        assert signal.getsignal(number) is handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_where_nothing_is_lost_it_ends_at_once(number):
+    went_on = False
+    with pytest.raises(Stopped, match=rf"stopped by {number.name} before the first step; run it"):
+        with StopSignal():
+            signal.raise_signal(number)
+            went_on = True
+    assert not went_on
+
+
+def test_no_handler_of_errors_on_the_way_takes_it():
+    with pytest.raises(Stopped), StopSignal():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:  # as a reader of images has one
+            pytest.fail("taken")
+
+
+def test_while_steps_are_done_it_is_noted():
+    with StopSignal() as stop, stop.noted():
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.received == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        stop.received = ""  # it was dealt with
+
+
+def test_what_was_noted_is_obeyed_where_nothing_is_lost():
+    stop, reached = StopSignal(), []
+    stop.told = "at step 7, saved"
+    with pytest.raises(Stopped, match="stopped by SIGINT at step 7, saved"):
+        with stop, stop.noted():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the signal")
+            with stop.at_once():
+                reached.append("an evaluation")
+    assert reached == ["after the signal"]
+
+
+def test_one_of_several_processes_only_notes():
+    with StopSignal() as stop:
+        stop.together()
+        signal.raise_signal(signal.SIGTERM)
+        with stop.noted(), stop.at_once():
+            pass
+        assert stop.received == "SIGTERM"
+
+
+# As a compilation does: no Python runs, so neither do Python's handlers of signals.
+HEAR_NOTHING = """
+import ctypes, sys
+from convmesh.errors import Stopped
+from convmesh.signals import StopSignal
+
+def hear_nothing():
+    mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    print("deaf", flush=True)
+    while True:  # the second time it waits for ever
+        libc.pthread_mutex_lock(mutex)
+
+with StopSignal(ends_process=True) as stop:
+    stop.told = "at step 3, saved"
+"""
+
+
+def ended(body, *numbers):
+    """Status, standard error and seconds of a process that hears nothing, sent signals."""
+    command = [sys.executable, "-c", f"{HEAR_NOTHING}    {body}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "deaf\n"
+    began = time.monotonic()
+    for number in numbers:
+        time.sleep(0.3)
+        os.kill(process.pid, number)
+    told = process.communicate(timeout=60)[1]
+    return process.returncode, told, time.monotonic() - began
+
+
+def test_a_main_thread_that_hears_nothing_is_ended_after_the_grace():
+    status, told, seconds = ended("hear_nothing()", signal.SIGTERM)
+    assert (status, told) == (75, "convmesh: stopped by SIGTERM at step 3, saved\n")
+    assert seconds >= GRACE
+
+
+def test_a_second_signal_ends_the_process_at_once_also_while_steps_are_done():
+    status, told, seconds = ended(
+        "with stop.noted(): hear_nothing()", signal.SIGINT, signal.SIGTERM
+    )
+    assert (status, seconds < GRACE) == (128 + signal.SIGTERM, True)
+    assert told == "convmesh: ended at once by a second signal, SIGTERM\n"
