@@ -1,5 +1,6 @@
 """The config: defaults, recipes, overrides, errors that name the key, JSON, resume."""
 
+import math
 import re
 import subprocess
 import sys
@@ -221,6 +222,48 @@ def test_values_that_do_not_fit_are_refused(recipe, overrides, message):
 )
 def test_a_wrong_recipe_names_its_file_and_line(recipe, line, message):
     assert message in refused(cfg.load_config, recipe(line))
+
+
+WRONG = {  # for each kind, what it is not, as Python has it and as a command line has it
+    "int": ([1.5, "x", None, True, (1, 2), {}], ["1.5", "x", "", "1,2", "inf"]),
+    "float": (["x", None, True, (1.0,), {}, math.nan, math.inf], ["x", "", "1,2", "nan", "-inf"]),
+    "bool": ([1, "yes", None, (), {}], ["yes", "1", ""]),
+    "str": ([1, None, (), {}, True], []),
+    "auto_bool": ([1, "maybe", None, ()], ["maybe", "", "1"]),
+    "ints": ([1, (1,), (1, 2, 3), (1, 2.5), "1x2", None, {}], ["1", "1,2,3", "a,b", "1.5,2", ""]),
+    "interval": ([1.0, (1,), (2, 1), ("a", 1), None, (0, math.nan)], ["1", "2,1", "a,1", "nan,1"]),
+    "strs": ([1, "name", None, (1, 2), {"a": 1}], []),
+}
+
+
+@pytest.mark.parametrize("name", cfg.KEYS)
+def test_every_key_wrong_in_every_way_is_refused_by_name(name):
+    key, config = cfg.KEYS[name], cfg.defaults("detect")
+    values, texts = WRONG[key.kind]
+    values, texts = list(values), list(texts)
+    if key.choices:
+        values.append("no such choice")
+        texts.append("no such choice")
+    if key.within:
+        ends = (key.within.low, key.within.high)
+        beyond = [end + way for end, way in zip(ends, (-1, 1), strict=True) if math.isfinite(end)]
+        opens = (key.within.open_low, key.within.open_high)
+        beyond += [end for end, is_open in zip(ends, opens, strict=True) if is_open]
+        beyond = [number for number in beyond if number not in key.within.also]
+        for number in beyond:
+            number = int(number) if key.kind in ("int", "ints") else float(number)
+            pair = key.kind in ("ints", "interval")
+            values.append((number, number) if pair else number)
+            texts.append(f"{number},{number}" if pair else str(number))
+    for value in values:
+        with pytest.raises(ConfigError, match=re.escape(name)):
+            cfg.apply_overrides(config, {name: value})
+    for text in texts:
+        with pytest.raises(ConfigError, match=re.escape(name)):
+            cfg.apply_overrides(config, [f"--config.{name}={text}"])
+    misspelt = name[:-1] + ("y" if name[-1] != "y" else "x")
+    with pytest.raises(ConfigError, match=f"did you mean {re.escape(name)}|no such key"):
+        cfg.apply_overrides(config, [f"--config.{misspelt}=1"])
 
 
 def test_a_missing_recipe_and_one_without_get_config(tmp_path, recipe):

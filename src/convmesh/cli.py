@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _end(f"convmesh: error: {error}", error.exit_code, debug)
     except KeyboardInterrupt:
         return _end("convmesh: interrupted", 130, debug)
+    except OSError as error:
+        what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        return _end(f"convmesh: error: {what}", 1, debug)
     except Exception as error:
         text = next(iter(str(error).strip().splitlines()), "")
         hint = "" if debug else " (run with --debug for the traceback)"

@@ -93,10 +93,15 @@ def vouch() -> None:
         return
     for entry in folder.glob(f"*{_ENTRY}"):
         mark = entry.with_name(entry.name + _SUM)
-        if not mark.exists():
-            beside = mark.with_name(f"{mark.name}.{os.getpid()}")
-            beside.write_text(_sum(entry))
-            os.replace(beside, mark)
+        try:
+            if not mark.exists():
+                beside = mark.with_name(f"{mark.name}.{os.getpid()}")
+                beside.write_text(_sum(entry))
+                os.replace(beside, mark)
+        except (
+            OSError
+        ):  # a full disk, or another run's sweep: what is not vouched for is made again
+            return
 
 
 def _sum(path: Path) -> str:

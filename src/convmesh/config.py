@@ -381,7 +381,7 @@ def no_such_key(name: str) -> str:
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The (dotted key, value) pairs of a nested config or dict."""
     for name, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
+        if isinstance(value, Mapping | ConfigDict) and (value or f"{prefix}{name}" not in KEYS):
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

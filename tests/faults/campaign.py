@@ -294,7 +294,7 @@ def disk_full(ground: Ground, rng: random.Random, n: int, outcome: Outcome) -> N
 
 
 def no_room(ground: Ground, rng: random.Random, n: int, outcome: Outcome) -> None:
-    """The system takes no more of a file, as at a quota; needs no rights, other than a full disk."""
+    """The system takes no more of a file, as at a quota; unlike a full disk it needs no rights."""
     while outcome.n < n:
         with removed_after(ground.folder / f"room-{os.getpid()}-{outcome.n}") as folder:
             workdir, size = folder / "run", int(10 ** rng.uniform(2, 5))

@@ -23,7 +23,8 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from convmesh.data import augment
-from convmesh.data.record import BadExample, Record, Source
+from convmesh.data.record import BadExample, Record, Source, check_label
+from convmesh.errors import DataError
 from convmesh.share import Share
 
 # Arrays, and in evaluation a list of records.
@@ -197,7 +198,9 @@ class _Form:
         """Return the record, or None if it is bad and such are passed by."""
         _give_way()
         try:
-            return source[index]
+            record = source[index]
+            _check(record, source)
+            return record
         except BadExample:
             if self.skip_bad:
                 return None
@@ -250,6 +253,20 @@ class _Form:
         example["labels"][:n] = labels[order]
         example["crowd"][:n] = crowd[order]
         return example
+
+
+def _check(record: Record, source: Source) -> None:
+    """Raises for what no source may let through: the loss would take it for something else.
+
+    An integer cross-entropy takes -1 as the last class, and gives NaN for an id too large.
+    """
+    if source.task == "classify":
+        check_label(record.label, source.classes, record.file_name)
+        return
+    boxes, labels = record.boxes, record.labels
+    fine = np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()
+    if not (fine and (labels >= 0).all() and (labels < len(source.classes)).all()):
+        raise DataError(f"{record.file_name}: a box without area or class reached the loader")
 
 
 @dataclass(frozen=True)
