@@ -48,7 +48,9 @@ def test_more_than_the_limit_in_a_row_end_the_run(tmp_path):
     watched, _ = watch(tmp_path, limit=3)
     for skipped in (1, 2, 3):
         watched.take(skipped, numbers(skipped, loss=NAN), np.array([0]))
-    with pytest.raises(RunError, match="loss not finite at step 4, for the 4th step in a row"):
+    with pytest.raises(
+        RunError, match=r"loss not finite at step 4, the last of 4 in a row \(train.max_"
+    ):
         watched.take(4, numbers(4, loss=NAN), np.array([0]))
 
 

@@ -6,6 +6,7 @@ import signal
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -14,12 +15,14 @@ import tensorflow_datasets as tfds
 from convmesh import cli, flops, training
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import load_config
+from convmesh.data.loader import Batches
 from convmesh.errors import ConfigError, DataError, Stopped
 from convmesh.evaluation import read_workdir
 from convmesh.lock import RunLock
 from convmesh.models import MODELS
 from convmesh.report import read_metrics, read_scores
 from convmesh.setup import make_run_mesh, make_setup
+from convmesh.tasks.classify import Classify
 
 TIMES = ("images_per_second", "step_seconds", "input_wait_seconds")
 # Forward and twice that backward, of 8 images of 16 x 16: stem, two basic blocks (8 channels at 4 x
@@ -294,6 +297,42 @@ def test_a_damaged_checkpoint_is_passed_by_and_the_end_is_the_same(
     assert "going on from the checkpoint of step 4" in told.err
     assert_same_bits(final_state(workdir)[0], final_state(photo_run)[0])
     assert lines(workdir) == lines(photo_run)
+
+
+def test_a_run_without_finite_steps_ends_with_its_last_checkpoint_whole(
+    tmp_path, photos, monkeypatch, capsys
+):
+    sums = Classify.sums
+
+    def no_number(self, logits, batch):
+        # From the fifth step on; the parameters of a step that is skipped stay as they were.
+        return sums(self, logits * jnp.where(spoilt(), jnp.nan, 1.0), batch)
+
+    step = {"now": 0}
+    spoilt = lambda: jax.pure_callback(  # noqa: E731
+        lambda: np.bool_(step["now"] >= 5), jax.ShapeDtypeStruct((), bool)
+    )
+    next_batch = Batches.__next__
+
+    def counted(self):
+        step["now"] += 1
+        return next_batch(self)
+
+    monkeypatch.setattr(Classify, "sums", no_number)
+    monkeypatch.setattr(Batches, "__next__", counted)
+    recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos))
+    call = ["train", "--config", recipe, "--workdir", str(tmp_path / "run")]
+    call += ["--config.train.max_nonfinite_steps=2", "--config.train.steps=20"]
+    assert cli.main(call) == 1
+    err = capsys.readouterr().err
+    assert "loss not finite at step 5, its update left out; examples train/" in err
+    assert "loss not finite at step 7, the last of 3 in a row (train.max_nonfinite_steps=2)" in err
+    state, _ = final_state(tmp_path / "run")
+    assert int(state.step) == 4 and int(state.nonfinite_steps) == 0
+    rows = [row for row in lines(tmp_path / "run") if row["split"] == "train"]
+    assert [row["nonfinite_steps"] for row in rows] == [0, 0, 0, 0, 1, 2]
+    # The schedule counts updates, and so does the rate that is told.
+    assert rows[4]["learning_rate"] == rows[5]["learning_rate"] > 0
 
 
 def test_a_second_run_in_the_directory_is_refused(tmp_path, photos, photo_run, capsys):

@@ -51,9 +51,9 @@ class NonFinite:
         named += f" and {more} more" if more > 0 else ""
         if self._limit and self._in_a_row > self._limit:
             raise RunError(
-                f"{what}, for the {self._in_a_row}th step in a row (train.max_nonfinite_steps): "
-                f"examples {named} ({FILE} has all); the checkpoints are from before; lower "
-                "optimizer.learning_rate or look at these examples"
+                f"{what}, the last of {self._in_a_row} in a row (train.max_nonfinite_steps="
+                f"{self._limit}): examples {named} ({FILE} has all); the checkpoints are from "
+                "before; lower optimizer.learning_rate, or look at these examples"
             )
         self._told += 1
         if self._told <= TOLD:
