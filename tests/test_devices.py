@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from runs import CONFIGS
 
 from convmesh.devices import compiler_options, simulate_devices
 from convmesh.errors import ConfigError
@@ -48,6 +49,29 @@ print(json.dumps(found))
             "--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count=3"
         )
         assert message.startswith("cannot simulate 5 devices: JAX has already started with 3 (cpu)")
+
+
+@pytest.mark.parametrize("batch_size, one_arena", [(8, False), (64, True)])
+def test_one_arena_only_where_temporaries_outgrow_one_and_before_jax_starts(batch_size, one_arena):
+    code = f"""
+import json
+import convmesh
+from convmesh import devices, setup
+calls = []
+def mallopt(*options):
+    from jax._src import xla_bridge
+    calls.append([options, xla_bridge.backends_are_initialized()])
+devices._mallopt = mallopt
+convmesh.simulate_devices(2)
+config = convmesh.load_config("{CONFIGS}/demo.py", ["--config.train.batch_size={batch_size}"])
+setup.make_run_mesh(config)
+setup.make_run_mesh(config)
+print(json.dumps(calls))
+"""
+    calls = run_python(code)
+    assert [started for _, started in calls] == [False] * len(calls)
+    assert len(calls) == 1 + one_arena
+    assert not one_arena or calls[1][0] == [[-8, 1]]
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, True, "4"])

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from convmesh.errors import ConfigError
@@ -73,7 +74,15 @@ def simulate_devices(n: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     # Where it is set, JAX takes it before the flag.
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)
+    global _simulated
+    _simulated = n
     _keep_freed_memory()
+
+
+# Numbers from malloc.h.
+_ARENA_MAX, _MAX_MAPS, _TRIM_THRESHOLD, _TOP_PAD = -8, -4, -1, -2
+_ARENA_BYTES = 2**26  # what an arena of glibc, other than its first, holds in one piece
+_simulated = 0  # devices whose use has not begun
 
 
 def _keep_freed_memory() -> None:
@@ -82,16 +91,34 @@ def _keep_freed_memory() -> None:
     Each step allocates its temporaries anew; mapped and cleared by the system every time, they took
     a quarter of the demo's CPU time. Elsewhere than on glibc this does nothing.
     """
-    # Numbers from malloc.h. One arena, since only the first can grow: another one maps anew, every
-    # step, whatever is larger than 64 MB (570,000 page faults in each step of a ResNet-50, which
-    # then takes 1.2 to 1.6 times as long). Its price: threads that compile wait for each other, a
-    # third of compiling.
-    arena_max, max_maps, trim_threshold, top_pad = -8, -4, -1, -2
+    _mallopt((_MAX_MAPS, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**26))  # -1: never
+
+
+def expect_temporaries(total_bytes: Callable[[], float]) -> None:
+    """Is told what steps will allocate on all simulated devices, before the first of them is used.
+
+    Temporaries of one device stand in one piece. Where that is larger than an arena, it would be
+    mapped anew every step (570,000 page faults in a step of a ResNet-50, which then takes 1.2 to
+    1.6 times as long), but in the first arena, so that one is made the only one. Its price, why it
+    is not always so: threads wait for each other, a third of compiling and a fifth of a small step.
+    """
+    global _simulated
+    devices, _simulated = _simulated, 0  # later, threads have their arenas
+    if devices and total_bytes() / devices > _ARENA_BYTES:
+        _mallopt((_ARENA_MAX, 1))
+
+
+def _mallopt(*options: tuple[int, int]) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    mallopt(arena_max, 1)
-    mallopt(max_maps, 0)
-    mallopt(trim_threshold, -1)  # never
-    mallopt(top_pad, 2**26)
+    for option in options:
+        mallopt(*option)
+
+
+def platform() -> str:
+    """The platform of JAX's devices, "cpu", "gpu" or "tpu"; JAX need not have started."""
+    import jax
+
+    return "cpu" if jax.config.values["jax_platforms"] == "cpu" else jax.default_backend()

@@ -75,7 +75,7 @@ def test_groups(groups):
     [("cpu", {"avx2"}, True), ("cpu", {"avx512f"}, False), ("gpu", {}, False), ("tpu", {}, False)],
 )
 def test_only_cpus_without_avx512_get_products(monkeypatch, backend, flags, products):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(local, "platform", lambda: backend)
     monkeypatch.setattr(local, "cpu_flags", lambda: flags)
     x, kernel = jnp.ones((1, 8, 8, 16)), jnp.ones((3, 3, 16, 4))
     window = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)

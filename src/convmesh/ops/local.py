@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from convmesh.devices import cpu_flags
+from convmesh.devices import cpu_flags, platform
 
 
 def local_conv(x, kernel, stride, padding, dilation, groups):
@@ -25,7 +25,7 @@ def local_conv(x, kernel, stride, padding, dilation, groups):
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
         # A matrix product, which XLA's CPU runs a good deal faster.
         x, window = x[:, :: stride[0], :: stride[1]], ((1, 1), *window[1:])
-    if jax.default_backend() == "cpu" and groups == 1:
+    if platform() == "cpu" and groups == 1:
         return _on_cpu(x, kernel, window)
     return _forward(x, kernel, window)
 
