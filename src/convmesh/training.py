@@ -14,7 +14,7 @@ from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, from_json, to_json
 from convmesh.data import BadExample, identity, open_eval, open_train
-from convmesh.data.loader import train_batches
+from convmesh.data.loader import reading_ahead, train_batches
 from convmesh.errors import DataError, RunError, Stopped
 from convmesh.evaluation import evaluate_variables
 from convmesh.flops import ideal_seconds
@@ -158,7 +158,8 @@ def run_steps(
             placed = together.put_into(meshes.place(setup.mesh, batch, share))
             if step_fn is None:
                 step_fn = jit_train_step(setup.mesh, state, placed, **step_parts(setup))
-                with stop.at_once():  # nothing is lost while XLA compiles
+                # Nothing is lost while XLA compiles, and images can be read.
+                with stop.at_once(), reading_ahead(train_source, config, start, share):
                     step_fn = step_fn.lower(state, placed).compile()
                 if profile:
                     profile.learn(step_fn)

@@ -2,12 +2,14 @@ import itertools
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from convmesh.config import defaults
 from convmesh.data import loader
+from convmesh.data.cache import Cached
 from convmesh.data.record import BadExample, Record
 from convmesh.errors import DataError
 from convmesh.share import Share
@@ -424,3 +426,48 @@ def test_threads_that_make_batches_give_way_and_never_rise(monkeypatch):
     watched = Watched(10)
     take(watched, config_for(), 3)
     assert watched.seen == {before}
+
+
+@pytest.mark.parametrize("bad", [None, 3])
+def test_reading_ahead_fills_the_cache_in_the_order_of_training(bad):
+    class Noted(Scenes):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.read = []
+
+        def __getitem__(self, index):
+            self.read.append(index)
+            if index == bad:
+                raise BadExample("bad")
+            return super().__getitem__(index)
+
+    noted, config = Noted(10), config_for()
+    source = Cached(noted)
+    with loader.reading_ahead(source, config):
+        while len(set(noted.read)) < 10:
+            time.sleep(0.001)
+    wanted = [loader.example_at(n, 10, config.train.seed)[1] for n in range(10)]
+    # Several threads take turns, so that neighbours may change places.
+    assert set(noted.read[:2]) <= set(wanted[: 2 + loader._THREADS])
+    before = len(noted.read)
+    if bad is None:
+        take(source, config, 3)
+        assert len(noted.read) == before
+
+
+def test_reading_ahead_ends_when_it_is_told_to_and_needs_a_cache():
+    class Slow(Scenes):
+        def __getitem__(self, index):
+            read.append(index)
+            time.sleep(0.05)
+            return super().__getitem__(index)
+
+    read = []
+    with loader.reading_ahead(Cached(Slow(1000)), config_for()):
+        pass
+    count = len(read)
+    time.sleep(0.2)
+    assert len(read) == count <= 2 * loader._THREADS
+    with loader.reading_ahead(Slow(1000), config_for()):
+        time.sleep(0.1)
+    assert len(read) == count

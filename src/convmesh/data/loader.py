@@ -6,12 +6,13 @@ it holds follows from (seed, k) alone. Going on at step k is therefore asking fo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from convmesh.data import augment
+from convmesh.data.cache import Cached
 from convmesh.data.record import BadExample, Record, Source, check_label
 from convmesh.errors import DataError
 from convmesh.share import Share
@@ -127,6 +129,40 @@ def train_batches(
     positions = grain.MapDataset.range(0, len(places.held) * 2**40).map(places)
     batches = positions.map(example).batch(len(places.held), batch_fn=_stack)[start_step:]
     return Batches(batches, config.data.workers, share)
+
+
+@contextlib.contextmanager
+def reading_ahead(
+    source: Source, config: ConfigDict, start_step: int = 0, share: Share | None = None
+) -> Iterator[None]:
+    """While open, fill the cache of `source`, if it has one, in the order of `train_batches`.
+
+    For the time that XLA compiles, which leaves a part of the machine idle.
+    """
+    places = _Places.of(config.train.batch_size, share)
+    first = start_step * len(places.held)
+    batches_an_epoch = -(-len(source) // config.train.batch_size)
+    wanted = iter(range(first, first + batches_an_epoch * len(places.held)))
+    ended = not isinstance(source, Cached) or config.data.workers > 0
+
+    def read() -> None:
+        _give_way()
+        for n in wanted:  # shared by all threads
+            if ended:
+                return
+            _, index = example_at(places(n), len(source), config.train.seed)
+            with contextlib.suppress(DataError):  # told when its batch is made
+                source[index]
+
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(0 if ended else _THREADS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended = True
+        for thread in threads:
+            thread.join()
 
 
 def eval_batches(
