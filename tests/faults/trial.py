@@ -7,6 +7,7 @@ costs a second. What it runs is the command line, whole: locks, signals, data, d
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -76,6 +77,8 @@ class Life:
         if self.pid:
             return
         status = 70
+        # What the process that forks has started is none of its children.
+        multiprocessing.process._children.clear()
         try:
             file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1)
