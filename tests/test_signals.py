@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from convmesh.errors import Stopped
+from convmesh.errors import RunError, Stopped
 from convmesh.signals import GRACE, StopSignal
 
 
@@ -23,7 +23,7 @@ def handlers():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_where_nothing_is_lost_it_ends_at_once(number):
     went_on = False
-    with pytest.raises(Stopped, match=rf"stopped by {number.name} before the first step; run it"):
+    with pytest.raises(Stopped, match=rf"stopped by {number.name} before it had begun; run it"):
         with StopSignal():
             signal.raise_signal(number)
             went_on = True
@@ -59,6 +59,31 @@ def test_what_was_noted_is_obeyed_where_nothing_is_lost():
     assert reached == ["after the signal"]
 
 
+def test_what_makes_an_error_of_it_does_not_hide_it():
+    with pytest.raises(Stopped), StopSignal():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise ValueError("something was read wrongly") from error
+
+
+def test_a_save_that_failed_is_told_all_the_same():
+    with pytest.raises(RunError, match="not written"), StopSignal():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise RunError("not written")
+
+
+def test_what_is_closed_is_closed_whole():
+    closed = []
+    with StopSignal() as stop:
+        stop.finish()
+        signal.raise_signal(signal.SIGTERM)
+        closed.append("all")
+    assert closed == ["all"]
+
+
 def test_one_of_several_processes_only_notes():
     with StopSignal() as stop:
         stop.together()
@@ -71,7 +96,7 @@ def test_one_of_several_processes_only_notes():
 # As a compilation does: no Python runs, so neither do Python's handlers of signals.
 HEAR_NOTHING = """
 import ctypes, sys
-from convmesh.errors import Stopped
+from convmesh.errors import RunError, Stopped
 from convmesh.signals import StopSignal
 
 def hear_nothing():

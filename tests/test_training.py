@@ -1,8 +1,10 @@
 """A whole run: what it writes, how it stops and goes on, and what it refuses."""
 
+import errno
 import json
 import os
 import signal
+import time
 
 import cv2
 import jax
@@ -12,11 +14,11 @@ import pytest
 import runs
 import tensorflow_datasets as tfds
 
-from convmesh import cli, flops, training
+from convmesh import cli, durable, flops, training
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import load_config
 from convmesh.data.loader import Batches
-from convmesh.errors import ConfigError, DataError, Stopped
+from convmesh.errors import ConfigError, DataError, RunError, Stopped
 from convmesh.evaluation import read_workdir
 from convmesh.lock import RunLock
 from convmesh.models import MODELS
@@ -333,6 +335,36 @@ def test_a_run_without_finite_steps_ends_with_its_last_checkpoint_whole(
     assert [row["nonfinite_steps"] for row in rows] == [0, 0, 0, 0, 1, 2]
     # The schedule counts updates, and so does the rate that is told.
     assert rows[4]["learning_rate"] == rows[5]["learning_rate"] > 0
+
+
+def test_a_save_that_fails_ends_the_run_at_once(tmp_path, photos, photo_run, monkeypatch):
+    seal, take = durable.seal, training.StepLog.take
+
+    def full_at_the_second(folder):
+        if folder.name.startswith("4"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        seal(folder)
+
+    def slowly(self, *arguments):
+        time.sleep(0.2)
+        take(self, *arguments)
+
+    monkeypatch.setattr(durable, "seal", full_at_the_second)
+    monkeypatch.setattr(training.StepLog, "take", slowly)
+    changes = {"checkpoint.every_steps": 2, "eval.every_steps": 0, "train.steps": 100}
+    config = runs.photo_config(photos, changes)
+    said = "checkpoint of step 4 could not be written: No space left on device; the newest is of st"
+    with pytest.raises(RunError, match=said):
+        training.train(config, tmp_path / "run")
+    assert max(row["step"] for row in lines(tmp_path / "run")) < 10
+    state, _ = final_state(tmp_path / "run")
+    assert int(state.step) == 2
+
+
+def test_a_ledger_that_has_no_folder_is_refused_with_nothing_written(tmp_path, photos):
+    with pytest.raises(ConfigError, match="--debug-ledger .*none/l: there is no such folder"):
+        training.train(runs.photo_config(photos), tmp_path / "run", ledger=tmp_path / "none/l")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_run_in_the_directory_is_refused(tmp_path, photos, photo_run, capsys):

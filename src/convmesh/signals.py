@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 
-from convmesh.errors import Stopped
+from convmesh.errors import RunError, Stopped
 
 GRACE = 5.0  # seconds in which a run that has nothing to save ends, even while XLA compiles
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -37,9 +37,9 @@ class StopSignal:
     def __init__(self, ends_process: bool = False):
         """Hears nothing until it is entered."""
         self.received = ""  # name of the first signal
-        self.told = "before the first step; run it again to begin"  # what the run has done
+        self.told = "before it had begun; run it again"  # what the run has done
         self._ends_process = ends_process
-        self._noted = self._closed = self._saving_seen = False
+        self._noted = self._raised = self._closed = False
         self._alone = True
 
     @contextmanager
@@ -62,12 +62,20 @@ class StopSignal:
         finally:
             self._noted = before
 
+    def finish(self) -> None:
+        """From here on signals are only noted: what is closed now must be closed whole.
+
+        (Python's `Thread.join`, left by an exception, takes the thread for ended.)
+        """
+        self._noted = True
+
     def together(self) -> None:
         """From here on there are other processes, and signals are only noted."""
         self._alone = False
 
     def _end_if_received(self) -> None:
         if self.received and self._alone and not self._noted and not self._closed:
+            self._raised = True
             raise _EndHere
 
     def _handle(self, number, frame) -> None:
@@ -130,7 +138,8 @@ class StopSignal:
         if self._ends_process and self._before:
             signal.set_wakeup_fd(self._wakeup_before)
             os.close(self._write_end)
-        if kind is _EndHere:
+        # Some make an error of their own of what passes through them; a save that failed is one.
+        if kind is not None and self._raised and not issubclass(kind, RunError):
             raise Stopped(self.message()) from None
 
 

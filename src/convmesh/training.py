@@ -15,7 +15,7 @@ from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, from_json, to_json
 from convmesh.data import BadExample, identity, open_eval, open_train
 from convmesh.data.loader import reading_ahead, train_batches
-from convmesh.errors import DataError, RunError, Stopped
+from convmesh.errors import ConfigError, DataError, RunError, Stopped
 from convmesh.evaluation import evaluate_variables
 from convmesh.flops import ideal_seconds
 from convmesh.ledger import Ledger
@@ -50,6 +50,8 @@ def train(
     lock.refuse_if_held()
     check_model(config.model.name, config.task)
     check_same_run(config, workdir)
+    if ledger and not Path(ledger).absolute().parent.is_dir():
+        raise ConfigError(f"--debug-ledger {ledger}: there is no such folder")
 
     with contextlib.ExitStack() as open_parts:
         if stop is None:
@@ -68,6 +70,7 @@ def train(
             write_identity(setup, workdir)
         processes.wait_for_all("identity")
         checkpoints = open_parts.enter_context(open_checkpoints(setup, workdir))
+        open_parts.callback(stop.finish)
         state = restore_or_create(setup, checkpoints, train_source, stop)
         owed = evaluation_owed(setup, int(state.step), workdir, eval_source.split)
         if int(state.step) >= setup.steps and not owed:
@@ -93,6 +96,7 @@ def train(
             share = train_share(setup)
             book = Ledger(ledger, int(state.step), train_source, config, share)
             open_parts.enter_context(book)
+        open_parts.callback(stop.finish)
         metrics = run_steps(
             setup, state, train_source, eval_source, checkpoints, report, stop, owed, profile, book
         )
@@ -383,8 +387,11 @@ def restore_or_create(setup: Setup, checkpoints: Checkpoints, train_source, stop
     """
     step = checkpoints.newest()
     if step is None:
+        stop.told = "before the first step; run it again to begin"
         return create_state(**setup.state_arguments())
-    state, meta = checkpoints.restore(step, setup.abstract_state())
+    stop.told = f"at step {step}, saved; run it again to go on"
+    with stop.noted():  # Orbax would take the end for an error of the disk's
+        state, meta = checkpoints.restore(step, setup.abstract_state())
     began, now = meta.get("data"), identity(train_source)
     if began and began != now:
         what = (
@@ -396,7 +403,6 @@ def restore_or_create(setup: Setup, checkpoints: Checkpoints, train_source, stop
             f"split {train_source.split} {what} when the run in {checkpoints.workdir} began; "
             "put it back, or take a new --workdir"
         )
-    stop.told = f"at step {step}, saved; run it again to go on"
     return state
 
 
