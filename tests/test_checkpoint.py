@@ -1,7 +1,9 @@
 """Checkpoints: what is kept, what comes back, and onto which devices."""
 
 import errno
+import logging
 import os
+import shutil
 import threading
 import time
 
@@ -16,6 +18,7 @@ from convmesh import checkpoint, durable
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.errors import ConfigError, DataError, RunError
+from convmesh.lock import RunLock
 from convmesh.state import TrainState
 
 SCORES = [0.1, 0.9, float("nan"), 0.2, None]
@@ -249,11 +252,37 @@ def test_a_save_that_fails_is_told_at_the_end(two, monkeypatch):
             checkpoints.save(make_state(3), META)
 
 
-def test_a_workdir_that_is_gone(tmp_path):
-    with Checkpoints(tmp_path / "run") as checkpoints:
-        with pytest.raises(RunError, match="run: the folder is gone; step 1"):
-            checkpoints.save(make_state(1), META)
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_workdir_that_is_gone_or_anothers(tmp_path, replaced):
+    workdir = tmp_path / "run"
+    with RunLock(workdir) as lock, Checkpoints(workdir, guard=lock.check) as checkpoints:
+        checkpoints.save(make_state(1), META)
+        checkpoints.wait()
+        shutil.rmtree(workdir)
+        if replaced:
+            with RunLock(workdir):
+                pass
+        with pytest.raises(RunError, match="run: the folder is gone, or another has taken its"):
+            checkpoints.save(make_state(2), META)
+        assert not (workdir / "checkpoints").exists()
+
+
+def test_an_error_deletes_no_checkpoint(tmp_path):
+    with Checkpoints(tmp_path, keep=4) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(make_state(step), META)
+    with pytest.raises(KeyError), Checkpoints(tmp_path, keep=1):
+        raise KeyError
+    assert names(tmp_path) == ["1", "2", "3"]
+
+
+def test_orbax_does_not_print_its_stack_over_the_message(two, monkeypatch, caplog):
+    before = logging.getLogger("absl").level
+    monkeypatch.setattr(durable, "seal", lambda folder: 1 / 0)
+    with pytest.raises(RunError), Checkpoints(two) as checkpoints:
+        checkpoints.save(make_state(3), META)
+    assert not caplog.records
+    assert logging.getLogger("absl").level == before
 
 
 def test_a_crash_in_any_phase_leaves_a_checkpoint_whole_or_absent(two, monkeypatch):

@@ -65,6 +65,18 @@ def test_a_good_step_between_begins_the_row_anew(tmp_path):
     assert len(journal.read(tmp_path / FILE)) == TOLD + 2
 
 
+def test_a_row_goes_on_where_the_run_does(tmp_path):
+    watched, _ = watch(tmp_path, limit=3)
+    watched.take(5, numbers(1, loss=NAN), np.array([0]))
+    for step in (7, 8):
+        watched.take(step, numbers(step - 5, loss=NAN), np.array([0]))
+    watched.close()
+    watched, _ = watch(tmp_path, limit=3, skipped=3, start=8)
+    watched.take(9, numbers(4, loss=NAN), np.array([0]))
+    with pytest.raises(RunError, match="the last of 4 in a row"):
+        watched.take(10, numbers(5, loss=NAN), np.array([0]))
+
+
 def test_without_a_limit_it_goes_on(tmp_path):
     watched, _ = watch(tmp_path, limit=0)
     for skipped in range(1, 30):

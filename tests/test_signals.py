@@ -24,14 +24,16 @@ def handlers():
 def test_where_nothing_is_lost_it_ends_at_once(number):
     went_on = False
     with pytest.raises(Stopped, match=rf"stopped by {number.name} before it had begun; run it"):
-        with StopSignal():
+        with StopSignal() as stop:
+            stop.begin()
             signal.raise_signal(number)
             went_on = True
     assert not went_on
 
 
 def test_no_handler_of_errors_on_the_way_takes_it():
-    with pytest.raises(Stopped), StopSignal():
+    with pytest.raises(Stopped), StopSignal() as stop:
+        stop.begin()
         try:
             signal.raise_signal(signal.SIGTERM)
         except Exception:  # as a reader of images has one
@@ -49,7 +51,7 @@ def test_while_steps_are_done_it_is_noted():
 
 def test_what_was_noted_is_obeyed_where_nothing_is_lost():
     stop, reached = StopSignal(), []
-    stop.told = "at step 7, saved"
+    stop.told = lambda: "at step 7, saved"
     with pytest.raises(Stopped, match="stopped by SIGINT at step 7, saved"):
         with stop, stop.noted():
             signal.raise_signal(signal.SIGINT)
@@ -60,7 +62,8 @@ def test_what_was_noted_is_obeyed_where_nothing_is_lost():
 
 
 def test_what_makes_an_error_of_it_does_not_hide_it():
-    with pytest.raises(Stopped), StopSignal():
+    with pytest.raises(Stopped), StopSignal() as stop:
+        stop.begin()
         try:
             signal.raise_signal(signal.SIGTERM)
         except BaseException as error:
@@ -68,7 +71,8 @@ def test_what_makes_an_error_of_it_does_not_hide_it():
 
 
 def test_a_save_that_failed_is_told_all_the_same():
-    with pytest.raises(RunError, match="not written"), StopSignal():
+    with pytest.raises(RunError, match="not written"), StopSignal() as stop:
+        stop.begin()
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -78,6 +82,7 @@ def test_a_save_that_failed_is_told_all_the_same():
 def test_what_is_closed_is_closed_whole():
     closed = []
     with StopSignal() as stop:
+        stop.begin()
         stop.finish()
         signal.raise_signal(signal.SIGTERM)
         closed.append("all")
@@ -85,8 +90,8 @@ def test_what_is_closed_is_closed_whole():
 
 
 def test_one_of_several_processes_only_notes():
-    with StopSignal() as stop:
-        stop.together()
+    with StopSignal(alone=False) as stop:
+        stop.begin()
         signal.raise_signal(signal.SIGTERM)
         with stop.noted(), stop.at_once():
             pass
@@ -106,7 +111,8 @@ def hear_nothing():
         libc.pthread_mutex_lock(mutex)
 
 with StopSignal(ends_process=True) as stop:
-    stop.told = "at step 3, saved"
+    stop.begin()
+    stop.told = lambda: "at step 3, saved"
 """
 
 
@@ -135,3 +141,41 @@ def test_a_second_signal_ends_the_process_at_once_also_while_steps_are_done():
     )
     assert (status, seconds < GRACE) == (128 + signal.SIGTERM, True)
     assert told == "convmesh: ended at once by a second signal, SIGTERM\n"
+
+
+def test_who_reads_standard_error_may_be_gone():
+    command = [sys.executable, "-c", f"{HEAR_NOTHING}    hear_nothing()"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "deaf\n"
+    process.stderr.close()
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    process.stdout.close()
+
+
+def test_an_error_that_ends_the_run_is_not_hidden_by_a_late_signal():
+    with pytest.raises(ValueError, match="the error"), StopSignal() as stop:
+        stop.begin()
+        try:
+            with stop.noted():
+                raise ValueError("the error")
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # while things are closed
+
+
+def test_a_signal_that_is_passed_on_may_come_twice():
+    with StopSignal(alone=False, launched=True) as stop:
+        stop.begin()
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_note_of_another_process_is_no_first_signal():
+    with StopSignal(alone=False) as stop:
+        stop.begin()
+        stop.received = "a signal to another process"
+        signal.raise_signal(signal.SIGTERM)  # its own, a moment later
+        assert stop.received == "a signal to another process"

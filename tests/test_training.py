@@ -247,7 +247,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_next_call_makes_up_for_it(
 ):
     config = runs.photo_config(photos)
 
-    def signalled(*arguments):
+    def signalled(*arguments, **more):
         signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -295,7 +295,7 @@ def test_a_damaged_checkpoint_is_passed_by_and_the_end_is_the_same(
     path.write_bytes(path.read_bytes()[:-1])
     training.train(runs.photo_config(photos), workdir)
     told = capsys.readouterr()
-    assert "step 8 is damaged (training/manifest.ocdbt" in told.out
+    assert "step 8 is damaged (training/manifest.ocdbt" in told.err
     assert "going on from the checkpoint of step 4" in told.err
     assert_same_bits(final_state(workdir)[0], final_state(photo_run)[0])
     assert lines(workdir) == lines(photo_run)

@@ -10,8 +10,10 @@ This asks of the file system that a rename is atomic and that fsync lasts, as on
 keeps both for one client. Object stores have no rename, and are not supported.
 """
 
+import contextlib
 import dataclasses
 import errno
+import logging
 import math
 import os
 import shutil
@@ -87,20 +89,26 @@ class Checkpoints:
         scores: Mapping[int, float] | None = None,
         read_only: bool = False,
         say: Callable[[str], None] = print,
+        guard: Callable[[], None] = lambda: None,
     ):
         """Opens the folder; it is made by the first save.
 
         `keep` newest steps are kept, and of those that `scores` has (metric by step; more may be
         noted later) the one with the highest. `read_only` touches nothing, not even a save of
-        another process that is under way. `say` is told of what is damaged.
+        another process that is under way. `say` is told of what is damaged. `guard` is called
+        before each save, and raises if there is nowhere to save to any more.
         """
         self.workdir = Path(workdir)
         self.scores: dict[int, float] = {}
         for step, score in (scores or {}).items():
             self.note_score(step, score)
-        self._keep, self._read_only, self._say = keep, read_only, say
+        self._keep, self._read_only, self._say, self._guard = keep, read_only, say, guard
         self._directory = self.workdir.absolute() / "checkpoints"
         self._saving: int | None = None
+        self._last: int | None = None  # saved or restored; the same on all processes
+        # Orbax logs what it raises, with its whole stack.
+        self._logged = logging.getLogger("absl").level
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(
                 model=ocp.StandardCheckpointHandler(),
@@ -127,12 +135,11 @@ class Checkpoints:
         Raises RunError if it cannot be written, or if the save before could not.
         """
         step = int(state.step)
-        if step == self._saving or step in self.steps():
+        if step == self._last:
             return
         self.wait()
-        if not self.workdir.is_dir():
-            raise RunError(f"{self.workdir}: the folder is gone; step {step} could not be saved")
-        self._saving = step
+        self._guard()
+        self._saving = self._last = step
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(_copied(_part(state, MODEL))),
             training=ocp.args.StandardSave(_copied(_part(state, TRAINING))),
@@ -167,24 +174,27 @@ class Checkpoints:
             self.wait()
         finally:
             self._checkpointer.close()
-        if not self._read_only and processes.is_first():
-            self._prune()
+            logging.getLogger("absl").setLevel(self._logged)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self.close()
+        if kind is None and not self._read_only and processes.is_first():
+            self._prune()
 
     def _not_written(self, error: Exception) -> RunError:
-        step, self._saving = self._saving, None
-        if processes.is_first():
-            self._remove_leftovers()  # they may be what fills the disk
-        steps = self.steps()
-        newest = f"the newest is of step {steps[-1]}" if steps else "there is none yet"
+        step, self._saving, self._last = self._saving, None, None
+        newest = ""
+        with contextlib.suppress(OSError):
+            if processes.is_first():
+                self._remove_leftovers()  # they may be what fills the disk
+            steps = self.steps()
+            newest = f"the newest is of step {steps[-1]}; " if steps else "there is none yet; "
         return RunError(
             f"{self._directory}: checkpoint of step {step} could not be written: {_reason(error)}; "
-            f"{newest}; mend that, and run again to go on from it"
+            f"{newest}mend that, and run again to go on"
         )
 
     def _prune(self) -> None:
@@ -196,7 +206,11 @@ class Checkpoints:
             if step not in kept:
                 # Renamed first: a step that is half deleted would look like a damaged one.
                 going = self._folder(step).with_name(f"{step}{_DELETED}")
-                os.rename(self._folder(step), going)
+                try:
+                    os.rename(self._folder(step), going)
+                except OSError as error:
+                    self._say(f"{self._folder(step)}: cannot be deleted: {error.strerror}")
+                    break
                 shutil.rmtree(going, ignore_errors=True)
         at_phase("pruned")
 
@@ -286,30 +300,36 @@ class Checkpoints:
 
         `step` is one that `newest` or `choose` gave: they have checked its files.
         """
-        found = self._checkpointer.restore(
-            self._folder(step),
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(_part(target, MODEL)),
-                training=ocp.args.StandardRestore(_part(target, TRAINING)),
-                meta=ocp.args.JsonRestore(),
-            ),
+        found = self._read(
+            step,
+            model=ocp.args.StandardRestore(_part(target, MODEL)),
+            training=ocp.args.StandardRestore(_part(target, TRAINING)),
+            meta=ocp.args.JsonRestore(),
         )
         state = TrainState(**found.model, **found.training)
         if int(state.step) != step:
             raise DataError(
                 f"{self._folder(step)}: holds step {int(state.step)}; give it its name back"
             )
+        self._last = step
         return state, found.meta
 
     def restore_variables(self, step: int, target: TrainState) -> dict:
         """What evaluation reads, onto the shardings of `target`: the average if one is kept."""
-        found = self._checkpointer.restore(
-            self._folder(step),
-            args=ocp.args.Composite(model=ocp.args.StandardRestore(_part(target, MODEL))),
-        ).model
+        found = self._read(step, model=ocp.args.StandardRestore(_part(target, MODEL))).model
         if found["ema"] is not None:
             return found["ema"]
         return {"params": found["params"], "batch_stats": found["batch_stats"]}
+
+    def _read(self, step: int, **items):
+        try:
+            return self._checkpointer.restore(self._folder(step), args=ocp.args.Composite(**items))
+        except (OSError, ValueError) as error:
+            if self._folder(step).is_dir():
+                raise
+            raise DataError(
+                f"{self._folder(step)}: deleted meanwhile, by a run that trains there; call again"
+            ) from error
 
 
 def _entries(directory: Path) -> list[Path]:

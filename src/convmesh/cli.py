@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from convmesh.errors import ConfigError, ConvmeshError, Stopped, nearest
+from convmesh.signals import tell
 
 NOT_YET = (
     "check-data",
@@ -32,6 +33,7 @@ exit status:
   1    the data or the run failed
   2    the call or the config is wrong; nothing was written
   75   stopped by a signal after saving; run it again to go on
+  130, 143  ended at once: interrupted, or by a second signal
 """
 OVERRIDES = """\
 --config.KEY=VALUE sets one key over the recipe's, any number of times:
@@ -69,12 +71,12 @@ def _end(message: str, status: int, debug: bool) -> int:
     from convmesh import processes
 
     if not processes.watched():
-        print(message, file=sys.stderr)
+        tell(message)
     elif status != Stopped.exit_code:
         processes.fail(message, status)
     else:  # all stop at the same step; who starts them may end all when the first has ended
         if processes.is_first():
-            print(message, file=sys.stderr)
+            tell(message)
         processes.finish()
     return status
 
@@ -122,6 +124,7 @@ def _command_again(argv: list[str]) -> Callable[[int, str], list[str]]:
 
 
 def _train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    from convmesh import processes
     from convmesh.config import check_complete, load_config
     from convmesh.lock import RunLock
     from convmesh.signals import StopSignal
@@ -130,7 +133,9 @@ def _train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     check_complete(config)
     RunLock(args.workdir).refuse_if_held()  # before what takes seconds to import
 
-    with StopSignal(ends_process=True) as stop:
+    alone, launched = processes.count() == 1, processes.launched()
+    with StopSignal(ends_process=True, alone=alone, launched=launched) as stop:
+        stop.begin()
         from convmesh.training import train
 
         train(config, args.workdir, args.profile, args.debug_ledger, stop)

@@ -75,7 +75,7 @@ def sweep(folder: Path) -> None:
     sound = []
     for entry in folder.glob(f"*{_ENTRY}"):
         mark = entry.with_name(entry.name + _SUM)
-        if mark.is_file() and mark.read_text() == _sum(entry):
+        if mark.is_file() and mark.read_bytes() == _sum(entry).encode():
             sound.append((mark.stat().st_mtime, entry))
         else:
             _remove(entry)

@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from convmesh import durable
 from convmesh.report import read_metrics
 
 Color = tuple[int, int, int]
@@ -633,9 +634,5 @@ _PANELS = (
 
 
 def _write(data: bytes, path: str | os.PathLike[str]) -> None:
-    """Whole or not at all: readers never see half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    durable.write_whole(path, data)

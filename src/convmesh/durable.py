@@ -1,5 +1,7 @@
 """What is on the disk is whole, or absent, or known to be damaged: files and their sums."""
 
+import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -30,6 +32,13 @@ def write_whole(path, data: str | bytes) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `write_whole` has left in and below `folder` when its process was killed."""
+    for path in folder.rglob(".*.new"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def sync_folder(folder) -> None:
@@ -63,34 +72,39 @@ def seal(folder: Path) -> None:
 def fault(folder: Path) -> str:
     """What is no longer as `seal` left it, in words that name a file; nothing if all is.
 
-    A file that was added is a fault, too.
+    A file that was added is a fault, too. Raises OSError where that says nothing of the files, as
+    where too many are open.
     """
     try:
         sealed = (folder / SUMS).read_bytes()
     except OSError as error:
-        return f"{SUMS}: {error.strerror or error}"
+        return _of_the_disk(error, SUMS)
     told = {}
     for line in sealed.decode("utf-8", "replace").splitlines():
         one, _, name = line.partition("  ")
         told[name] = one
     names = sorted(_files(folder))
-    for name in names:
-        if name not in told:
-            return f"{name}: not in {SUMS}"
-    for name in sorted(told):
-        if name not in names:
-            return f"{name or SUMS}: not there"
+    if added := sorted(set(names) - set(told)):
+        return f"{added[0]}: not in {SUMS}"
+    if gone := sorted(set(told) - set(names)):
+        return f"{gone[0] or SUMS}: not there"
 
     def differs(name: str) -> str:
         try:
             return "" if sha256(folder / name) == told[name] else f"{name}: other bytes than saved"
         except OSError as error:
-            return f"{name}: {error.strerror or error}"
+            return _of_the_disk(error, name)
 
     with ThreadPoolExecutor(_READERS) as pool:
         found = next(filter(None, pool.map(differs, names)), "")
     text = "".join(f"{told[name]}  {name}\n" for name in names)
     return found or ("" if text.encode() == sealed else f"{SUMS}: other bytes than saved")
+
+
+def _of_the_disk(error: OSError, name: str) -> str:
+    if error.errno not in (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR):
+        raise error
+    return f"{name}: {error.strerror}"
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import apply_overrides, from_json, parse_overrides
 from convmesh.data import BadExample, open_eval
+from convmesh.data.documents import read_json
 from convmesh.data.loader import eval_batches
 from convmesh.errors import ConfigError, DataError
 from convmesh.report import json_numbers, read_scores
@@ -54,12 +55,14 @@ def _silent(text: str) -> None:
     """What all processes but the first say."""
 
 
-def evaluate_variables(setup: Setup, variables, source, directory: Path, say=print) -> dict:
+def evaluate_variables(
+    setup: Setup, variables, source, directory: Path, say=print, each_batch=lambda: None
+) -> dict:
     """The metrics of `variables` over all of `source`; files and pictures go to `directory`.
 
     Of several processes each reads its own examples, and the first judges and writes.
     """
-    truth, found, unreadable = predict_all(setup, variables, source)
+    truth, found, unreadable = predict_all(setup, variables, source, each_batch)
     metrics: dict[str, float] = {}
     if processes.is_first():
         if truth:
@@ -81,8 +84,13 @@ def eval_batch_size(setup: Setup) -> int:
     return -(-(config.eval.batch_size or config.train.batch_size) // shards) * shards
 
 
-def predict_all(setup: Setup, variables, source) -> tuple[list[dict], list[dict], int]:
-    """Truth and prediction of each image of `source`, in its order; how many were unreadable."""
+def predict_all(
+    setup: Setup, variables, source, each_batch=lambda: None
+) -> tuple[list[dict], list[dict], int]:
+    """Truth and prediction of each image of `source`, in its order; how many were unreadable.
+
+    `each_batch` is called with each, and may raise what ends the evaluation.
+    """
     mesh, task, config = setup.mesh, setup.task, setup.config
     batch_size = eval_batch_size(setup)
     share = meshes.share_of(mesh, batch_size, config.data.image_size[0])
@@ -91,6 +99,7 @@ def predict_all(setup: Setup, variables, source) -> tuple[list[dict], list[dict]
     pairs: list[tuple[int, dict, dict]] = []
     with eval_batches(source, config, batch_size, share) as batches:
         for batch in batches:
+            each_batch()
             image = meshes.place(mesh, {"image": batch["image"]}, share)["image"]
             predictions = jax.device_get(predict(variables, image))
             for i in np.flatnonzero(batch["present"] & share.owned):
@@ -156,14 +165,20 @@ def _draw(directory: Path, setup: Setup, source, truth, found) -> None:
 
 def read_workdir(workdir: Path):
     """The config and the class names of a run. Raises ConfigError where there is none."""
+    for name in ("config.json", "classes.json"):
+        if not (workdir / name).exists():
+            raise ConfigError(
+                f"{workdir / name}: not there; --workdir is a folder that `convmesh train` wrote"
+            )
+    return read_config(workdir / "config.json"), tuple(read_json(workdir / "classes.json"))
+
+
+def read_config(path: Path):
+    """The config that a run has written. Raises DataError naming the file if it is damaged."""
     try:
-        config = from_json((workdir / "config.json").read_text())
-        classes = tuple(json.loads((workdir / "classes.json").read_text()))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{error.filename}: not there; --workdir is a folder that `convmesh train` wrote"
-        ) from None
-    return config, classes
+        return from_json(json.dumps(read_json(path)))
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def mesh_here(config, asked: bool = False):

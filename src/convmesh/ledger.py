@@ -50,6 +50,10 @@ class Ledger:
             )
         self._journal.add(rows)
 
+    def sync(self) -> None:
+        """Brings what was noted to the disk."""
+        self._journal.sync()
+
     def close(self) -> None:
         """Closes the file."""
         self._journal.close()

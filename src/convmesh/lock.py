@@ -33,7 +33,8 @@ class RunLock:
         except OSError:
             return
         try:
-            self._try(file)
+            # Shared, which reading allows, so that who only asks is in nobody's way.
+            self._try(file, shared=True)
         finally:
             os.close(file)  # and the lock with it
 
@@ -50,7 +51,7 @@ class RunLock:
             kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
             raise kind(f"--workdir {self._path.parent}: {error.strerror}") from error
         try:
-            self._try(self._file)
+            self._take()
             holder = {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
@@ -66,20 +67,41 @@ class RunLock:
         self._write("")
         self._close()
 
-    def _try(self, file: int) -> None:
+    def check(self) -> None:
+        """Raises RunError if the workdir is not the one that was locked any more."""
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            there = None
+        if there is None or not os.path.samestat(there, os.fstat(self._file)):
+            raise RunError(
+                f"{self._path.parent}: the folder is gone, or another has taken its place; the run "
+                "cannot be saved there"
+            )
+
+    def _take(self) -> None:
+        for _ in range(10):  # who only asks may hold it for a moment
+            try:
+                return self._try(self._file)
+            except ConfigError:
+                time.sleep(0.03)
+        self._try(self._file)
+
+    def _try(self, file: int, shared: bool = False) -> None:
         try:
             import fcntl
         except ImportError:  # not a Unix
             return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
                 f"{self._path.parent}: another run is under way there, {self._holder()}; wait for "
                 "it, stop it, or take another --workdir"
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            known = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+            if error.errno not in known:
                 raise
             print(
                 f"{self._path}: this file system has no locks ({error.strerror}); see that no "

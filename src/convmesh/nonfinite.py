@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convmesh import processes
+from convmesh import journal, processes
 from convmesh.data import Source
 from convmesh.errors import RunError
 from convmesh.journal import Journal
@@ -22,11 +22,16 @@ class NonFinite:
     def __init__(self, workdir, start_step: int, skipped: int, limit: int, source: Source, say):
         """`limit`: most steps in a row, 0 for any number; `skipped`: those of the run so far."""
         self._source, self._limit, self._say = source, limit, say
-        self.skipped, self._in_a_row, self._told = skipped, 0, 0
+        self.skipped, self._told = skipped, 0
         self._path = Path(workdir) / FILE
         self._journal: Journal | None = None
+        in_a_row = 0
         if self._path.exists() and processes.is_first():
             self._journal = Journal(self._path, start_step)
+            steps = {row["step"] for row in journal.read(self._path)}
+            while start_step - in_a_row in steps:
+                in_a_row += 1
+        self._in_a_row = processes.broadcast(in_a_row)
 
     def take(self, step: int, numbers: Mapping[str, float], index: np.ndarray) -> None:
         """Tells of a step that was skipped; all processes call it alike.
@@ -52,8 +57,8 @@ class NonFinite:
         if self._limit and self._in_a_row > self._limit:
             raise RunError(
                 f"{what}, the last of {self._in_a_row} in a row (train.max_nonfinite_steps="
-                f"{self._limit}): examples {named} ({FILE} has all); the checkpoints are from "
-                "before; lower optimizer.learning_rate, or look at these examples"
+                f"{self._limit}): examples {named} ({FILE} has all); saved is what was "
+                "before them; lower optimizer.learning_rate, or look at these examples"
             )
         self._told += 1
         if self._told <= TOLD:
@@ -63,6 +68,11 @@ class NonFinite:
     def passed(self) -> None:
         """Notes that a step was as it should be."""
         self._in_a_row = 0
+
+    def sync(self) -> None:
+        """Brings what was written to the disk."""
+        if self._journal:
+            self._journal.sync()
 
     def close(self) -> None:
         """Closes the file."""

@@ -623,7 +623,7 @@ def _wait_until_told(client, processes: int) -> dict[int, str]:
 
 def _print_failure_of_another(failure: dict) -> None:
     # Processes that `run_locally` started share one terminal: once is enough.
-    if index() == 0 or not _launched():
+    if index() == 0 or not launched():
         _print(f"convmesh: error: process {failure['process']} failed: {failure['message']}")
 
 
@@ -657,10 +657,10 @@ def _watch() -> None:
 
 
 def _look_for_failures() -> None:
-    client, launched = _client(), _launched()
+    client, was_launched = _client(), launched()
     while not _stop_watching.wait(POLL_SECONDS):
-        if launched and not _launched():
-            launched = False
+        if was_launched and not launched():
+            was_launched = False
             os.kill(os.getpid(), signal.SIGTERM)  # what it would have passed on
         failure = _failure_told(client)
         if failure is None:
@@ -672,7 +672,8 @@ def _look_for_failures() -> None:
             _leave(client, failure)
 
 
-def _launched() -> bool:
+def launched() -> bool:
+    """Whether `run_locally` has started this process, and passes signals on to it."""
     return os.environ.get(_LAUNCHER) == str(os.getppid())
 
 

@@ -6,6 +6,7 @@ from step N first drops what an earlier run had written beyond N.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 from convmesh import journal
 from convmesh.errors import DataError, RunError
 from convmesh.journal import Journal
+from convmesh.signals import tell
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0  # in a log file or a notebook
@@ -124,6 +126,12 @@ class Report:
         if not self._on_terminal:
             self._print("  ".join([f"step {step}/{self.total_steps}", *parts]))
             return
+        try:
+            self._draw_bar(step, "  ".join(parts))
+        except OSError:  # the terminal is gone; the run goes on
+            self._bar, self._on_terminal = None, False
+
+    def _draw_bar(self, step: int, text: str) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
@@ -135,7 +143,7 @@ class Report:
                 bar_format="step {n_fmt}/{total_fmt} |{bar}| {desc}",
             )
         self._bar.n = step
-        self._bar.set_description_str("  ".join(parts), refresh=False)
+        self._bar.set_description_str(text, refresh=False)
         self._bar.refresh()
 
     def say(self, text: str) -> None:
@@ -145,17 +153,21 @@ class Report:
         if self._bar is None:
             self._print(text)
             return
-        self._bar.clear()
-        self._print(text)
-        self._bar.refresh()
+        with contextlib.suppress(OSError):
+            self._bar.clear()
+            self._print(text)
+            self._bar.refresh()
 
     def close(self) -> None:
         """Ends the bar and closes the files. May be called again."""
+        # What the disk did not take has been told when it was written.
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()
             self._bar = None
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
             self._events = None
         if self._journal is not None:
             self._journal.close()
@@ -170,8 +182,7 @@ class Report:
         self.close()
 
     def _print(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        tell(text, self._stream)
 
 
 class _EventFile:

@@ -51,12 +51,7 @@ class Setup:
 def make_setup(config, classes, mesh, train_images: int = 0) -> Setup:
     """The parts of a run on `mesh`; `train_images` sets its length where the config does not."""
     kind, given = compute_type(config), config.model
-    micro_batch = config.train.batch_size // config.train.accumulate
-    if given.norm_group and micro_batch % given.norm_group:
-        raise ConfigError(
-            f"model.norm_group={given.norm_group}: {micro_batch} examples (train.batch_size / "
-            "train.accumulate) are no multiple of it; 0 takes them all"
-        )
+    _check_groups(config)
     model = make_model(given.name, config.task, len(classes), kind, given.norm_group, given.remat)
     steps = count_steps(config, train_images)
     schedule = make_schedule(config, steps)
@@ -77,6 +72,7 @@ def make_run_mesh(config):
 
     Raises ConfigError if it does not fit the devices, or the batch does not divide over it.
     """
+    _check_groups(config)
     devices.expect_temporaries(lambda: expected_temporaries(config))
     mesh = config_mesh(config)
     batch_size, parts = config.train.batch_size, config.train.accumulate
@@ -101,7 +97,9 @@ def expected_temporaries(config) -> float:
     """
     given, kind = config.model, jnp.promote_types(config.precision, jnp.float32)
     model = make_model(given.name, config.task, 1, kind, given.norm_group, given.remat)
-    images = max(1, config.train.batch_size // config.train.accumulate)
+    images = config.train.batch_size // config.train.accumulate
+    # Batches that do not divide are refused later, with the sizes of the mesh.
+    images = max(1, images) if not given.norm_group else max(given.norm_group, images)
     shape = (images, *config.data.image_size, 3)
 
     def forward(key, images):
@@ -121,6 +119,16 @@ def _put_out(jaxpr: core.Jaxpr) -> float:
         else:
             total += sum(map(_put_out, core.jaxprs_in_params(equation.params)))
     return total
+
+
+def _check_groups(config) -> None:
+    """Raises ConfigError if the micro-batches do not divide into the groups of batch norm."""
+    size, parts, group = config.train.batch_size, config.train.accumulate, config.model.norm_group
+    if group and size // parts % group:
+        raise ConfigError(
+            f"model.norm_group={group}: {size // parts} examples (train.batch_size / "
+            "train.accumulate) are no multiple of it; 0 takes them all"
+        )
 
 
 def config_mesh(config, devices=None):

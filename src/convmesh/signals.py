@@ -9,10 +9,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 
 from convmesh.errors import RunError, Stopped
 
+REPEATS = 1.0  # seconds in which a signal that is passed on may come twice
 GRACE = 5.0  # seconds in which a run that has nothing to save ends, even while XLA compiles
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
@@ -34,22 +36,31 @@ class StopSignal:
     Of several processes each only notes a signal, since all must stop at the same step.
     """
 
-    def __init__(self, ends_process: bool = False):
-        """Hears nothing until it is entered."""
-        self.received = ""  # name of the first signal
-        self.told = "before it had begun; run it again"  # what the run has done
-        self._ends_process = ends_process
-        self._noted = self._raised = self._closed = False
-        self._alone = True
+    def __init__(self, ends_process: bool = False, alone: bool = True, launched: bool = False):
+        """Hears nothing until it is entered, and ends nothing until `begin`.
+
+        `alone`: there are no other processes. `launched`: by one that passes signals on, so that
+        the same one may come twice.
+        """
+        self.received = ""  # name of the first signal, of this process or another
+        # What the run has done, in words; called when they are needed.
+        self.told: Callable[[], str] = lambda: "before it had begun; run it again"
+        self._ends_process, self._alone = ends_process, alone
+        self._repeats = REPEATS if launched else 0.0
+        self._noted, self._raised, self._closed = True, False, False
+        self._heard: list[tuple[int, float]] = []
+
+    def begin(self) -> None:
+        """From here on a signal ends the run where it is."""
+        self._noted = False
+        self._end_if_received()
 
     @contextmanager
     def noted(self):
         """Within, a signal is only noted."""
         before, self._noted = self._noted, True
-        try:
-            yield
-        finally:
-            self._noted = before
+        yield  # after an exception they are noted still: what it closes is to be closed whole
+        self._noted = before
         self._end_if_received()
 
     @contextmanager
@@ -63,15 +74,11 @@ class StopSignal:
             self._noted = before
 
     def finish(self) -> None:
-        """From here on signals are only noted: what is closed now must be closed whole.
+        """From here on they are only noted: what is closed now must be closed whole.
 
         (Python's `Thread.join`, left by an exception, takes the thread for ended.)
         """
         self._noted = True
-
-    def together(self) -> None:
-        """From here on there are other processes, and signals are only noted."""
-        self._alone = False
 
     def _end_if_received(self) -> None:
         if self.received and self._alone and not self._noted and not self._closed:
@@ -79,27 +86,36 @@ class StopSignal:
             raise _EndHere
 
     def _handle(self, number, frame) -> None:
-        if self.received:
-            if self._ends_process:
-                self._end_now(number)
+        # Where the process may be ended, the thread that listens counts them.
+        if not self._ends_process and self._is_second(number):
             signal.default_int_handler(number, frame)
-        self.received = signal.Signals(number).name
+        if not self.received:
+            self._hear(number)
         self._end_if_received()
+
+    def _hear(self, number: int) -> None:
+        self.received = signal.Signals(number).name
+
+    def _is_second(self, number: int) -> bool:
+        """Notes a signal; whether it is another one than the first."""
+        self._heard.append((number, time.monotonic()))
+        first, since = self._heard[0]
+        repeated = number == first and self._heard[-1][1] - since < self._repeats
+        return len(self._heard) > 1 and not repeated
 
     def message(self) -> str:
         """What is told when the run has stopped."""
-        return f"stopped by {self.received} {self.told}"
+        return f"stopped by {self.received} {self.told()}"
 
     # The thread that hears signals while the main thread does not.
 
     def _listen(self) -> None:
-        heard = 0
         while byte := os.read(self._read_end, 1):
             if byte[0] in _NUMBERS:
-                heard += 1
-                if heard > 1:
+                if self._is_second(byte[0]):
                     self._end_now(byte[0])
-                threading.Thread(target=self._insist, args=(byte[0],), daemon=True).start()
+                if len(self._heard) == 1:
+                    threading.Thread(target=self._insist, args=(byte[0],), daemon=True).start()
         os.close(self._read_end)
 
     def _insist(self, number: int) -> None:
@@ -109,7 +125,7 @@ class StopSignal:
             if self._noted or not self._alone or _saving():
                 since = time.monotonic()
             elif time.monotonic() - since > GRACE:
-                self.received = signal.Signals(number).name
+                self._hear(number)
                 _end(f"convmesh: {self.message()}", Stopped.exit_code)
             time.sleep(0.05)
 
@@ -133,8 +149,10 @@ class StopSignal:
 
     def __exit__(self, kind, error, traceback):
         self._closed = True
+        others_wait = not self._alone and self._ends_process and self.received
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # Of several processes, one that has saved still waits for the others.
+            signal.signal(number, signal.SIG_IGN if others_wait else handler)
         if self._ends_process and self._before:
             signal.set_wakeup_fd(self._wakeup_before)
             os.close(self._write_end)
@@ -152,5 +170,19 @@ def _end(message: str, status: int) -> None:
     """Ends the process and its workers, whatever its threads are at."""
     for child in multiprocessing.active_children():
         child.kill()
-    print(message, file=sys.stderr, flush=True)
+    # In a thread: who reads standard error may be gone, or not read.
+    teller = threading.Thread(target=tell, args=(message,), daemon=True)
+    teller.start()
+    teller.join(1)
     os._exit(status)
+
+
+def tell(message: str, stream=None) -> None:
+    """Prints a line (on standard error), or not where nobody reads any more: that ends no run."""
+    try:
+        print(message, file=stream or sys.stderr, flush=True)
+    except (OSError, ValueError):
+        # What is still to be printed would fail again as Python ends, and change the exit status.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)

@@ -1,6 +1,7 @@
 """Training: the one loop, for both tasks and any mesh."""
 
 import contextlib
+import functools
 import json
 import time
 from collections import deque
@@ -12,11 +13,12 @@ import numpy as np
 from convmesh import compile_cache, devices, draw, durable, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
-from convmesh.config import check, check_complete, check_resume, from_json, to_json
+from convmesh.config import check, check_complete, check_resume, to_json
 from convmesh.data import BadExample, identity, open_eval, open_train
+from convmesh.data.documents import read_json
 from convmesh.data.loader import reading_ahead, train_batches
 from convmesh.errors import ConfigError, DataError, RunError, Stopped
-from convmesh.evaluation import evaluate_variables
+from convmesh.evaluation import evaluate_variables, read_config
 from convmesh.flops import ideal_seconds
 from convmesh.ledger import Ledger
 from convmesh.lock import RunLock
@@ -25,7 +27,7 @@ from convmesh.nonfinite import NonFinite
 from convmesh.profile import Profile
 from convmesh.report import METRICS_FILE, Report, read_metrics, read_scores
 from convmesh.setup import Setup, layout_notes, make_run_mesh, make_setup
-from convmesh.signals import StopSignal
+from convmesh.signals import StopSignal, tell
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
 
@@ -55,23 +57,25 @@ def train(
 
     with contextlib.ExitStack() as open_parts:
         if stop is None:
-            stop = open_parts.enter_context(StopSignal())
-        if processes.count() > 1:
-            stop.together()
-        compile_cache.start()
-        mesh = make_run_mesh(config)
+            stop = open_parts.enter_context(StopSignal(alone=processes.count() == 1))
+            stop.begin()
         train_source = open_train(config)
         eval_source = open_eval(config)
+        compile_cache.start()
+        mesh = make_run_mesh(config)
         setup = make_setup(config, train_source.classes, mesh, len(train_source))
         check_readable(train_source, config)
+        check_same_classes(setup, workdir)
 
         if processes.is_first():
             open_parts.enter_context(lock)
-            write_identity(setup, workdir)
-        processes.wait_for_all("identity")
-        checkpoints = open_parts.enter_context(open_checkpoints(setup, workdir))
+            durable.remove_leftovers(workdir)
+        processes.wait_for_all("lock")
+        checkpoints = open_parts.enter_context(open_checkpoints(setup, workdir, lock))
         open_parts.callback(stop.finish)
         state = restore_or_create(setup, checkpoints, train_source, stop)
+        if processes.is_first():
+            write_identity(setup, workdir)
         owed = evaluation_owed(setup, int(state.step), workdir, eval_source.split)
         if int(state.step) >= setup.steps and not owed:
             if processes.is_first():
@@ -130,7 +134,9 @@ def run_steps(
     def evaluation(step: int) -> dict[str, float]:
         directory = workdir / "eval" / eval_source.split
         variables = state.variables(ema=True)
-        found = evaluate_variables(setup, variables, eval_source, directory, report.say)
+        found = evaluate_variables(
+            setup, variables, eval_source, directory, report.say, each_batch=checkpoints.check
+        )
         report.log(step, eval_source.split, found)
         checkpoints.note_score(step, found.get(best_metric))
         return found
@@ -185,8 +191,11 @@ def run_steps(
             if due_save:
                 log.flush()
                 report.sync()
+                nonfinite.sync()
+                if ledger:
+                    ledger.sync()
                 checkpoints.save(state, {**meta, "data_position": step * config.train.batch_size})
-                stop.told = f"at step {step}, saved; run it again to go on"
+                stop.told = functools.partial(told_of, step, checkpoints)
             if stopped:
                 # It does not wait for an evaluation: the next call makes up for it.
                 checkpoints.wait()
@@ -330,6 +339,7 @@ class StopTogether:
             return bool(self._stop.received)
         if self._noted_before is None or not bool(self._noted_before):
             return False
+        # Its own may still come: that is then the first it hears.
         self._stop.received = self._stop.received or "a signal to another process"
         return True
 
@@ -341,7 +351,7 @@ def check_same_run(config, workdir: Path) -> None:
     """Raises ConfigError if `workdir` holds a run that `config` would make another one."""
     path = workdir / "config.json"
     if path.exists():
-        check_resume(from_json(path.read_text()), config)
+        check_resume(read_config(path), config)
 
 
 def check_readable(source, config) -> None:
@@ -357,27 +367,43 @@ def check_readable(source, config) -> None:
                 raise
 
 
-def write_identity(setup: Setup, workdir: Path) -> None:
-    """Writes config.json and classes.json. Raises DataError if the classes are another run's."""
-    classes = workdir / "classes.json"
-    if classes.exists() and tuple(json.loads(classes.read_text())) != setup.classes:
+def check_same_classes(setup: Setup, workdir: Path) -> None:
+    """Raises DataError if the classes are another run's."""
+    path = workdir / "classes.json"
+    if path.exists() and tuple(read_json(path)) != setup.classes:
         raise DataError(
-            f"{classes}: the data now has other classes, {', '.join(setup.classes)}; "
+            f"{path}: the data now has other classes, {', '.join(setup.classes)}; "
             "take a new --workdir"
         )
+
+
+def write_identity(setup: Setup, workdir: Path) -> None:
+    """Writes config.json and classes.json, which say what is trained."""
+    classes = json.dumps(list(setup.classes), indent=1) + "\n"
     try:
-        durable.write_whole(classes, json.dumps(list(setup.classes), indent=1) + "\n")
+        durable.write_whole(workdir / "classes.json", classes)
         durable.write_whole(workdir / "config.json", to_json(setup.config))
     except OSError as error:
         raise RunError(f"{workdir}: cannot be written: {error.strerror or error}") from error
 
 
-def open_checkpoints(setup: Setup, workdir: Path) -> Checkpoints:
+def open_checkpoints(setup: Setup, workdir: Path, lock: RunLock) -> Checkpoints:
     """The checkpoints of a run that is about to go on."""
     config = setup.config
     scores = read_scores(workdir, config.checkpoint.best_metric or setup.task.best_metric)
-    say = print if processes.is_first() else lambda text: None
-    return Checkpoints(workdir, config.checkpoint.keep, scores, say=say)
+    keep = config.checkpoint.keep
+    if processes.is_first():
+        return Checkpoints(workdir, keep, scores, say=tell, guard=lock.check)
+    return Checkpoints(workdir, keep, scores, say=lambda text: None)
+
+
+def told_of(step: int, checkpoints: Checkpoints) -> str:
+    """What a run that ends after `step` has done, in words."""
+    steps = checkpoints.steps()
+    if step in steps:
+        return f"at step {step}, saved; run it again to go on"
+    newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
+    return f"at step {step}, which was not saved; {newest}"
 
 
 def restore_or_create(setup: Setup, checkpoints: Checkpoints, train_source, stop: StopSignal):
@@ -387,9 +413,9 @@ def restore_or_create(setup: Setup, checkpoints: Checkpoints, train_source, stop
     """
     step = checkpoints.newest()
     if step is None:
-        stop.told = "before the first step; run it again to begin"
+        stop.told = lambda: "before the first step; run it again to begin"
         return create_state(**setup.state_arguments())
-    stop.told = f"at step {step}, saved; run it again to go on"
+    stop.told = functools.partial(told_of, step, checkpoints)
     with stop.noted():  # Orbax would take the end for an error of the disk's
         state, meta = checkpoints.restore(step, setup.abstract_state())
     began, now = meta.get("data"), identity(train_source)
@@ -417,15 +443,15 @@ def evaluation_owed(setup: Setup, step: int, workdir: Path, split: str) -> bool:
     """Whether `step` was to be evaluated and was not, since a signal stopped the run just there."""
     path = workdir / METRICS_FILE
     due = step > 0 and (step >= setup.steps or _due(step, setup.config.eval.every_steps))
-    if not due or not path.exists():
-        return due
-    return not any(row["step"] == step and row["split"] == split for row in read_metrics(path))
+    if due and path.exists():
+        due = not any(row["step"] == step and row["split"] == split for row in read_metrics(path))
+    return processes.broadcast(due)  # a network's file system may show it to some alone
 
 
 def last_metrics(workdir: Path, split: str) -> dict[str, float]:
     """What the last evaluation of `split` wrote, or nothing."""
     path = workdir / "eval" / split / "metrics.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def announce(setup: Setup, state, train_source, eval_source, report: Report) -> None:

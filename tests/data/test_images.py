@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pytest
@@ -180,3 +181,31 @@ def test_a_turned_jpeg_is_asked_about_upright_and_others_are_not_asked():
     assert found.shape == (40, 20, 3)
     never = lambda h, w: pytest.fail("asked")  # noqa: E731
     assert images.decode(encoded(lying, "PNG"), "a", never).shape == (40, 80, 3)
+
+
+def test_nothing_that_runs_a_program_or_decodes_before_its_size_is_known_is_opened():
+    for data in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop", _icon()):
+        with pytest.raises(BadExample, match="x.jpg: not an image, or of a kind that cannot be"):
+            images.decode(data, "x.jpg")
+
+
+def _icon():
+    return encoded(Image.fromarray(picture()), "ICO")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "folder.png").mkdir()
+    with open(tmp_path / "huge.png", "wb") as file:
+        file.truncate(2**40)
+    for name, said in (
+        ("pipe.png", "not a regular file"),
+        ("zero.png", "not a regular file"),
+        ("loop.png", "symbolic links"),
+        ("folder.png", "directory"),
+        ("huge.png", "1099511627776 bytes are more than the limit"),
+    ):
+        with pytest.raises(BadExample, match=f"{name}: .*{said}"):
+            images.read_image(str(tmp_path / name))

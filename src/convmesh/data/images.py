@@ -20,8 +20,11 @@ from convmesh.data.record import BadExample
 # What a folder may hold as images, in lower case.
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff"
-    " .ppm .pgm .pbm .pnm .jp2 .avif .tga .ico".split()
+    " .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
 )
+# Those alone: Pillow also knows some that run a program of the file's (EPS) or decode it before its
+# size is known (ICO).
+_FORMATS = "JPEG PNG WEBP BMP DIB GIF TIFF PPM JPEG2000 AVIF TGA".split()
 
 # A file of a few kilobytes can claim a picture that fills the memory. This is also where Pillow
 # starts to warn: 89 million pixels, 268 MB decoded.
@@ -59,7 +62,7 @@ def decode(data: bytes, name: str, shrink: Shrink | None = None) -> np.ndarray:
     if not data:
         raise BadExample(f"{name}: the file is empty")
     try:
-        header = Image.open(io.BytesIO(data))
+        header = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
         raise BadExample(f"{name}: not an image, or of a kind that cannot be read") from None
     except Image.DecompressionBombError as error:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -411,6 +412,9 @@ def _give_way() -> None:
 
 def _start_worker(index: int, count: int) -> None:
     cv2.setNumThreads(0)
+    # A terminal signals all processes; the run may still need what this one reads.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tensorflow_datasets.core import read_only_builder
 
 from convmesh.data import augment, images
-from convmesh.data.record import Record, check_boxes, check_label
+from convmesh.data.record import BadExample, Record, check_boxes, check_label
 from convmesh.errors import ConfigError, DataError, nearest
 
 # Where stock sets keep things, tried in this order: coco and voc have `objects`, open_images
@@ -87,12 +87,13 @@ class TfdsSource:
         wanted = self._wanted
         try:
             record = self._records[index]
-        except Exception as error:  # whatever array_record says of a damaged file
-            raise DataError(
+            decoders = {wanted.image: _AS_BYTES}
+            features = self._features.deserialize_example_np(record, decoders=decoders)
+        except Exception as error:  # whatever array_record and TFDS say of a damaged file
+            raise BadExample(
                 f"{self._name}: example {index} of split {self.split!r} cannot be read: {error}"
             ) from None
-        decoders = {wanted.image: _AS_BYTES}
-        example = dict(_flatten(self._features.deserialize_example_np(record, decoders=decoders)))
+        example = dict(_flatten(features))
         file_name = self._number(index)
         if wanted.file_name:
             file_name = _text(example[wanted.file_name]) or file_name
