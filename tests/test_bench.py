@@ -97,8 +97,10 @@ def test_scale_trains_both_ways(capsys, tmp_path, photos):
 def test_loop_saves_and_takes_turns_with_the_bare_step(tmp_path, tiny_net, photos, capsys):
     config = runs.photo_config(photos, {"eval.every_steps": 0})
     cost = loop.bench_loop(config, steps=100)
-    assert len(cost.loop_seconds) == 1 and len(cost.bare_seconds) == 2 and cost.saves == 1
-    assert cost.ratio == cost.loop_seconds[0] / (sum(cost.bare_seconds) / 2)
+    assert len(cost.loop_seconds) == len(cost.unsaved_seconds) == cost.saves == 1
+    assert len(cost.bare_seconds) == 3
+    assert cost.ratio == cost.loop_seconds[0] / (sum(cost.bare_seconds) / 3)
+    assert cost.saving_ratio == cost.loop_seconds[0] / cost.unsaved_seconds[0]
     assert f"the loop takes {cost.ratio:.3f} times as long" in capsys.readouterr().out
 
 

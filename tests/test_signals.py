@@ -1,12 +1,14 @@
 """Signals: noted, obeyed at once, and a second one; whatever the main thread is at."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import runs
 
 from convmesh.errors import RunError, Stopped
 from convmesh.signals import GRACE, StopSignal
@@ -179,3 +181,24 @@ def test_the_note_of_another_process_is_no_first_signal():
         stop.received = "a signal to another process"
         signal.raise_signal(signal.SIGTERM)  # its own, a moment later
         assert stop.received == "a signal to another process"
+
+
+def test_a_terminals_signal_to_all_processes_of_a_run_stops_it_and_not_its_workers(
+    photos, tmp_path
+):
+    changes = {"model.name": "small_cnn", "train.steps": 10**6, "data.workers": 1}
+    recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos, changes))
+    command = [sys.executable, "-m", "convmesh", "train", "--config", recipe, "--cpu-devices", "1"]
+    command += ["--workdir", str(tmp_path / "run"), "--config.eval.every_steps=0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    told = ""
+    while "ran the first step" not in told:
+        told = process.stderr.readline()
+        assert told, "it ended"
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, told
+    step = int(re.search(r"stopped by SIGINT at step (\d+), saved", told)[1])
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(step)]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == step

@@ -32,7 +32,8 @@ BARE_STEPS = 20  # in each of its turns
 class LoopCost:
     """Seconds of a step, in the whole loop and bare, in each of their turns."""
 
-    loop_seconds: list[float]
+    loop_seconds: list[float]  # with a save in each turn
+    unsaved_seconds: list[float]  # the loop's, in turns without one
     bare_seconds: list[float]
     input_wait_seconds: float
     saves: int
@@ -41,6 +42,11 @@ class LoopCost:
     def ratio(self) -> float:
         """How many times as long as the bare step the loop takes."""
         return statistics.mean(self.loop_seconds) / statistics.mean(self.bare_seconds)
+
+    @property
+    def saving_ratio(self) -> float:
+        """How many times as long as without saves the loop takes."""
+        return statistics.mean(self.loop_seconds) / statistics.mean(self.unsaved_seconds)
 
 
 class _Timed(Report):
@@ -74,14 +80,16 @@ class _Timed(Report):
 
 
 def measure_loop(config, rounds: int) -> LoopCost:
-    """Trains in a temporary folder, with metrics, TensorBoard and a save every SAVE_EVERY steps.
+    """Trains in a temporary folder, with metrics and TensorBoard.
 
-    `rounds` saves are timed. Raises as `train` does; ConfigError with several processes.
+    Turns of SAVE_EVERY steps with a save and without one alternate; `rounds` of each are timed.
+    Raises as `train` does; ConfigError with several processes.
     """
     if processes.count() > 1:
         raise ConfigError("bench loop: for one process")
-    steps = FIRST_TURN + SAVE_EVERY * rounds + 1
-    changes = {"train.steps": steps, "checkpoint.every_steps": SAVE_EVERY, "eval.every_steps": 0}
+    steps = FIRST_TURN + 2 * SAVE_EVERY * rounds + 1
+    every = 2 * SAVE_EVERY
+    changes = {"train.steps": steps, "checkpoint.every_steps": every, "eval.every_steps": 0}
     config = apply_overrides(config, changes)
     mesh = make_run_mesh(config)
     source, eval_source = open_train(config), open_eval(config)
@@ -97,7 +105,8 @@ def measure_loop(config, rounds: int) -> LoopCost:
             run_steps(setup, state, source, eval_source, checkpoints, report, stop)
     waits = report.waits[1:]
     return LoopCost(
-        loop_seconds=report.loop_seconds,
+        loop_seconds=report.loop_seconds[1::2],
+        unsaved_seconds=report.loop_seconds[::2],
         bare_seconds=report.bare_seconds,
         input_wait_seconds=statistics.mean(waits) if waits else 0.0,
         saves=rounds,
@@ -129,14 +138,22 @@ def _bare_step(setup):
 
 def bench_loop(config, steps: int = 300, as_json: bool = False) -> LoopCost:
     """Measures and prints what the loop around the step costs, over about `steps` of them."""
-    cost = measure_loop(config, max(1, steps // SAVE_EVERY))
+    cost = measure_loop(config, max(1, round(steps / SAVE_EVERY / 2)))
     if as_json:
-        print(json.dumps(dataclasses.asdict(cost) | {"ratio": cost.ratio}))
+        ratios = {"ratio": cost.ratio, "saving_ratio": cost.saving_ratio}
+        print(json.dumps(dataclasses.asdict(cost) | ratios))
         return cost
     print(f"\n{'seconds a step':24}{'mean':>9}   in each turn")
-    for name, turns in (("whole loop", cost.loop_seconds), ("bare step", cost.bare_seconds)):
+    for name, turns in (
+        ("whole loop", cost.loop_seconds),
+        ("without a save", cost.unsaved_seconds),
+        ("bare step", cost.bare_seconds),
+    ):
         each = "  ".join(f"{seconds:.4f}" for seconds in turns)
         print(f"{name:24}{statistics.mean(turns):9.4f}   {each}")
     print(f"{'waiting for input':24}{cost.input_wait_seconds:9.4f}")
-    print(f"the loop takes {cost.ratio:.3f} times as long, {cost.saves} saves included")
+    print(
+        f"the loop takes {cost.ratio:.3f} times as long, a save every {SAVE_EVERY} steps included; "
+        f"saving makes it {cost.saving_ratio:.3f} times as long"
+    )
     return cost
