@@ -99,7 +99,7 @@ def test_loop_saves_and_takes_turns_with_the_bare_step(tmp_path, tiny_net, photo
     cost = loop.bench_loop(config, steps=100)
     assert len(cost.loop_seconds) == len(cost.unsaved_seconds) == cost.saves == 1
     assert len(cost.bare_seconds) == 3
-    assert cost.ratio == cost.loop_seconds[0] / (sum(cost.bare_seconds) / 3)
+    assert cost.ratio == pytest.approx(3 * cost.loop_seconds[0] / sum(cost.bare_seconds))
     assert cost.saving_ratio == cost.loop_seconds[0] / cost.unsaved_seconds[0]
     assert f"the loop takes {cost.ratio:.3f} times as long" in capsys.readouterr().out
 
