@@ -125,17 +125,18 @@ def _command_again(argv: list[str]) -> Callable[[int, str], list[str]]:
 
 def _train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     from convmesh import processes
-    from convmesh.config import check_complete, load_config
-    from convmesh.lock import RunLock
     from convmesh.signals import StopSignal
-
-    config = load_config(args.config, overrides)
-    check_complete(config)
-    RunLock(args.workdir).refuse_if_held()  # before what takes seconds to import
 
     alone, launched = processes.count() == 1, processes.launched()
     with StopSignal(ends_process=True, alone=alone, launched=launched) as stop:
         stop.begin()
+        from convmesh.config import check_complete, load_config
+        from convmesh.lock import RunLock
+
+        config = load_config(args.config, overrides)
+        check_complete(config)
+        RunLock(args.workdir).refuse_if_held()  # before what takes seconds to import
+
         from convmesh.training import train
 
         train(config, args.workdir, args.profile, args.debug_ledger, stop)

@@ -200,6 +200,9 @@ def sigterm(ground: Ground, rng: random.Random, n: int, outcome: Outcome) -> Non
                 status = life.wait()
                 if status == 0:
                     break
+                if status == -signal.SIGTERM and not life.told():
+                    outcome.count("before it listened (not counted)")
+                    continue
                 outcome.n += 1
                 outcome.most("most seconds to end", time.monotonic() - sent)
                 check(status == 75, f"status {status}: {life.told()}")
