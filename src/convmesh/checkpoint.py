@@ -17,6 +17,8 @@ import logging
 import math
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -164,6 +166,8 @@ class Checkpoints:
         """Waits until what is being saved is on the disk. Raises as `check`."""
         try:
             self._checkpointer.wait_until_finished()
+            _until_saved()
+            self._checkpointer.check_for_errors()
         except Exception as error:
             raise self._not_written(error) from error
         self._saving = None
@@ -173,6 +177,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            _until_saved()  # also where a signal has ended the wait
             self._checkpointer.close()
             logging.getLogger("absl").setLevel(self._logged)
 
@@ -330,6 +335,15 @@ class Checkpoints:
             raise DataError(
                 f"{self._folder(step)}: deleted meanwhile, by a run that trains there; call again"
             ) from error
+
+
+def _until_saved() -> None:
+    """Waits for the thread that saves, which Orbax names.
+
+    Python's `Thread.join`, once it was left by an exception, returns at once ever after.
+    """
+    while any(thread.name == "async_save" for thread in threading.enumerate()):
+        time.sleep(0.005)
 
 
 def _entries(directory: Path) -> list[Path]:
