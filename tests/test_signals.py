@@ -85,7 +85,7 @@ def test_what_is_closed_is_closed_whole():
     closed = []
     with StopSignal() as stop:
         stop.begin()
-        stop.finish()
+        stop.note_only()
         signal.raise_signal(signal.SIGTERM)
         closed.append("all")
     assert closed == ["all"]

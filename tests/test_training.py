@@ -1,5 +1,6 @@
 """A whole run: what it writes, how it stops and goes on, and what it refuses."""
 
+import contextlib
 import errno
 import json
 import os
@@ -258,6 +259,29 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_next_call_makes_up_for_it(
     training.train(config, tmp_path / "run")
     assert lines(tmp_path / "run") == lines(photo_run)
     assert_same_bits(final_state(tmp_path / "run")[0], final_state(photo_run)[0])
+
+
+def test_a_signal_while_a_run_closes_waits_for_its_last_save(
+    tmp_path, photos, photo_run, monkeypatch
+):
+    seal = durable.seal
+
+    def slowly(folder):
+        if folder.name.startswith("8"):
+            time.sleep(1)
+        seal(folder)
+
+    class Stack(contextlib.ExitStack):
+        def __exit__(self, *arguments):
+            signal.raise_signal(signal.SIGTERM)  # where Python hears one that came just before
+            return super().__exit__(*arguments)
+
+    monkeypatch.setattr(durable, "seal", slowly)
+    monkeypatch.setattr(training.contextlib, "ExitStack", Stack)
+    training.train(runs.photo_config(photos), tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.steps() == [4, 8]
+    assert lines(tmp_path / "run") == lines(photo_run)
 
 
 def test_a_signal_before_the_first_step_leaves_nothing_to_go_on_from(tmp_path, photos, photo_run):

@@ -166,8 +166,6 @@ class Checkpoints:
         """Waits until what is being saved is on the disk. Raises as `check`."""
         try:
             self._checkpointer.wait_until_finished()
-            _until_saved()
-            self._checkpointer.check_for_errors()
         except Exception as error:
             raise self._not_written(error) from error
         self._saving = None

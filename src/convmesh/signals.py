@@ -73,10 +73,11 @@ class StopSignal:
         finally:
             self._noted = before
 
-    def finish(self) -> None:
-        """From here on they are only noted: what is closed now must be closed whole.
+    def note_only(self) -> None:
+        """From here on, but within `at_once`, signals are only noted.
 
-        (Python's `Thread.join`, left by an exception, takes the thread for ended.)
+        What is closed is then closed whole. Python hears a signal where it next calls a function,
+        which may be the `__exit__` of what holds the parts of a run: none would be closed.
         """
         self._noted = True
 

@@ -72,7 +72,7 @@ def train(
             durable.remove_leftovers(workdir)
         processes.wait_for_all("lock")
         checkpoints = open_parts.enter_context(open_checkpoints(setup, workdir, lock))
-        open_parts.callback(stop.finish)
+        open_parts.callback(stop.note_only)
         state = restore_or_create(setup, checkpoints, train_source, stop)
         if processes.is_first():
             write_identity(setup, workdir)
@@ -100,7 +100,7 @@ def train(
             share = train_share(setup)
             book = Ledger(ledger, int(state.step), train_source, config, share)
             open_parts.enter_context(book)
-        open_parts.callback(stop.finish)
+        open_parts.callback(stop.note_only)
         metrics = run_steps(
             setup, state, train_source, eval_source, checkpoints, report, stop, owed, profile, book
         )
@@ -148,10 +148,10 @@ def run_steps(
     nonfinite = NonFinite(workdir, start, skipped, limit, train_source, report.say)
     log = StepLog(setup, report, nonfinite)
     together = StopTogether(stop, setup.mesh)
+    stop.note_only()  # to the end: nothing may end the wait for the last save
     with (
         contextlib.closing(nonfinite),
         train_batches(train_source, config, start, share) as batches,
-        stop.noted(),
     ):
         step_fn = None
         for step in range(start + 1, setup.steps + 1):
