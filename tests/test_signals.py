@@ -145,6 +145,21 @@ def test_a_second_signal_ends_the_process_at_once_also_while_steps_are_done():
     assert told == "convmesh: ended at once by a second signal, SIGTERM\n"
 
 
+def test_a_signal_after_the_last_save_does_not_change_the_status():
+    body = """signal.raise_signal(signal.SIGTERM)
+except Stopped as stopped:
+    signal.raise_signal(signal.SIGTERM)
+    print(stopped, file=sys.stderr)
+    sys.exit(stopped.exit_code)
+"""
+    program = HEAR_NOTHING.replace("import ctypes", "import signal, ctypes")
+    program = program.replace("with StopSignal", "try:\n  with StopSignal")
+    process = subprocess.run(
+        [sys.executable, "-c", f"{program}    {body}"], capture_output=True, text=True, timeout=60
+    )
+    assert (process.returncode, process.stderr) == (75, "stopped by SIGTERM at step 3, saved\n")
+
+
 def test_who_reads_standard_error_may_be_gone():
     command = [sys.executable, "-c", f"{HEAR_NOTHING}    hear_nothing()"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -150,10 +150,11 @@ class StopSignal:
 
     def __exit__(self, kind, error, traceback):
         self._closed = True
-        others_wait = not self._alone and self._ends_process and self.received
+        # One more signal would change the exit status of a run that was stopped and has saved; and
+        # of several processes, one that has saved still waits for the others.
+        deaf = self._ends_process and self.received
         for number, handler in self._before.items():
-            # Of several processes, one that has saved still waits for the others.
-            signal.signal(number, signal.SIG_IGN if others_wait else handler)
+            signal.signal(number, signal.SIG_IGN if deaf else handler)
         if self._ends_process and self._before:
             signal.set_wakeup_fd(self._wakeup_before)
             os.close(self._write_end)
