@@ -152,8 +152,6 @@ def test_auto_finds_class_folders(tmp_path):
     [
         (["annotations/instances.json", "images/0.jpg"], "coco"),
         (["train/_annotations.coco.json", "train/0.jpg"], "coco"),
-        (["JPEGImages/0.jpg", "Annotations/0.xml"], "voc"),
-        (["0.jpg", "0.xml"], "voc"),
         (["data.yaml"], "yolo"),
         (["images/train/0.jpg", "labels/train/0.txt"], "yolo"),
         (["train/images/0.jpg", "train/labels/0.txt"], "yolo"),

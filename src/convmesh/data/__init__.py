@@ -25,6 +25,7 @@ __all__ = [
     "find_format",
     "identity",
     "open_eval",
+    "open_set",
     "open_train",
 ]
 
@@ -46,6 +47,12 @@ def _open_folder(config: ConfigDict) -> DataSet:
     return FolderSet(config)
 
 
+def _open_voc(config: ConfigDict) -> DataSet:
+    from convmesh.data.voc import open_voc
+
+    return open_voc(config)
+
+
 def _not_yet(config: ConfigDict) -> DataSet:
     layout = find_format(config)
     raise ConfigError(
@@ -59,7 +66,7 @@ FORMATS: dict[str, Callable[[ConfigDict], DataSet]] = {
     "tfds": _open_tfds,
     "folder": _open_folder,
     "coco": _not_yet,
-    "voc": _not_yet,
+    "voc": _open_voc,
     "yolo": _not_yet,
 }
 
@@ -69,7 +76,7 @@ def open_train(config: ConfigDict) -> Source:
 
     Raises ConfigError for a config that names what is not there, DataError for unusable data.
     """
-    source = _train_part(_open(config), config, training=True)
+    source = _train_part(open_set(config), config, training=True)
     return _cached(source, config, copies=max(1, config.data.workers))
 
 
@@ -80,7 +87,7 @@ def open_eval(config: ConfigDict, split: str | None = None) -> Source:
     the training split, `data.val_fraction` of it, that `open_train` leaves out.
     Raises ConfigError where there is no such split, DataError for unusable data.
     """
-    dataset = _open(config)
+    dataset = open_set(config)
     name = _eval_split(dataset, config)
     if split and (name or split not in VALIDATION):
         name = _same_split(split, dataset.splits) or split
@@ -119,7 +126,7 @@ def _look_at(root: Path, given: str) -> str:
     """Return the layout of the folder `root`, by the files that only it has."""
     if any(root.glob("annotations/*.json")) or any(root.glob("*/_annotations.coco.json")):
         return "coco"
-    if (root / "Annotations").is_dir() or any(root.glob("*.xml")):
+    if (root / "Annotations").is_dir() or any(any(root.glob(xml)) for xml in ("*.xml", "*/*.xml")):
         return "voc"
     yolo = ("images", "labels")
     if any((root / name).is_file() for name in ("data.yaml", "data.yml")):
@@ -134,7 +141,8 @@ def _look_at(root: Path, given: str) -> str:
     )
 
 
-def _open(config: ConfigDict) -> DataSet:
+def open_set(config: ConfigDict) -> DataSet:
+    """Return the data set, before any split of it is chosen. Raises ConfigError, DataError."""
     return FORMATS[find_format(config)](config)
 
 

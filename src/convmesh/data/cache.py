@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convmesh.data.record import BadExample, Record, Source
+from convmesh.data.record import BadExample, Record, Source, category_ids
 
 # `data.cache = auto` takes no more than this part of the free memory.
 SHARE_OF_FREE = 0.25
@@ -24,6 +24,7 @@ class Cached:
         """Keep the records of `source`."""
         self._source = source
         self.classes, self.task, self.split = source.classes, source.task, source.split
+        self.category_ids = category_ids(source)
         self._records: list[Record | None] = [None] * len(source)
 
     def __len__(self) -> int:
@@ -36,8 +37,9 @@ class Cached:
         if record is None:
             # Two threads may both read it: the last one is kept, and they are equal.
             record = self._source[index]
-            for array in (record.image, record.boxes, record.labels, record.crowd):
-                array.flags.writeable = False
+            for array in (record.image, record.boxes, record.labels, record.crowd, record.area):
+                if array is not None:
+                    array.flags.writeable = False
             self._records[index] = record
         return record
 

@@ -40,7 +40,7 @@ def _without_waiting(path, flags: int) -> int:
 
 def read_json(path) -> Any:
     """Return what a JSON file holds. Raises DataError naming the file and the place."""
-    text = _text(path, MAX_JSON)
+    text = read_text(path, MAX_JSON)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -103,7 +103,7 @@ def read_yaml(path) -> Any:
                 raise DataError(f"{path}: line {line}: a reference (*name); write the value")
             return super().compose_node(parent, index)
 
-    text = _text(path, MAX_YAML)
+    text = read_text(path, MAX_YAML)
     try:
         return yaml.load(text, Loader=Plain)
     except yaml.YAMLError as error:
@@ -138,7 +138,8 @@ def _bytes(path, limit: int) -> bytes:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _text(path, limit: int) -> str:
+def read_text(path, limit: int = MAX_XML) -> str:
+    """Return the text of a file in UTF-8. Raises DataError naming the file and the place."""
     try:
         return _bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -59,6 +59,11 @@ def decode(data: bytes, name: str, shrink: Shrink | None = None) -> np.ndarray:
     Raises BadExample naming `name` if `data` is empty, no image, cut short, or larger than
     MAX_PIXELS.
     """
+    return _upright(data, name, shrink)[0]
+
+
+def _upright(data: bytes, name: str, shrink: Shrink | None) -> tuple[np.ndarray, int]:
+    """Return what `decode` does, and the EXIF orientation by which the image was turned."""
     if not data:
         raise BadExample(f"{name}: the file is empty")
     try:
@@ -83,16 +88,25 @@ def decode(data: bytes, name: str, shrink: Shrink | None = None) -> np.ndarray:
     if image is None:  # another kind, or damaged: Pillow then says how
         image = _with_pillow(header, name)
     # Asked for last: Pillow turns a TIFF itself when it loads it, and then takes the tag away.
-    return turn_upright(image, _orientation(header, data))
+    orientation = _orientation(header, data)
+    return turn_upright(image, orientation), orientation
 
 
 def read_image(path: str, shrink: Shrink | None = None) -> np.ndarray:
     """Return the image file at `path`, as `decode` does. Raises BadExample naming the file."""
+    return decode(_read(path), str(path), shrink)
+
+
+def read_turned(path: str) -> tuple[np.ndarray, int]:
+    """Return the image file at `path`, upright, and the EXIF orientation it was turned by."""
+    return _upright(_read(path), str(path), None)
+
+
+def _read(path: str) -> bytes:
     try:
-        data = read_bytes(path, MAX_BYTES)
+        return read_bytes(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise BadExample(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    return decode(data, str(path), shrink)
 
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -104,6 +118,19 @@ def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
+
+
+def turn_boxes(boxes: np.ndarray, size: tuple[int, int], orientation: int) -> np.ndarray:
+    """Return `boxes` [n, 4] on pixels as stored, of `size` (h, w), as they lie once upright."""
+    height, width = size
+    x0, y0, x1, y1 = np.reshape(boxes, (-1, 4)).T
+    if orientation in (5, 6, 7, 8):
+        x0, y0, x1, y1, height, width = y0, x0, y1, x1, width, height
+    if orientation in (2, 3, 6, 7):
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 7, 8):
+        y0, y1 = height - y1, height - y0
+    return np.stack([x0, y0, x1, y1], 1)
 
 
 def _orientation(header: Image.Image, data: bytes) -> int:

@@ -38,6 +38,8 @@ class Record:
     boxes: float32 [n, 4], x0 y0 x1 y1 in pixels of `image`, half open.
     labels: int32 [n], class ids of the boxes.
     crowd: bool [n], True for a region to ignore instead of an object.
+    area: float32 [n], square pixels of the objects' outlines, by which COCO parts small from large;
+      None: the areas of the boxes.
     bad_boxes: how many boxes of the source were dropped or clipped to make this record.
     """
 
@@ -48,6 +50,7 @@ class Record:
     boxes: np.ndarray = field(default_factory=_no_boxes)
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    area: np.ndarray | None = None
     bad_boxes: int = 0
 
 
@@ -55,6 +58,7 @@ class Source(Protocol):
     """A split of a data set: random access, safe to read from many threads, picklable.
 
     classes: names, index = class id. split: its name in the source. task: `classify` or `detect`.
+    Sources with boxes may have `category_ids` too, see `category_ids`.
     """
 
     classes: tuple[str, ...]
@@ -91,6 +95,7 @@ class Subset:
         """Show examples `indices` of `source` under the name `split`."""
         self._source, self._indices = source, np.asarray(indices, np.int64)
         self.classes, self.task, self.split = source.classes, source.task, split
+        self.category_ids = category_ids(source)
 
     def __len__(self) -> int:
         """Return how many examples there are."""
@@ -103,6 +108,11 @@ class Subset:
     def name(self, index: int) -> str:
         """Return the name of example `index` of the subset."""
         return self._source.name(int(self._indices[index]))
+
+
+def category_ids(source: Source) -> tuple[int, ...] | None:
+    """Return the source's own number of each class, or None where it has none."""
+    return getattr(source, "category_ids", None)
 
 
 def identity(source: Source) -> dict[str, int | str]:
@@ -140,43 +150,85 @@ def check_boxes(
     which nothing is left or whose class is wrong. What labels cannot be after this cannot reach a
     loss: an integer cross-entropy takes -1 as the last class and an id too large as NaN.
     """
+    checked = sound_boxes(boxes, labels, crowd, size, num_classes, on_bad_box, file_name)
+    kept = checked.kept
+    return (
+        checked.boxes[kept].astype(np.float32),
+        np.asarray(labels, np.int32).reshape(-1)[kept],
+        np.asarray(crowd, bool).reshape(-1)[kept],
+        checked.bad,
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `sound_boxes` has found.
+
+    boxes: float64 [n, 4], cut to the image. kept: bool [n]. bad: how many were dropped or clipped.
+    """
+
+    boxes: np.ndarray
+    kept: np.ndarray
+    bad: int
+
+
+def sound_boxes(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    crowd: np.ndarray,
+    size: tuple[int, int],
+    num_classes: int,
+    on_bad_box: str,
+    file_name: str,
+) -> Checked:
+    """Return which of the boxes are kept, and all of them cut to the image; as `check_boxes`."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     labels = np.asarray(labels, np.int64).reshape(-1)
-    crowd = np.asarray(crowd, bool).reshape(-1)
-    if not len(boxes) == len(labels) == len(crowd):
+    if not len(boxes) == len(labels) == len(np.reshape(crowd, -1)):
         raise DataError(
             f"{file_name}: {len(boxes)} boxes, {len(labels)} labels and {len(crowd)} crowd marks"
         )
-    height, width = size
-    known = (labels >= 0) & (labels < num_classes)
-    given = boxes
-    finite = np.asarray(np.isfinite(given).all(1))
-    boxes = np.where(finite[:, None], given, 0.0)
-    area = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    limit = np.array([width, height, width, height])
-    clipped = np.clip(boxes, 0, limit)
-    inside = (np.abs(clipped - boxes) <= ROUNDING).all(1)
-    good = known & area & inside
+    faults = box_faults(boxes, labels, size, num_classes)
+    good = np.array([not fault for fault in faults], bool)
     if not good.all() and on_bad_box == "fail":
         first = int(np.argmin(good))
-        if not known[first]:
-            what = f"class id {labels[first]} is not one of 0..{num_classes - 1}"
-        else:
-            where = ", ".join(f"{v:g}" for v in given[first])
-            fault = "is outside of" if area[first] else "has no area in"
-            what = f"({where}) {fault} the image of {width} x {height}"
         raise DataError(
-            f"{file_name}: box {first}: {what}; mend it, or set data.on_bad_box to drop or clip"
+            f"{file_name}: box {first}: {faults[first]}; mend it, or set data.on_bad_box to drop or"
+            " clip"
         )
+    height, width = size
+    known = (labels >= 0) & (labels < num_classes)
+    finite = np.asarray(np.isfinite(boxes).all(1))
+    boxes = np.where(finite[:, None], boxes, 0.0)
+    area = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    clipped = np.clip(boxes, 0, np.array([width, height, width, height]))
     keep = good
     if on_bad_box == "clip":
         left = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
         keep = known & area & left
     # Rounding can leave nothing of a sliver on the very edge.
     keep = keep & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    return (
-        clipped[keep].astype(np.float32),
-        labels[keep].astype(np.int32),
-        crowd[keep],
-        int((~(good & keep)).sum()),
-    )
+    return Checked(clipped, keep, int((~(good & keep)).sum()))
+
+
+def box_faults(
+    boxes: np.ndarray, labels: np.ndarray, size: tuple[int, int], num_classes: int
+) -> list[str]:
+    """Return for each box what is wrong with it, in words; '' where nothing is.
+
+    boxes: float64 [n, 4] in pixels; labels: int64 [n]; size: (height, width).
+    """
+    height, width = size
+    known = np.asarray((labels >= 0) & (labels < num_classes))
+    area = np.asarray(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    with np.errstate(invalid="ignore"):
+        moved = np.abs(np.clip(boxes, 0, np.array([width, height] * 2)) - boxes)
+    faults = [""] * len(boxes)
+    for i in np.flatnonzero(~(known & area & (moved <= ROUNDING).all(1))):
+        if not known[i]:
+            faults[i] = f"class id {labels[i]} is not one of 0..{num_classes - 1}"
+        else:
+            where = ", ".join(f"{v:g}" for v in boxes[i])
+            what = "is outside of" if area[i] else "has no area in"
+            faults[i] = f"({where}) {what} the image of {width} x {height}"
+    return faults

@@ -1,0 +1,159 @@
+"""Pascal VOC's layout and its variants, read as they are and with everything wrong in them."""
+
+import cv2
+import numpy as np
+import pytest
+
+from convmesh.config import defaults
+from convmesh.data import find_format, open_eval, open_set, open_train
+from convmesh.errors import DataError
+
+XML = """<annotation><filename>x</filename><size><width>{w}</width><height>{h}</height></size>
+{objects}</annotation>"""
+OBJECT = (
+    "<object><name>{0}</name><difficult>{5}</difficult><bndbox><xmin>{1}</xmin><ymin>{2}</ymin>"
+    "<xmax>{3}</xmax><ymax>{4}</ymax></bndbox></object>"
+)
+
+
+def write(root, name, objects=(), size=(20, 30), images="JPEGImages", xml="Annotations", ext="jpg"):
+    """Writes an image and its annotation; objects are (class, x0, y0, x1, y1[, difficult])."""
+    image, annotation = root / images / f"{name}.{ext}", root / xml / f"{name}.xml"
+    for path in (image, annotation):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(image.with_suffix(".jpg")), np.zeros((*size, 3), np.uint8))
+    image.with_suffix(".jpg").rename(image)
+    text = "".join(OBJECT.format(*thing, *[0] * (6 - len(thing))) for thing in objects)
+    annotation.write_text(XML.format(h=size[0], w=size[1], objects=text))
+
+
+def config(root, **data):
+    made = defaults("detect")
+    made.data.root = str(root)
+    made.data.update(data)
+    return made
+
+
+def test_lists_of_names_are_the_splits_and_coordinates_are_taken_as_written(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 30, 20), ("cat", 3, 4, 8, 9, 1)])
+    write(tmp_path, "b", [("cat", 5, 6, 7, 8)])
+    write(tmp_path, "c")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("b\na\n")
+    (lists / "test.txt").write_text("c\n\n")
+    (lists / "dog_train.txt").write_text("a 1\nb -1\n")  # VOC's list for one class
+    made = config(tmp_path)
+    assert find_format(made) == "voc"
+    assert open_set(made).splits == ("test", "train")
+    train = open_train(made)
+    assert [train.name(i) for i in range(2)] == ["JPEGImages/b.jpg", "JPEGImages/a.jpg"]
+    record = train[1]
+    assert train.classes == ("cat", "dog") and record.labels.tolist() == [1, 0]
+    assert record.boxes.tolist() == [[1, 2, 30, 20], [3, 4, 8, 9]]
+    assert record.crowd.tolist() == [False, False]  # difficult: kept in training
+    assert len(open_eval(made)[0].boxes) == 0  # the test split: an image without objects
+
+
+def test_difficult_boxes_are_regions_to_ignore_in_evaluation(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9), ("dog", 3, 4, 8, 9, 1)])
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for split in ("train", "val"):
+        (lists / f"{split}.txt").write_text("a\n")
+    assert open_train(config(tmp_path))[0].crowd.tolist() == [False, False]
+    assert open_eval(config(tmp_path))[0].crowd.tolist() == [False, True]
+
+
+def test_xml_beside_the_images_without_lists_a_part_is_held_out(tmp_path):
+    for name in "abcd":
+        write(tmp_path, name, [("dog", 1, 2, 9, 9)], images=".", xml=".")
+    made = config(tmp_path, val_fraction=0.25)
+    train, held_out = open_train(made), open_eval(made)
+    assert (len(train), len(held_out), held_out.split) == (3, 1, "val")
+    names = {train.name(i) for i in range(3)} | {held_out.name(0)}
+    assert names == {"a.jpg", "b.jpg", "c.jpg", "d.jpg"}
+
+
+def test_folders_of_splits_with_xml_beside_the_images(tmp_path):
+    for split in ("train", "valid", "test"):
+        write(tmp_path, split, [("dog", 1, 2, 9, 9)], images=split, xml=split)
+    made = config(tmp_path)
+    assert find_format(made) == "voc"
+    assert open_train(made).name(0) == "train/train.jpg"
+    assert open_eval(made).name(0) == "valid/valid.jpg"
+
+
+def test_imagenets_detection_set_as_it_is_distributed(tmp_path):
+    for split, folder, name in (
+        ("train", "ILSVRC2013_train/n02084071", "n02084071_1"),
+        ("val", ".", "ILSVRC2012_val_00000001"),
+    ):
+        write(
+            tmp_path,
+            name,
+            [("n02084071", 1, 2, 9, 9)],
+            images=f"Data/DET/{split}/{folder}",
+            xml=f"Annotations/DET/{split}/{folder}",
+            ext="JPEG",
+        )
+    lists = tmp_path / "ImageSets" / "DET"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("ILSVRC2013_train/n02084071/n02084071_1 1\n")
+    (lists / "val.txt").write_text("ILSVRC2012_val_00000001 1\n")
+    (lists / "train_1.txt").write_text("ILSVRC2013_train/n02084071/n02084071_1 1\nother -1\n")
+    made = config(tmp_path)
+    train = open_train(made)
+    assert open_set(made).splits == ("train", "val") and train.classes == ("n02084071",)
+    assert train.name(0) == "Data/DET/train/ILSVRC2013_train/n02084071/n02084071_1.JPEG"
+    assert train[0].boxes.tolist() == [[1, 2, 9, 9]]
+    assert open_eval(made).name(0) == "Data/DET/val/ILSVRC2012_val_00000001.JPEG"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("<annotation>", "a.xml: line 1: no XML"),
+        ("<annotation><object><name>dog</name></object></annotation>", "object 1 has no <bndbox>"),
+        ("<annotation><object/></annotation>", "object 1 has no <name>"),
+        (
+            "<annotation><object><name>dog</name><bndbox><xmin>one</xmin></bndbox></object>"
+            "</annotation>",
+            "object 1: <xmin> is 'one', wanted a number",
+        ),
+    ],
+)
+def test_a_broken_annotation_is_refused_by_name_or_skipped(tmp_path, text, said):
+    write(tmp_path, "a")
+    write(tmp_path, "b", [("dog", 1, 2, 9, 9)])
+    (tmp_path / "Annotations" / "a.xml").write_text(text)
+    with pytest.raises(DataError, match=f"Annotations/a.xml: .*{said.removeprefix('a.xml: ')}"):
+        open_train(config(tmp_path, val_fraction=0.0))
+    train = open_train(config(tmp_path, val_fraction=0.0, on_bad_example="skip"))
+    assert len(train) == 2
+    with pytest.raises(DataError, match="Annotations/a.xml"):
+        train[0]  # the loader passes it by, and counts it
+
+
+def test_what_is_missing_is_named(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9)])
+    write(tmp_path, "b", [("dog", 1, 2, 9, 9)])
+    (tmp_path / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(DataError, match="Annotations/a.xml: its image is missing"):
+        open_train(config(tmp_path))
+
+
+def test_a_bad_box_is_refused_before_an_image_is_opened(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9), ("dog", 5, 5, 5, 5), ("dog", 1, 2, 40, 9)])
+    with pytest.raises(DataError, match=r"a.xml: \(5, 5, 5, 5\) has no area .*: object 2; .* 3"):
+        open_train(config(tmp_path, val_fraction=0.0))
+    record = open_train(config(tmp_path, val_fraction=0.0, on_bad_box="clip"))[0]
+    assert record.boxes.tolist() == [[1, 2, 9, 9], [1, 2, 30, 9]] and record.bad_boxes == 2
+
+
+def test_a_stated_size_that_is_not_the_images_is_refused(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9)])
+    cv2.imwrite(str(tmp_path / "JPEGImages" / "a.jpg"), np.zeros((10, 15, 3), np.uint8))
+    train = open_train(config(tmp_path, val_fraction=0.0))
+    with pytest.raises(DataError, match="a.jpg: is 15 x 10, but Annotations/a.xml says 30 x 20"):
+        train[0]
