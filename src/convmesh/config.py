@@ -159,6 +159,14 @@ KEYS: dict[str, Key] = {
     "loss.class_weight": Key(1.0, "float", "weight of the class loss; where runs are short and the "
                              "classes are hard to tell apart, 3 to 5 learn faster",
                              within=POSITIVE, task="detect"),
+    "loss.distribution_weight": Key(0.5, "float", "weight of the loss of the distances' "
+                                    "distributions; 0 = boxes learn by their overlap alone",
+                                    within=_at_least(0), task="detect"),
+    "loss.box_confidence": Key(True, "bool", "learn a box confidence, and let it be half of the "
+                               "score; else the score is the class confidence", task="detect"),
+    "loss.assignment": Key("aligned", "str", "which points learn a box: by what is predicted now, "
+                           "or those about its centre", choices=("aligned", "centres"),
+                           task="detect"),
 
     "optimizer.name": Key("adamw", "str", "the optimiser", choices=("adamw", "sgd")),
     "optimizer.learning_rate": Key(1e-3, "float", "peak learning rate", within=POSITIVE),

@@ -4,15 +4,25 @@ import pytest
 import reference
 
 from convmesh.models.detector import grid_points
-from convmesh.tasks.assignment import assign
+from convmesh.tasks.assignment import assign, assign_centres
 
 POINTS, BOXES, CLASSES = 20, 4, 2  # the shapes of every hand-made case: compiled once
 FAR = -1000.0
 
-on_device = jax.jit(assign)
+RULES = {"aligned": jax.jit(assign), "centres": jax.jit(assign_centres)}
 
 
-def assigned(points, predicted, boxes, logits=(), labels=(), valid=None, crowd=(), strides=8):
+def assigned(
+    points,
+    predicted,
+    boxes,
+    logits=(),
+    labels=(),
+    valid=None,
+    crowd=(),
+    strides=8,
+    rule="aligned",
+):
     """The assignment of an image of these points and boxes, the rest of both being padding.
 
     `logits`: of the two classes, for each point; 0, a score of 1/2, where not given.
@@ -24,7 +34,7 @@ def assigned(points, predicted, boxes, logits=(), labels=(), valid=None, crowd=(
         return array
 
     n = len(points)
-    result = on_device(
+    result = RULES[rule](
         padded(points, (POINTS, 2), FAR),
         padded(np.broadcast_to(strides, n), (POINTS,), 8),
         padded(predicted, (POINTS, 4), 0),
@@ -221,7 +231,7 @@ def test_random_images_equal_loops():
         labels = rng.integers(0, 3, 6).astype(np.int32)
         valid, crowd = rng.uniform(size=(2, 6)) < [[0.8], [0.2]]
         image = (points, strides, predicted.astype(np.float32), logits, boxes, labels, valid, crowd)
-        a, wanted = on_device(*image), plain(*image)
+        a, wanted = RULES["aligned"](*image), plain(*image)
         np.testing.assert_array_equal(a.positive, wanted[1])
         np.testing.assert_array_equal(np.where(a.positive, a.box, 0), wanted[0])
         np.testing.assert_allclose(a.target, wanted[2], rtol=1e-3, atol=1e-6)
@@ -230,3 +240,49 @@ def test_random_images_equal_loops():
         positives += int(a.positive.sum())
         shared += int(a.missed)
     assert positives > 100 and shared > 0  # the cases are not empty
+
+
+# --- by centres -----------------------------------------------------------------------------------
+
+
+def by_centres(points, boxes, strides=8, predicted=None, **given):
+    predicted = [[0, 0, 1, 1]] * len(points) if predicted is None else predicted
+    return assigned(points, predicted, boxes, strides=strides, rule="centres", **given)
+
+
+def test_centres_take_the_points_within_one_and_a_half_strides_that_are_inside():
+    # The centre is (20, 20): (12, 20) and (28, 20) are 8 away, (4, 20) is 16, (20, 33) is 13 below.
+    points = [[20, 20], [12, 20], [28, 20], [4, 20], [20, 33]]
+    a = by_centres(points, [[0, 0, 40, 40]])
+    assert a.positive.tolist() == [True, True, True, False, False]
+    assert a.target.tolist() == [1, 1, 1, 0, 0] and a.missed == 0
+    # 8 away and outside of a box of 12 by 40.
+    assert by_centres(points, [[14, 0, 26, 40]]).positive.tolist() == [True] + [False] * 4
+
+
+@pytest.mark.parametrize(
+    "half, stride", [(3, 8), (64, 8), (65, 16), (128, 16), (129, 32), (500, 32)]
+)
+def test_centres_take_the_level_whose_strides_suit_the_box(half, stride):
+    # A side 8 strides away belongs to a level still: 64 pixels to stride 8.
+    box = [[600 - half, 600 - half, 600 + half, 600 + half]]
+    a = by_centres([[600, 600]] * 3, box, strides=np.array([8, 16, 32]))
+    assert [s for s, p in zip((8, 16, 32), a.positive, strict=True) if p] == [stride]
+
+
+def test_centres_give_a_point_taken_twice_to_the_smaller_box_and_crowds_are_ignored():
+    boxes = [[0, 0, 40, 40], [10, 10, 30, 30], [0, 0, 100, 100]]
+    a = by_centres(
+        [[20, 20], [90, 90]],
+        boxes,
+        crowd=[False, False, True],
+        predicted=[[10, 10, 30, 20], [0, 0, 1, 1]],
+    )
+    assert a.box[0] == 1 and a.positive.tolist() == [True, False]
+    assert a.iou.tolist() == close([0.5, 0]) and a.ignored.tolist() == [False, True]
+    assert a.missed == 1  # the larger box has lost its only point
+
+
+def test_centres_with_nothing_but_padding():
+    a = by_centres([[20, 20]], [[5, 5, 5, 9]])
+    assert not a.positive.any() and a.missed == 0

@@ -168,6 +168,32 @@ def test_the_parts_by_their_formulas():
     assert numbers["positive_points"] == 2 and numbers["boxes_without_point"] == 1
 
 
+def test_without_distributions_or_box_confidence_these_parts_weigh_nothing():
+    outputs, batch = noise(), batch_of(*TWO_IMAGES)
+    whole, none = TASK, dataclasses.replace(TASK, distribution_weight=0.0, box_confidence=False)
+    whole, none = (jax.jit(task.sums)(outputs, batch) for task in (whole, none))
+    assert whole["loss/distribution"] > 0 and whole["loss/confidence"] > 0
+    assert none["loss/distribution"] == none["loss/confidence"] == 0
+    assert none["loss"] == pytest.approx(float(whole["loss/class"] + whole["loss/box"]), rel=1e-6)
+
+
+def test_without_box_confidence_the_score_is_the_class_confidence():
+    outputs = quiet()
+    show(outputs, 0, point_at(20, 20), BOX, 1, class_logit=2.0, confidence_logit=-9.0)
+    task = dataclasses.replace(TASK, box_confidence=False)
+    found = jax.jit(task.predict)(outputs)
+    assert found["scores"][0, 0] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert found["class_confidence"][0, 0] == found["box_confidence"][0, 0] == found["scores"][0, 0]
+
+
+def test_the_assignment_may_be_by_centres():
+    batch = batch_of([(BOX, 2)])
+    task = dataclasses.replace(TASK, assignment="centres")
+    assigned = jax.jit(task.assign)(noise(1), batch)
+    near = np.abs(POINTS - 20).max(1) < 12
+    assert assigned.positive[0].tolist() == (near & (STRIDES == 8)).tolist()
+
+
 @pytest.mark.usefixtures("float64")
 def test_the_gradient_is_right():
     outputs = jax.tree.map(lambda leaf: leaf.astype(np.float64), noise(1))

@@ -46,5 +46,13 @@ def make_task(config, classes: int):
 
     size = tuple(config.data.image_size)
     if config.task == "detect":
-        return Detect(classes, size, class_weight=config.loss.class_weight)
+        given = config.loss
+        return Detect(
+            classes,
+            size,
+            class_weight=given.class_weight,
+            distribution_weight=given.distribution_weight,
+            box_confidence=given.box_confidence,
+            assignment=given.assignment,
+        )
     return Classify(classes, size)

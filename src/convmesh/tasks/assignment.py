@@ -1,4 +1,8 @@
-"""Task-aligned assignment (TOOD, arXiv 2108.07755): which points learn which box, and how well."""
+"""Which points learn which box, and how well.
+
+Task-aligned (TOOD, arXiv 2108.07755): what the detector predicts now decides. Centres (FCOS, arXiv
+1904.01355): where the box lies decides; kept to show what the first is worth.
+"""
 
 from typing import Any, NamedTuple
 
@@ -10,6 +14,8 @@ from convmesh.ops.boxes import area, inside, pairwise_iou
 
 ALIGNMENT_POWER = 6.0  # the metric is score x IoU^6
 POINTS_PER_BOX = 13
+CENTRE_RADIUS = 1.5  # strides
+LARGEST_SIDE = 8  # strides from a point to the farthest side, of the boxes of its level
 
 
 class Assignment(NamedTuple):
@@ -43,11 +49,7 @@ def assign(points, strides, predicted, class_logits, boxes, labels, valid, crowd
         jnp.asarray(a, dtype) for a in (points, strides, predicted, boxes)
     )
     real = valid & ~crowd & (area(boxes) > 0)
-
-    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    half = jnp.maximum(half, strides.min() / 2)
-    grown = jnp.concatenate([centre - half, centre + half], axis=1)
-    candidate = inside(points, grown) & real[:, None]  # [max_boxes, points]
+    candidate = inside(points, _grown(boxes, strides)) & real[:, None]  # [max_boxes, points]
 
     overlap = jnp.where(candidate, pairwise_iou(boxes, predicted), 0)
     score = jax.nn.log_sigmoid(class_logits.astype(dtype))[:, labels].T
@@ -69,12 +71,61 @@ def assign(points, strides, predicted, class_logits, boxes, labels, valid, crowd
     relative = jnp.exp(metric - jnp.where(jnp.isfinite(top), top, 0))
     quality = relative * jnp.where(kept, overlap, 0).max(axis=1, keepdims=True)
 
-    covered = jnp.any(inside(points, boxes) & (valid & crowd)[:, None], axis=0)
     return Assignment(
         box=box.astype(jnp.int32),
         positive=positive,
         target=jnp.sum(jnp.where(kept, quality, 0), axis=0),
         iou=jnp.sum(jnp.where(kept, overlap, 0), axis=0),
-        ignored=covered & ~positive,
+        ignored=_covered(points, boxes, valid & crowd) & ~positive,
         missed=jnp.sum(real & ~jnp.any(kept, axis=1)).astype(jnp.int32),
     )
+
+
+def assign_centres(points, strides, predicted, class_logits, boxes, labels, valid, crowd):
+    """Assigns the points of one image by where its boxes lie; arguments and result as `assign`.
+
+    A box takes the points within 1.5 strides of its centre that are inside it, on the level whose
+    strides suit it: no side farther than 8, nor, but on the finest, than 4. A point taken twice
+    goes to the smaller box. Every target is 1.
+    """
+    dtype = jnp.promote_types(predicted.dtype, jnp.float32)
+    points, strides, predicted, boxes = (
+        jnp.asarray(a, dtype) for a in (points, strides, predicted, boxes)
+    )
+    size = area(boxes)
+    real = valid & ~crowd & (size > 0)
+    grown = _grown(boxes, strides)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    near = jnp.abs(points[None] - centre[:, None]).max(-1) < CENTRE_RADIUS * strides
+    farthest = jnp.maximum(points[None] - grown[:, None, :2], grown[:, None, 2:] - points[None])
+    farthest = farthest.max(-1)  # [max_boxes, points]
+    fits = (farthest <= LARGEST_SIDE * strides) | (strides == strides.max())
+    fits &= (farthest > LARGEST_SIDE / 2 * strides) | (strides == strides.min())
+    candidate = inside(points, grown) & near & fits & real[:, None]
+
+    box = jnp.argmin(jnp.where(candidate, size[:, None], jnp.inf), axis=0)
+    positive = jnp.any(candidate, axis=0)
+    kept = candidate & (box[None, :] == jnp.arange(len(boxes))[:, None])
+    return Assignment(
+        box=box.astype(jnp.int32),
+        positive=positive,
+        target=positive.astype(dtype),
+        iou=jnp.sum(jnp.where(kept, pairwise_iou(boxes, predicted), 0), axis=0),
+        ignored=_covered(points, boxes, valid & crowd) & ~positive,
+        missed=jnp.sum(real & ~jnp.any(kept, axis=1)).astype(jnp.int32),
+    )
+
+
+ASSIGNMENTS = {"aligned": assign, "centres": assign_centres}
+
+
+def _grown(boxes, strides):
+    """Boxes of at least one finest stride a side: many a small one would hold no point."""
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    half = jnp.maximum(half, strides.min() / 2)
+    return jnp.concatenate([centre - half, centre + half], axis=1)
+
+
+def _covered(points, boxes, regions):
+    """Whether each point is in one of the boxes that are `regions`: bool [points]."""
+    return jnp.any(inside(points, boxes) & regions[:, None], axis=0)

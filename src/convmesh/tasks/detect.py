@@ -14,7 +14,7 @@ from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
 from convmesh.tasks import Loss, average_precision
-from convmesh.tasks.assignment import assign
+from convmesh.tasks.assignment import ASSIGNMENTS
 
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
 
@@ -29,7 +29,10 @@ class Detect(Loss):
     iou_threshold: float = 0.65
     candidates: int = 300  # (point, class) pairs that enter suppression
     max_detections: int = 100
-    class_weight: float = 1.0  # of the class loss, beside BOX_WEIGHT and DISTRIBUTION_WEIGHT
+    class_weight: float = 1.0  # of the class loss, beside BOX_WEIGHT
+    distribution_weight: float = DISTRIBUTION_WEIGHT
+    box_confidence: bool = True  # learned, and half of the score; else it is the class confidence
+    assignment: str = "aligned"  # of ASSIGNMENTS
 
     best_metric = "AP"
 
@@ -44,7 +47,7 @@ class Detect(Loss):
         points, strides = grid_points(self.image_size)
 
         def images(predicted, logits, boxes, labels, valid, crowd):
-            one = lambda *args: assign(points, strides, *args)  # noqa: E731
+            one = lambda *args: ASSIGNMENTS[self.assignment](points, strides, *args)  # noqa: E731
             return jax.vmap(one)(predicted, logits, boxes, labels, valid, crowd)
 
         predicted = self.boxes(lax.stop_gradient(outputs.distance_logits))
@@ -79,9 +82,9 @@ class Detect(Loss):
 
         parts = {
             "class": self.class_weight * jnp.sum(class_loss * weight),
-            "confidence": jnp.sum(confidence_loss * weight),
+            "confidence": self.box_confidence * jnp.sum(confidence_loss * weight),
             "box": BOX_WEIGHT * jnp.sum(box_loss * target),
-            "distribution": DISTRIBUTION_WEIGHT * jnp.sum(bins_loss * target),
+            "distribution": self.distribution_weight * jnp.sum(bins_loss * target),
         }
         return {
             "loss": sum(parts.values()),
@@ -121,7 +124,9 @@ class Detect(Loss):
     def _decode(self, boxes, class_logits, confidence_logits):
         """Detections of one image. The score is sqrt(class x box confidence)."""
         class_p, confidence = jax.nn.sigmoid(class_logits), jax.nn.sigmoid(confidence_logits)
-        scores = jnp.sqrt(class_p * confidence[:, None])
+        if not self.box_confidence:
+            confidence = class_p.max(axis=1)
+        scores = jnp.sqrt(class_p * confidence[:, None]) if self.box_confidence else class_p
         # Exact: a pair among the k best stands at a point whose best class is among the k best.
         _, best = lax.top_k(scores.max(axis=1), min(self.candidates, scores.shape[0]))
         k = min(self.candidates, best.size * self.classes)
