@@ -1,10 +1,15 @@
 """The ledger of whole runs: each example exactly once an epoch, whoever reads it."""
 
+import numpy as np
 import pytest
 import runs
 
 from convmesh import journal, training
-from convmesh.data import open_train
+from convmesh.config import defaults
+from convmesh.data import BadExample, Record, open_train
+from convmesh.data.loader import train_batches
+from convmesh.ledger import Ledger
+from convmesh.share import Share
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
 
@@ -57,3 +62,44 @@ def test_an_image_that_cannot_be_read_keeps_its_place(tmp_path):
     found = ledger_of(runs.photo_config(root, changes), tmp_path)
     assert [row["example"] for row in found if not row["present"]] == ["train/blue/0.png"]
     assert len(found) == 24
+
+
+class Greys:
+    """Ten images, each of its own grey; the fifth cannot be read."""
+
+    classes, split, task = ("a",), "train", "detect"
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise BadExample("5: cut short")
+        return Record(np.full((16, 16, 3), 10 * (index + 1), np.uint8), index, str(index))
+
+    def name(self, index):
+        return f"{index}.png"
+
+
+def test_partners_are_those_whose_pixels_were_trained_on(tmp_path):
+    config = defaults("detect")
+    config.data.image_size = (16, 16)
+    config.data.on_bad_example = "skip"
+    config.data.augment.update(mosaic=0.7, color=0.0)
+    config.train.batch_size = 4
+    share, seen = Share.of_all(4, 16), []
+    path = tmp_path / "ledger.jsonl"
+    with (
+        Ledger(path, 0, Greys(), config, share) as ledger,
+        train_batches(Greys(), config, 0, share, steps=10) as batches,
+    ):
+        for step in range(1, 11):
+            batch = next(batches)
+            ledger.take(step, batch, batches.partners)
+            seen += [set(np.unique(image)) - {114} for image in batch["image"]]
+    rows = journal.read(path)
+    for row, greys in zip(rows, seen, strict=True):
+        there = [row["index"], *row["partners"]] if row["present"] else []
+        assert greys - {0} == {10 * (index + 1) for index in there}
+    assert {len(row["partners"]) for row in rows[:28]} == {0, 2, 3}
+    assert all(row["partners"] == [] for row in rows[28:])

@@ -140,6 +140,26 @@ KEYS: dict[str, Key] = {
                              task="classify"),
     "data.augment.color": Key(0.5, "float", "strength of the random brightness, contrast, "
                               "saturation and hue", within=FRACTION),
+    "data.augment.vertical_flip": Key(0.0, "float", "probability of a mirror top to bottom",
+                                      within=FRACTION),
+    "data.augment.quarter_turn": Key(0.0, "float", "probability of a turn by 90, 180 or 270 "
+                                     "degrees, for images that have no up (cells, aerial)",
+                                     within=FRACTION),
+    "data.augment.rotate": Key(0.0, "float", "degrees, at most this, of a random turn to either "
+                               "side; the boxes around turned boxes are larger than their objects",
+                               within=Range(low=0, high=180)),
+    "data.augment.shear": Key(0.0, "float", "degrees, at most this, of a random shear across and "
+                              "down; boxes grow as with rotate", within=Range(low=0, high=45)),
+    "data.augment.stretch": Key(0.0, "float", "largest random change of the aspect ratio: 0.2 = "
+                                "width / height up to 1.2 times, or 1 / 1.2 times, what it is",
+                                within=FRACTION, task="detect"),
+    "data.augment.mosaic": Key(0.0, "float", "probability that an example shares its view with "
+                               "three others, one in each quarter", within=FRACTION,
+                               task="detect"),
+    "data.augment.mixup": Key(0.0, "float", "probability that another example is blended in, "
+                              "boxes and all", within=FRACTION, task="detect"),
+    "data.augment.last_plain": Key(0.3, "float", "last part of the run, in which mosaic and mixup "
+                                   "are off", within=FRACTION, task="detect"),
 
     "train.batch_size": Key(16, "int", "images in a step, over all devices", within=_at_least(1)),
     "train.steps": Key(0, "int", "length of the run in steps; 0 with train.epochs 0 = chosen from "

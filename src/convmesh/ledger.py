@@ -14,7 +14,8 @@ class Ledger:
 
     step: counted from 1. position: counted from 0 over the whole run. epoch. index: of the example
     in the split, from 0. example: its name. present: false if it could not be read, and weighed
-    nothing. partners: indices of the images mixed into it. Each process adds the examples that are
+    nothing. partners: indices of the images mixed into it, three of a mosaic and then one blended
+    in, without those that could not be read. Each process adds the examples that are
     its own, so that the lines of a step stand in any order; sorted by position, the file is the
     same for any number of processes, devices and workers.
     """
@@ -29,8 +30,8 @@ class Ledger:
         if not processes.is_first():
             self._journal = Journal(path, drops=False)
 
-    def take(self, step: int, batch: Batch) -> None:
-        """Notes the examples of `batch`, which step `step` trains on."""
+    def take(self, step: int, batch: Batch, partners: np.ndarray | None = None) -> None:
+        """Notes the examples of `batch`, which step `step` trains on; partners as in `Batches`."""
         rows = []
         for i in np.flatnonzero(self._share.owned):
             position = (step - 1) * self._batch_size + int(self._share.examples[i])
@@ -45,7 +46,7 @@ class Ledger:
                     "index": index,
                     "example": self._source.name(index),
                     "present": bool(batch["present"][i]),
-                    "partners": [],
+                    "partners": [] if partners is None else partners[i][partners[i] >= 0].tolist(),
                 }
             )
         self._journal.add(rows)

@@ -151,7 +151,7 @@ def run_steps(
     stop.note_only()  # to the end: nothing may end the wait for the last save
     with (
         contextlib.closing(nonfinite),
-        train_batches(train_source, config, start, share) as batches,
+        train_batches(train_source, config, start, share, setup.steps) as batches,
     ):
         step_fn = None
         for step in range(start + 1, setup.steps + 1):
@@ -176,7 +176,7 @@ def run_steps(
             state, numbers = step_fn(state, placed)
             together.take_from(numbers)
             if ledger:
-                ledger.take(step, batch)
+                ledger.take(step, batch, batches.partners)
             # The numbers of the step before are read while this one runs.
             log.take(step, numbers, waited, batch["index"][share.owned])
             checkpoints.check()
@@ -219,6 +219,7 @@ def run_steps(
 COUNTED = {
     "unreadable": "images could not be read and were passed by (data.on_bad_example)",
     "bad_boxes": "bad boxes were dropped or clipped (data.on_bad_box)",
+    "bad_partners": "images to be mixed into others could not be read and were left out",
     "truncated": "boxes did not fit in data.max_boxes and were left out",
 }
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convmesh.data import augment
+from convmesh.data import augment, views
 from convmesh.data.augment import Settings, boxes_in_view
 
 PIXEL = 1.02  # one, and the rounding of grey levels
@@ -108,7 +108,7 @@ def test_letterbox_keeps_the_aspect_and_centres():
     view, scale, offset = augment.letterbox(image, (80, 60))
     assert scale == pytest.approx(0.6) and offset.tolist() == [0, 25]
     assert (view[25:55] == 255).all()
-    assert (view[:25] == augment.FILL).all() and (view[55:] == augment.FILL).all()
+    assert (view[:25] == views.FILL).all() and (view[55:] == views.FILL).all()
 
 
 def test_letterbox_of_the_right_size_is_the_image_itself():
@@ -139,15 +139,15 @@ def test_a_zoom_of_one_copies_pixels():
 
 def test_a_mirror_takes_x_to_width_minus_x():
     image, boxes = noise(60, 90), np.array([[5, 6, 30, 40], [50, 10, 88, 59]], np.float32)
-    views = []
+    found_in = []
     for flip in (0.0, 1.0):
         chosen = Settings(flip=flip, scale=(0.6, 0.9), color=0.0)
-        views.append(
+        found_in.append(
             augment.augment_for_detection(
                 image, boxes, np.zeros(2, bool), (64, 64), chosen, np.random.default_rng(3)
             )
         )
-    (plain, found, _, _), (mirrored, turned, _, _) = views
+    (plain, found, _, _), (mirrored, turned, _, _) = found_in
     assert np.array_equal(mirrored, plain[:, ::-1])
     assert np.allclose(turned[:, [0, 2]], 64 - found[:, [2, 0]], atol=1e-4)
     assert np.array_equal(turned[:, [1, 3]], found[:, [1, 3]])
@@ -164,7 +164,7 @@ def test_what_lies_outside_of_the_image_is_grey():
         chosen,
         np.random.default_rng(1),
     )
-    assert (view == 255).all(-1).sum() == 400 and (view == augment.FILL).all(-1).sum() == 1200
+    assert (view == 255).all(-1).sum() == 400 and (view == views.FILL).all(-1).sum() == 1200
 
 
 @pytest.mark.parametrize("zoom", [0.25, 0.3])
@@ -311,31 +311,177 @@ def test_the_same_generator_gives_the_same_view():
     w=st.integers(1, 3000),
     size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
     low=st.floats(0.05, 1.0),
+    turned=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_no_crop_of_what_was_decoded_smaller_lacks_pixels(h, w, size, low, seed):
-    times = augment.Shrink(size, (low, 1.0))(h, w)
-    views = []
-    crops = Settings(crop=(low, low), color=0.0)
+def test_no_crop_of_what_was_decoded_smaller_lacks_pixels(h, w, size, low, turned, seed):
+    times = augment.Shrink(size, (low, 1.0), turned)(h, w)
+    seen = []
+    crops = Settings(crop=(low, low), color=0.0, quarter_turn=float(turned))
 
-    class Recorded(augment.View):
+    class Recorded(views.View):
         def pixels(self, image):
-            views.append(self)
+            seen.append(self)
             return np.zeros((*self.size, 3), np.uint8)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augment, "View", Recorded)
+        patch.setattr(views, "View", Recorded)
         image = np.broadcast_to(np.zeros(1, np.uint8), (h, w, 3))
         augment.augment_for_classification(image, size, crops, np.random.default_rng(seed))
-    [view] = views
+    [view] = seen
     x0, y0, x1, y1 = view.source
     # Whole pixels, and blocks of them, make a crop a little smaller than was drawn.
-    for length, room, block in zip((x1 - x0, y1 - y0), size[::-1], view.blocks, strict=True):
+    for length, room, block in zip((x1 - x0, y1 - y0), view.size[::-1], view.blocks, strict=True):
         assert (length + block + 1) / times >= room
 
 
-def test_averages_over_blocks_are_means():
-    image = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
-    for x, y in ((2, 1), (1, 2), (2, 2), (3, 1), (3, 2), (4, 4)):
-        blocks = image.reshape(24 // y, y, 36 // x, x, 3).mean((1, 3))
-        assert np.abs(augment._average(image, (x, y)) - blocks).max() <= 0.51, (x, y)
+# --- turns, mirrors and slants --------------------------------------------------------------------
+
+
+def detection(image, boxes, size, chosen, seed=0):
+    boxes = np.array(boxes, np.float32)
+    crowd = np.zeros(len(boxes), bool)
+    rng = np.random.default_rng(seed)
+    return augment.augment_for_detection(image, boxes, crowd, size, chosen, rng)
+
+
+@settings(deadline=None, max_examples=60)
+@given(drawn_boxes(), st.floats(0.3, 3.0), st.integers(0, 2**32 - 1))
+def test_a_box_bounds_its_object_after_turns_mirrors_and_stretches(drawn, zoom, seed):
+    (height, width), box, size = drawn
+    chosen = Settings(
+        scale=(zoom, zoom), color=0.0, vertical_flip=0.5, quarter_turn=0.75, stretch=0.5
+    )
+    image = bright_box(height, width, box)
+    view, boxes, _, kept = detection(image, [box], size, chosen, seed)
+    assert view.shape == (*size, 3)
+    if not len(kept) or ((boxes[0, 2:] - boxes[0, :2]) < 3).any():
+        return
+    assert np.abs(bounds(view) - boxes[0]).max() <= PIXEL
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["rotate", "shear", "both"]))
+def test_a_box_bounds_its_object_after_slants(seed, what):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(80, 160, 2)
+    x0, y0 = rng.integers(0, [width - 40, height - 40])
+    box = [x0, y0, x0 + 30, y0 + 40]
+    image = np.full((height, width, 3), views.FILL, np.uint8)
+    image[y0 : y0 + 40, x0 : x0 + 30] = 255
+    angles = {"rotate": 25.0 * (what != "shear"), "shear": 15.0 * (what != "rotate")}
+    chosen = Settings(
+        color=0.0, scale=(0.6, 1.5), vertical_flip=0.5, quarter_turn=0.5, stretch=0.2, **angles
+    )
+    size = tuple(rng.integers(80, 160, 2).tolist())
+    view, boxes, _, kept = detection(image, [box], size, chosen, seed)
+    if not len(kept):
+        return
+    ends = np.array([*size[::-1]] * 2)
+    if (boxes[0] <= 1).any() or (boxes[0] >= ends - 1).any():
+        return  # a corner that is out of view may have been the outermost one
+    ys, xs = np.nonzero(view[..., 0] > views.FILL + 20)
+    found = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+    assert np.abs(found - boxes[0]).max() <= 1.4
+
+
+def test_a_turn_by_any_angle_makes_boxes_larger_and_no_smaller():
+    """30 degrees take 20 x 10 to 20 cos + 10 sin = 22.32 wide, 20 sin + 10 cos = 18.66 high."""
+    a = np.radians(30)
+    turn = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+    plain = views.View((0, 0, 100, 100), (0, 0, 100, 100), (1, 1), (100, 100))
+    [[x0, y0, x1, y1]] = plain.slanted(turn).boxes(np.array([[40, 45, 60, 55]], np.float32))
+    assert (x1 - x0, y1 - y0) == pytest.approx((22.3205, 18.6603), abs=1e-3)
+    assert (x0 + x1, y0 + y1) == pytest.approx((100, 100), abs=1e-3)
+
+
+@pytest.mark.parametrize("task", ["detect", "classify"])
+def test_a_mirror_top_to_bottom_and_a_quarter_turn_move_no_other_draw(task):
+    image = noise(60, 60)
+    old = dict(flip=0.5, scale=(0.6, 1.4), crop=(0.4, 0.9), color=0.7)
+
+    def of(seed, **new):
+        chosen = Settings(**old, **new)
+        if task == "detect":
+            return detection(image, [[5, 6, 30, 40]], (48, 48), chosen, seed)[0]
+        rng = np.random.default_rng(seed)
+        return augment.augment_for_classification(image, (48, 48), chosen, rng)
+
+    turns = set()
+    for seed in range(20):
+        plain = of(seed)
+        assert np.array_equal(of(seed, vertical_flip=1.0), plain[::-1])
+        turned = of(seed, quarter_turn=1.0)
+        [quarters] = [k for k in (1, 2, 3) if np.array_equal(np.rot90(plain, -k), turned)]
+        turns.add(quarters)
+        # Both at once, each as it was alone.
+        both = of(seed, vertical_flip=1.0, quarter_turn=1.0)
+        assert np.array_equal(both, turned[::-1])
+        # What is on without ever happening changes nothing either.
+        assert np.array_equal(of(seed, vertical_flip=1e-12, quarter_turn=1e-12), plain)
+    assert turns == {1, 2, 3}
+
+
+def test_a_quarter_turn_fits_the_turned_image_into_the_input():
+    image = np.full((30, 60, 3), 255, np.uint8)
+    chosen = Settings(flip=0.0, scale=(1.0, 1.0), color=0.0, quarter_turn=1.0)
+    shapes = set()
+    for seed in range(20):
+        view, boxes, _, _ = detection(image, [[0, 0, 60, 30]], (80, 60), chosen, seed)
+        assert bounds(view).tolist() == boxes[0].tolist()
+        shapes.add(tuple((boxes[0, 2:] - boxes[0, :2]).tolist()))
+    assert shapes == {(60.0, 30.0), (40.0, 80.0)}
+
+
+def test_turns_are_as_likely_as_they_should_be():
+    chosen = Settings(quarter_turn=0.6, vertical_flip=0.25)
+    warps = [augment.draw_warp(chosen, np.random.default_rng(seed)) for seed in range(2000)]
+    turns = np.bincount([warp.quarters for warp in warps], minlength=4) / 2000
+    assert np.allclose(turns, [0.4, 0.2, 0.2, 0.2], atol=0.04)
+    assert np.mean([warp.upside_down for warp in warps]) == pytest.approx(0.25, abs=0.04)
+
+
+def test_slants_and_stretches_reach_their_bounds_and_keep_within():
+    chosen = Settings(rotate=20.0, stretch=0.5)
+    warps = [augment.draw_warp(chosen, np.random.default_rng(seed)) for seed in range(500)]
+    angles = np.degrees([np.arctan2(*warp.shape[::-1, 0]) for warp in warps])
+    assert -20 <= angles.min() < -19 and 19 < angles.max() <= 20
+    aspects = np.array([warp.stretch**2 for warp in warps])  # wider by it, lower by it
+    assert 1 / 1.5 <= aspects.min() < 0.7 and 1.45 < aspects.max() <= 1.5
+    assert np.median(aspects) == pytest.approx(1, abs=0.05)
+
+    only = Settings(shear=10.0)
+    shapes = [augment.draw_warp(only, np.random.default_rng(seed)).shape for seed in range(500)]
+    assert np.allclose([np.linalg.det(shape) for shape in shapes], 1)
+    across, down = (np.degrees(np.arctan([shape[i] for shape in shapes])) for i in ((0, 1), (1, 0)))
+    for sheared in (across, down):
+        assert -10 <= sheared.min() < -9.5 and 9.5 < sheared.max() <= 10
+    assert abs(np.corrcoef(across, down)[0, 1]) < 0.2
+
+
+def test_a_stretch_changes_the_aspect_ratio_and_not_the_area():
+    image = np.full((80, 80, 3), 255, np.uint8)
+    chosen = Settings(flip=0.0, scale=(0.5, 0.5), color=0.0, stretch=0.44)
+    for seed in range(10):
+        view, boxes, _, _ = detection(image, [[0, 0, 80, 80]], (80, 80), chosen, seed)
+        stretch = augment.draw_warp(chosen, np.random.default_rng(seed)).stretch
+        width, height = boxes[0, 2:] - boxes[0, :2]
+        assert (width, height) == pytest.approx((40 * stretch, 40 / stretch), abs=0.51)
+        assert np.array_equal(bounds(view), boxes[0])
+
+
+def test_a_crop_is_turned_about_its_middle():
+    image = np.zeros((90, 90, 3), np.uint8)
+    image[30:60, 30:60] = 255
+    chosen = Settings(flip=0.0, crop=(1.0, 1.0), color=0.0, rotate=180.0)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        view = augment.augment_for_classification(image, (90, 90), chosen, rng)
+        assert (view[35:55, 35:55] == 255).all()  # less than the inner circle of the square
+        white = view[20:70, 20:70, 0] / 255
+        assert white.sum() == pytest.approx(900, rel=0.01)
+        middle = (
+            white.sum(0) @ np.arange(50) / white.sum(),
+            white.sum(1) @ np.arange(50) / white.sum(),
+        )
+        assert middle == pytest.approx((24.5, 24.5), abs=0.1)

@@ -310,6 +310,174 @@ def test_a_step_far_ahead_costs_nothing():
     assert batch["index"].tolist() == expected
 
 
+# --- mixed examples -------------------------------------------------------------------------------
+
+
+class Flat(Scenes):
+    """Each image all of one grey, 10 (index + 1), with a box around it."""
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise BadExample(f"{index}.png: cut short")
+        image = np.full((40, 30, 3), 10 * (index + 1), np.uint8)
+        box = np.array([[0, 0, 30, 40]], np.float32)
+        return Record(
+            image,
+            index + 1,
+            f"{index}.png",
+            boxes=box,
+            labels=np.array([index], np.int32),
+            crowd=np.zeros(1, bool),
+            bad_boxes=self.bad_boxes,
+        )
+
+    @property
+    def classes(self):
+        return tuple("abcdefghij")
+
+
+def mixing_config(mosaic=0.0, mixup=0.0, **changes):
+    config = config_for(**changes)
+    config.data.augment.update(mosaic=mosaic, mixup=mixup)
+    return config
+
+
+def take_mixed(source, config, count, start=0, **options):
+    """Batches with the partners that the loader tells of beside them."""
+    with loader.train_batches(source, config, start, **options) as batches:
+        found = [dict(next(batches), partners=batches.partners) for _ in range(count)]
+    return found, batches.counts
+
+
+def test_mixed_batches_do_not_depend_on_workers_or_restarts():
+    source, config = Scenes(10), mixing_config(0.6, 0.5, max_boxes=20)
+    config.data.augment.update(rotate=5.0, quarter_turn=0.5)
+    straight, _ = take_mixed(source, config, 7, steps=8)
+    resumed, _ = take_mixed(source, config, 4, start=3, steps=8)
+    assert_same(resumed, straight[3:])
+    config.data.workers = 2
+    apart, _ = take_mixed(source, config, 5, start=2, steps=8)
+    assert_same(apart, straight[2:])
+    mixed = np.concatenate([(batch["partners"] >= 0).any(1) for batch in straight])
+    assert mixed.any() and not mixed.all()
+
+
+def test_the_partners_told_are_those_in_view():
+    source, config = Flat(10), still(mixing_config(1.0, image_size=(40, 40)))
+    batches, _ = take_mixed(source, config, 6)
+    for batch in batches:
+        assert batch["partners"].dtype == np.int64 and batch["partners"].shape == (4, 4)
+        assert set(batch) == {*take(source, config_for(), 1)[0][0], "partners"}
+        for row, index in enumerate(batch["index"]):
+            *in_mosaic, blended = batch["partners"][row].tolist()
+            assert blended == -1 and all(0 <= partner < 10 for partner in in_mosaic)
+            there = {10 * (i + 1) for i in (index, *in_mosaic)}
+            assert set(np.unique(batch["image"][row])) - {114} == there
+            labels = batch["labels"][row, batch["valid"][row]].tolist()
+            assert sorted(labels) == sorted([index, *in_mosaic])
+
+    config.data.augment.update(mosaic=0.0, mixup=1.0)
+    batches, _ = take_mixed(source, config, 4)
+    for batch in batches:
+        assert (batch["partners"][:, :3] == -1).all() and (batch["partners"][:, 3] >= 0).all()
+        for row, index in enumerate(batch["index"]):
+            labels = batch["labels"][row, batch["valid"][row]].tolist()
+            assert sorted(labels) == sorted([index, batch["partners"][row, 3]])
+
+
+def test_an_example_that_is_not_mixed_is_what_it_would_be_without_mixing():
+    source, config = Scenes(10), mixing_config(0.4, 0.2)
+    mixed, _ = take_mixed(source, config, 6)
+    plain, _ = take(source, config_for(), 6)
+    alone = 0
+    for one, two in zip(mixed, plain, strict=True):
+        partners = one.pop("partners")
+        assert one.keys() == two.keys()
+        assert np.array_equal(one["index"], two["index"])
+        for row in range(4):
+            same = all(np.array_equal(one[key][row], two[key][row]) for key in two)
+            assert same == (partners[row] == -1).all()
+            alone += same
+    assert 4 <= alone <= 20
+
+
+def test_mixing_differs_between_epochs_and_follows_the_seed():
+    source, config = Scenes(4), mixing_config(1.0)
+    (first, second), _ = take_mixed(source, config, 2)
+    order = np.argsort(first["index"]), np.argsort(second["index"])
+    assert not np.array_equal(first["partners"][order[0]], second["partners"][order[1]])
+    config.train.seed = 8
+    (other,), _ = take_mixed(source, config, 1)
+    assert not np.array_equal(
+        other["partners"][np.argsort(other["index"])], first["partners"][order[0]]
+    )
+
+
+@pytest.mark.parametrize("last_plain, steps, mixed", [(0.3, 10, 28), (0.5, 3, 6), (1.0, 5, 0)])
+def test_the_last_part_of_a_run_is_plain(last_plain, steps, mixed):
+    source, config = Scenes(10), mixing_config(1.0, 1.0)
+    config.data.augment.last_plain = last_plain
+    batches, _ = take_mixed(source, config, steps, steps=steps)
+    plain, _ = take(source, config_for(), steps)
+    partners = np.concatenate([batch["partners"] for batch in batches])
+    assert (partners[:mixed] >= 0).all() and (partners[mixed:] == -1).all()
+    for key in ("image", "boxes", "labels", "crowd", "valid", "truncated"):
+        one, two = (np.concatenate([batch[key] for batch in b]) for b in (batches, plain))
+        assert np.array_equal(one[mixed:], two[mixed:]), key
+    # Of a run whose length nobody tells all is mixed.
+    endless, _ = take_mixed(source, config, steps)
+    assert all((batch["partners"] >= 0).all() for batch in endless)
+
+
+def test_where_nothing_is_mixed_no_partners_are_told():
+    with loader.train_batches(Scenes(9), config_for()) as batches:
+        next(batches)
+        assert batches.partners is None
+
+
+def test_a_partner_that_cannot_be_read_is_counted_and_left_out():
+    source = Flat(6, broken=(2, 5), bad_boxes=1)
+    config = still(mixing_config(1.0, 1.0, on_bad_example="skip", image_size=(40, 40)))
+    batches, counts = take_mixed(source, config, 6)
+    bad = 0
+    for batch in batches:
+        for row, index in enumerate(batch["index"]):
+            partners = batch["partners"][row]
+            assert not np.isin(partners, (2, 5)).any()
+            if index in (2, 5):
+                assert not batch["present"][row] and (partners == -1).all()
+                continue
+            bad += int((partners == -1).sum())
+            labels = batch["labels"][row, batch["valid"][row]].tolist()
+            assert sorted(labels) == sorted([index, *partners[partners >= 0]])
+    assert counts["bad_partners"] == bad > 0
+    # Four epochs: each example's own count once in each, whoever else it was mixed into.
+    assert counts["unreadable"] == 8 and counts["images"] == 16 and counts["bad_boxes"] == 16
+
+
+def test_a_partner_that_cannot_be_read_stops_the_run_by_name():
+    config = mixing_config(1.0)
+    order = [loader.example_at(n, 400, config.train.seed)[1] for n in range(40)]
+    # Those whose own turn comes can all be read, and so can the ones read ahead.
+    broken = tuple(set(range(400)) - set(order))
+    with pytest.raises(DataError, match="cut short"):
+        take_mixed(Scenes(400, broken=broken), config, 5)
+
+
+def test_processes_read_the_same_mixed_batch():
+    source, config = Scenes(11, bad_boxes=1, broken=(3,)), mixing_config(0.7, 0.5)
+    config.data.on_bad_example = "skip"
+    config.train.batch_size = 8
+    whole, counts = take_mixed(source, config, 3, start=2, steps=7)
+    for options in (dict(run=4), dict(rows=2)):
+        shares = split(2, **options)
+        parts = [take_mixed(source, config, 3, 2, share=share, steps=7) for share in shares]
+        rows = [joined(shares, both) for both in zip(*(p for p, _ in parts), strict=True)]
+        assert_same(rows, whole)
+        assert {key: sum(c[key] for _, c in parts) for key in counts} == counts
+    assert counts["bad_partners"] > 0
+
+
 # --- shares of several processes ------------------------------------------------------------------
 
 

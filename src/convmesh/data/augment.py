@@ -1,7 +1,6 @@
 """From a decoded example to the network's input: pure functions of (image, settings, generator).
 
-Coordinates are continuous: pixel i covers [i, i + 1) and its centre lies at i + 0.5, so a box that
-ends at the last pixel ends at the width; a mirror takes x to width - x.
+Where pixels and boxes come to lie is said in `views`; several images in one are made in `mixing`.
 """
 
 from __future__ import annotations
@@ -13,8 +12,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# What lies outside of the image in the network's input.
-FILL = 114
+from convmesh.data.views import (
+    Placement,
+    TurnedView,
+    View,
+    average,
+    blank,
+    random_view,
+    turned_size,
+)
+
 # A box of which a smaller part is in view, or whose visible part is thinner, is not asked for: what
 # can be seen of it becomes a region to ignore.
 LEAST_IN_VIEW = 0.3
@@ -37,105 +44,79 @@ class Settings:
 
     flip: probability of a mirror. scale: (low, high) zoom relative to the letterboxed size.
     crop: (low, high) part of the image's area. color: strength of the colour jitter, 0..1.
+    vertical_flip: probability of a mirror top to bottom. quarter_turn: probability of a turn by 90,
+    180 or 270 degrees. rotate, shear: at most this, in degrees, to either side. For detection:
+    stretch: largest change of the aspect ratio, 0.2 for width / height x 1.2 to x 1 / 1.2; mosaic,
+    mixup: probability that other images are mixed in, see `mixing`.
     """
 
     flip: float = 0.5
     scale: tuple[float, float] = (0.5, 1.5)
     crop: tuple[float, float] = (0.35, 1.0)
     color: float = 0.5
+    vertical_flip: float = 0.0
+    quarter_turn: float = 0.0
+    rotate: float = 0.0
+    shear: float = 0.0
+    stretch: float = 0.0
+    mosaic: float = 0.0
+    mixup: float = 0.0
+
+    @property
+    def warps(self) -> bool:
+        """Whether a view may be more than zoomed, placed and mirrored."""
+        chances = self.vertical_flip, self.quarter_turn
+        return any((*chances, self.rotate, self.shear, self.stretch))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an example may hold other images, too."""
+        return self.mosaic > 0 or self.mixup > 0
 
 
 @dataclass(frozen=True)
-class View:
-    """A part of an image, put into a part of the network's input: the same for pixels and boxes.
+class Warp:
+    """What befalls a view besides zoom, place and mirror.
 
-    source and target: x0 y0 x1 y1 in whole pixels of the image and of the input. blocks: (x, y),
-    how many pixels are averaged first; they divide the sides of `source`. size: (height, width) of
-    the input. mirror: whether the input is then mirrored, x -> width - x.
+    quarters: of a turn, clockwise. upside_down: a mirror top to bottom, after that. shape: float64
+    [2, 2] about the middle of the view, before both; None: as it is. stretch: of the width, and 1 /
+    stretch of the height.
     """
 
-    source: tuple[int, int, int, int]
-    target: tuple[int, int, int, int]
-    blocks: tuple[int, int]
-    size: tuple[int, int]
-    mirror: bool = False
+    quarters: int = 0
+    upside_down: bool = False
+    shape: np.ndarray | None = None
+    stretch: float = 1.0
 
-    def pixels(self, image: np.ndarray) -> np.ndarray:
-        """Return the input, uint8 [height, width, 3], from `image` uint8 [h, w, 3].
-
-        `cv2.resize` does it in an eighth of the time that `cv2.warpAffine` takes, which is why the
-        rectangles are whole pixels.
-        """
-        x0, y0, x1, y1 = self.source
-        part = image[y0:y1, x0:x1]
-        if max(self.blocks) > 1:
-            part = _average(part, self.blocks)
-        x0, y0, x1, y1 = self.target
-        if self.mirror:
-            x0, x1 = self.size[1] - x1, self.size[1] - x0
-        view = np.full((*self.size, 3), FILL, np.uint8)
-        # Written in place: fresh pages cost more than the arithmetic.
-        target = view[y0:y1, x0:x1]
-        if part.shape == target.shape:
-            target[...] = part
-        else:
-            cv2.resize(part, (x1 - x0, y1 - y0), target, interpolation=cv2.INTER_LINEAR)
-        if self.mirror:
-            cv2.flip(target, 1, target)
-        return view
-
-    def boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Return `boxes` float32 [n, 4] of the image in pixels of the input, not clipped."""
-        source, target = np.array(self.source, np.float64), np.array(self.target, np.float64)
-        scale = (target[2:] - target[:2]) / (source[2:] - source[:2])
-        moved = (boxes.reshape(-1, 2, 2) - source[:2]) * scale + target[:2]
-        if self.mirror:
-            moved[:, :, 0] = self.size[1] - moved[:, ::-1, 0]
-        return moved.reshape(-1, 4).astype(np.float32)
+    def of(self, view: View, size: tuple[int, int]) -> Placement:
+        """Return `view`, of an input of `turned_size`, bent and turned into one of `size`."""
+        bent = view if self.shape is None else view.slanted(self.shape)
+        if not (self.quarters or self.upside_down):
+            return bent
+        return TurnedView(bent, self.quarters, self.upside_down, size)
 
 
-def random_view(
-    image_size: tuple[int, int],
-    size: tuple[int, int],
-    scale: tuple[float, float],
-    rng: np.random.Generator,
-    flip: float,
-) -> View:
-    """Return a view at `scale` (x, y) input pixels an image pixel, at a random place.
-
-    `image_size` and `size` are (height, width). Where the scaled image is smaller than the input it
-    lies anywhere inside; where it is larger any part of it is taken.
-    """
-    y, x = (
-        _place(n, room, s, rng.uniform(0, 1))
-        for n, room, s in zip(image_size, size, scale[::-1], strict=True)
+def draw_warp(settings: Settings, rng: np.random.Generator) -> Warp:
+    """Return a random warp, drawn without moving the stream of `rng`, which may draw others."""
+    if not settings.warps:
+        return Warp()
+    # Drawn always, all: settings do not shift each other.
+    draws = rng.spawn(1)[0].uniform(size=7)
+    shape = None
+    if settings.rotate or settings.shear:
+        turn, across, down = np.radians(
+            (2 * draws[3:6] - 1) * [settings.rotate, *[settings.shear] * 2]
+        )
+        shape = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+        # One after the other they keep the area, whatever the angles.
+        shape = shape @ [[1, math.tan(across)], [0, 1]] @ [[1, 0], [math.tan(down), 1]]
+    return Warp(
+        quarters=1 + int(3 * draws[1]) if draws[0] < settings.quarter_turn else 0,
+        upside_down=bool(draws[2] < settings.vertical_flip),
+        shape=shape,
+        # Half of it on each side: the area stays.
+        stretch=(1 + settings.stretch) ** ((2 * draws[6] - 1) / 2),
     )
-    return View(
-        source=(x[0], y[0], x[1], y[1]),
-        target=(x[2], y[2], x[3], y[3]),
-        blocks=(x[4], y[4]),
-        size=size,
-        mirror=rng.uniform(0, 1) < flip,
-    )
-
-
-def _place(n: int, room: int, scale: float, where: float) -> tuple[int, int, int, int, int]:
-    """Return source and target range of one axis, and the block length.
-
-    n: pixels of the image; room: pixels of the input; where: 0..1, the first to the last place.
-    """
-    # What shrinks to less than half is averaged over blocks first. Pixels of a last block that is
-    # not full are left out: less than one pixel of the input.
-    block = min(n, max(1, math.floor(1 / scale)))
-    if round(n * scale) <= room:
-        length = n - n % block
-        target = max(1, round(length * scale))
-        start = min(math.floor(where * (room - target + 1)), room - target)
-        return 0, length, start, start + target, block
-    length = min(n, max(1, round(room / scale)))
-    length = max(block, length - length % block)
-    start = min(math.floor(where * (n - length + 1)), n - length)
-    return start, start + length, 0, room, block
 
 
 def augment_for_detection(
@@ -156,14 +137,32 @@ def augment_for_detection(
     int64 [m]: which of the n boxes these are. See `boxes_in_view` for boxes on the view's edge.
     """
     h, w = image.shape[:2]
-    low, high = settings.scale
-    # In logarithms: half and double are equally likely.
-    zoom = math.exp(rng.uniform(math.log(low), math.log(high)))
-    scale = zoom * min(size[0] / h, size[1] / w)
-    view = random_view((h, w), size, (scale, scale), rng, settings.flip)
+    view = view_for_detection((h, w), size, settings, rng)
     pixels = view.pixels(image)
     jitter_colour(pixels, settings.color, rng)
     return pixels, *boxes_in_view(view.boxes(boxes), crowd, size)
+
+
+def view_for_detection(
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    settings: Settings,
+    rng: np.random.Generator,
+    fitted: tuple[int, int] | None = None,
+) -> Placement:
+    """Return a random view of an image of `image_size` (height, width) for an input of `size`.
+
+    The zoom is relative to the image letterboxed to `fitted`; None: to `size`.
+    """
+    warp = draw_warp(settings, rng)
+    before = turned_size(size, warp.quarters)
+    height, width = turned_size(fitted or size, warp.quarters)
+    low, high = settings.scale
+    # In logarithms: half and double are equally likely.
+    zoom = math.exp(rng.uniform(math.log(low), math.log(high)))
+    scale = zoom * min(height / image_size[0], width / image_size[1])
+    scales = (scale * warp.stretch, scale / warp.stretch)
+    return warp.of(random_view(image_size, before, scales, rng, settings.flip), size)
 
 
 def augment_for_classification(
@@ -174,7 +173,8 @@ def augment_for_classification(
     The crop takes a part `settings.crop` of the image's area at an aspect ratio near that of
     `size`, as in Inception training (Szegedy et al. 2015), or the largest such crop that fits.
     """
-    height, width = size
+    warp = draw_warp(settings, rng)
+    before = height, width = turned_size(size, warp.quarters)
     h, w = image.shape[:2]
     area = rng.uniform(*settings.crop) * h * w
     # Aspect ratios relative to the input's; those at which such a crop does not fit are left out.
@@ -183,7 +183,7 @@ def augment_for_classification(
     aspect = math.exp(rng.uniform(math.log(low), math.log(high))) * width / height
     crop_w = min(math.sqrt(area * aspect), w, h * aspect)
     scale = (width / crop_w, height * aspect / crop_w)
-    view = random_view((h, w), size, scale, rng, settings.flip)
+    view = warp.of(random_view((h, w), before, scale, rng, settings.flip), size)
     pixels = view.pixels(image)
     jitter_colour(pixels, settings.color, rng)
     return pixels
@@ -194,15 +194,19 @@ class Shrink:
     """How many times smaller an image may be decoded for `augment_for_classification`.
 
     As far as every crop that can be drawn still has the pixels of the input, `size` (height,
-    width); `crop` as in Settings.
+    width); `crop` as in Settings. turned: whether it may be turned by a quarter.
     """
 
     size: tuple[int, int]
     crop: tuple[float, float]
+    turned: bool = False
 
     def __call__(self, h: int, w: int) -> float:
         """Return the factor for an image of h x w pixels; below 1 where it is small already."""
-        height, width = self.size
+        upright = self._for_input(*self.size, h, w)
+        return min(upright, self._for_input(*self.size[::-1], h, w)) if self.turned else upright
+
+    def _for_input(self, height: int, width: int, h: int, w: int) -> float:
         area = self.crop[0] * h * w / (height * width)
         # Of the narrowest crop and of the lowest; neither is larger than what fits.
         return min(h / height, w / width, math.sqrt(area * CROP_ASPECT[0]))
@@ -246,7 +250,7 @@ def warp(
     """
     height, width = size
     h, w = image.shape[:2]
-    view = np.full((height, width, 3), FILL, np.uint8)
+    view = blank(size)
     x0, x1 = _covered(offset[0], scale * w, width)
     y0, y1 = _covered(offset[1], scale * h, height)
     if x0 >= x1 or y0 >= y1:
@@ -259,7 +263,7 @@ def warp(
     if bx > 1 or by > 1:
         if h % by or w % bx:  # fill up the last blocks
             image = cv2.copyMakeBorder(image, 0, -h % by, 0, -w % bx, cv2.BORDER_REPLICATE)
-        image = _average(image, (bx, by))
+        image = average(image, (bx, by))
     sx, sy = scale * bx, scale * by
     # OpenCV counts pixel centres in whole numbers, hence the halves.
     tx, ty = offset[0] - x0 + 0.5 * sx - 0.5, offset[1] - y0 + 0.5 * sy - 0.5
@@ -276,15 +280,6 @@ def warp(
 def _covered(offset: float, length: float, limit: int) -> tuple[int, int]:
     """Return the range of pixels, of `limit`, whose centre lies in [offset, offset + length)."""
     return max(0, math.ceil(offset - 0.5)), min(limit, math.ceil(offset + length - 0.5))
-
-
-def _average(image: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
-    """Return the means of `image` over blocks of (x, y) pixels, which divide its sides."""
-    size = (image.shape[1] // blocks[0], image.shape[0] // blocks[1])
-    # At exactly a half, between two pixels, interpolation is their mean; OpenCV takes four times as
-    # long for INTER_AREA where the blocks are not square.
-    halves = max(blocks) == 2
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if halves else cv2.INTER_AREA)
 
 
 def boxes_in_view(

@@ -38,8 +38,9 @@ class FolderSet:
         self._train_split = config.data.train_split
         self._folders = _split_folders(self._root, self._train_split)
         self.splits = tuple(self._folders)
+        crops = config.data.augment
         self._shrink = augment.Shrink(
-            tuple(config.data.image_size), tuple(config.data.augment.crop)
+            tuple(config.data.image_size), tuple(crops.crop), crops.quarter_turn > 0
         )
         given = tuple(config.data.classes)
         self.classes = given or tuple(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import multiprocessing
 import os
 import signal
@@ -24,7 +25,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
-from convmesh.data import augment
+from convmesh.data import augment, mixing
 from convmesh.data.cache import Cached
 from convmesh.data.record import BadExample, Record, Source, check_label
 from convmesh.errors import DataError
@@ -34,7 +35,7 @@ from convmesh.share import Share
 Batch = dict[str, Any]
 
 # Keep the streams that one seed feeds apart.
-_ORDER, _AUGMENT = 1, 2
+_ORDER, _AUGMENT, _MIX = 1, 2, 3
 _THREADS = min(8, os.cpu_count() or 1)
 _LOW_PRIORITY = 10  # of -20 (first) to 19
 
@@ -68,17 +69,23 @@ class Batches:
     """An iterator over batches that counts what was not as it should be; close it after use.
 
     counts: over the batches handed out so far: `images`; `unreadable` images passed by with weight
-    0; `bad_boxes` of the source dropped or clipped; `truncated` boxes beyond `data.max_boxes`.
-    Only of the examples that are this process's own, so that the sum over processes counts each
-    once.
+    0; `bad_boxes` of the source dropped or clipped; `truncated` boxes beyond `data.max_boxes`;
+    `bad_partners`, unreadable images that were to be mixed into another. Only of the examples that
+    are this process's own, so that the sum over processes counts each once.
+
+    partners: int64 [B, mixing.PARTNERS], the places in `source` of the images mixed into each
+    example of the batch handed out last, -1 for none; None where nothing is ever mixed.
     """
+
+    partners: np.ndarray | None = None
 
     def __init__(self, batches: grain.MapDataset, workers: int, share: Share | None):
         """Make `batches` ahead of time: in threads, or in `workers` processes."""
         self._batches = iter(_in_background(batches, workers))
         self._shared = workers > 0
         self._owned = slice(None) if share is None else share.owned
-        self.counts = {"images": 0, "unreadable": 0, "bad_boxes": 0, "truncated": 0}
+        names = ("images", "unreadable", "bad_boxes", "truncated", "bad_partners")
+        self.counts = dict.fromkeys(names, 0)
 
     def __iter__(self) -> Batches:
         return self
@@ -94,6 +101,10 @@ class Batches:
         self.counts["bad_boxes"] += int(batch.pop("bad_boxes")[own].sum())
         if "truncated" in batch:
             self.counts["truncated"] += int(batch["truncated"][own].sum())
+        if "bad_partners" in batch:
+            self.counts["bad_partners"] += int(batch.pop("bad_partners")[own].sum())
+        # Beside the batch: no device needs it.
+        self.partners = batch.pop("partners", None)
         return batch
 
     def close(self) -> None:
@@ -108,9 +119,16 @@ class Batches:
 
 
 def train_batches(
-    source: Source, config: ConfigDict, start_step: int = 0, share: Share | None = None
+    source: Source,
+    config: ConfigDict,
+    start_step: int = 0,
+    share: Share | None = None,
+    steps: int | None = None,
 ) -> Batches:
     """Return the batches of a run from step `start_step` on, without end.
+
+    steps: the run's length, of which the last part, `data.augment.last_plain`, mixes no images;
+    None: it is not known, and images are mixed throughout.
 
     Of each batch only the examples of `share` are read, and of their images only its rows kept;
     None is the whole batch. A batch, B = `config.train.batch_size` and M = `config.data.max_boxes`:
@@ -123,8 +141,11 @@ def train_batches(
     Raises DataError, while iterating, where the source does.
     """
     form = _Form.of(source, config, share)
-    example = _TrainExample(source, form, _settings(config), config.train.seed)
     batch_size = config.train.batch_size
+    mixed = math.inf
+    if steps is not None:
+        mixed = (1 - config.data.augment.last_plain) * steps * batch_size
+    example = _TrainExample(source, form, _settings(config), config.train.seed, mixed)
     places = _Places.of(batch_size, share)
     # A step count that no run reaches; grain wants an end.
     positions = grain.MapDataset.range(0, len(places.held) * 2**40).map(places)
@@ -138,7 +159,8 @@ def reading_ahead(
 ) -> Iterator[None]:
     """While open, fill the cache of `source`, if it has one, in the order of `train_batches`.
 
-    For the time that XLA compiles, which leaves a part of the machine idle.
+    For the time that XLA compiles, which leaves a part of the machine idle. Images to be mixed into
+    others are among the same examples, and have no turn of their own here.
     """
     places = _Places.of(config.train.batch_size, share)
     first = start_step * len(places.held)
@@ -189,7 +211,17 @@ def eval_batches(
 def _settings(config: ConfigDict) -> augment.Settings:
     given = config.data.augment
     return augment.Settings(
-        flip=given.flip, scale=tuple(given.scale), crop=tuple(given.crop), color=given.color
+        flip=given.flip,
+        scale=tuple(given.scale),
+        crop=tuple(given.crop),
+        color=given.color,
+        vertical_flip=given.vertical_flip,
+        quarter_turn=given.quarter_turn,
+        rotate=given.rotate,
+        shear=given.shear,
+        stretch=given.stretch,
+        mosaic=given.mosaic,
+        mixup=given.mixup,
     )
 
 
@@ -308,28 +340,60 @@ def _check(record: Record, source: Source) -> None:
 
 @dataclass(frozen=True)
 class _TrainExample:
-    """From a position in the run to an augmented example."""
+    """From a position in the run to an augmented example. From `mixed` on none is mixed."""
 
     source: Source
     form: _Form
     settings: augment.Settings
     seed: int
+    mixed: float
 
     def __call__(self, position: int) -> Batch:
         epoch, index = example_at(int(position), len(self.source), self.seed)
-        record = self.form.read(self.source, index)
+        record, form = self.form.read(self.source, index), self.form
+        # What every example of a run has, one that is mixed or not.
+        told = _mixed_with(_NOBODY, 0) if self.settings.mixes else {}
         if record is None:
-            return self.form.absent(index)
+            return form.absent(index) | told
         # Keyed by the example, never by who makes it.
         rng = np.random.default_rng((self.seed, _AUGMENT, epoch, index))
-        form = self.form
         if form.task == "classify":
             image = augment.augment_for_classification(record.image, form.size, self.settings, rng)
             return form.labelled(image, index, record.label)
+        if self.settings.mixes and position < self.mixed:
+            return self._mixed(record, epoch, index, rng)
         image, boxes, crowd, kept = augment.augment_for_detection(
             record.image, record.boxes, record.crowd, form.size, self.settings, rng
         )
-        return form.boxed(image, index, record.bad_boxes, boxes, record.labels[kept], crowd)
+        labels = record.labels[kept]
+        return form.boxed(image, index, record.bad_boxes, boxes, labels, crowd) | told
+
+    def _mixed(self, record: Record, epoch: int, index: int, rng: np.random.Generator) -> Batch:
+        # A stream of its own, so that what is not mixed is what it would be without mixing.
+        more = np.random.default_rng((self.seed, _MIX, epoch, index))
+        wanted = mixing.draw_partners(len(self.source), self.settings, more)
+        read = [self.form.read(self.source, i) if i >= 0 else None for i in wanted.tolist()]
+        bad = np.array([partner is None for partner in read]) & (wanted >= 0)
+        *quarters, blended = read
+        image, labelled = mixing.mix(
+            record,
+            quarters if wanted[0] >= 0 else None,
+            blended,
+            self.form.size,
+            self.settings,
+            rng,
+            more,
+        )
+        # The bad boxes of partners are counted when their turn comes: once an epoch.
+        example = self.form.boxed(image, index, record.bad_boxes, *labelled)
+        return example | _mixed_with(np.where(bad, -1, wanted), int(bad.sum()))
+
+
+def _mixed_with(partners: np.ndarray, bad: int) -> Batch:
+    return {"partners": partners, "bad_partners": np.array(bad, np.int32)}
+
+
+_NOBODY = np.full(mixing.PARTNERS, -1, np.int64)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ class TfdsSource:
         self._on_bad_box = data.on_bad_box
         self._shrink = None
         if training and self.task == "classify":
-            self._shrink = augment.Shrink(tuple(data.image_size), tuple(data.augment.crop))
+            self._shrink = augment.Shrink(
+                tuple(data.image_size), tuple(data.augment.crop), data.augment.quarter_turn > 0
+            )
         wanted = _Features(config, builder.info.features, self._name, training)
         self.classes = _class_names(data.classes, wanted.label_feature, wanted.label, self._name)
         self._wanted = wanted
