@@ -154,8 +154,8 @@ KEYS: dict[str, Key] = {
                                 "width / height up to 1.2 times, or 1 / 1.2 times, what it is",
                                 within=FRACTION, task="detect"),
     "data.augment.mosaic": Key(0.0, "float", "probability that an example shares its view with "
-                               "three others, one in each quarter", within=FRACTION,
-                               task="detect"),
+                               "three others, one in each quarter; the boxes of all must fit in "
+                               "data.max_boxes", within=FRACTION, task="detect"),
     "data.augment.mixup": Key(0.0, "float", "probability that another example is blended in, "
                               "boxes and all", within=FRACTION, task="detect"),
     "data.augment.last_plain": Key(0.3, "float", "last part of the run, in which mosaic and mixup "

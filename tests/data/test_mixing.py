@@ -159,6 +159,27 @@ def test_what_is_hardly_in_view_of_its_quarter_is_to_be_ignored():
     assert ignored > 5 and plain > 5
 
 
+def test_labels_follow_their_boxes_when_others_leave_a_quarter():
+    image, boxes = np.zeros((80, 80, 3), np.uint8), []
+    for label, (x, y) in enumerate([(5, 5), (55, 5), (5, 55), (55, 55)]):
+        image[y : y + 20, x : x + 20] = COLOURS[label]
+        boxes.append([x, y, x + 20, y + 20])
+    crowd, labels = np.array([True, False, False, False]), np.arange(4, dtype=np.int32)
+    record = Record(image, 1, "a", boxes=np.array(boxes, np.float32), labels=labels, crowd=crowd)
+    counts = set()
+    for seed in range(20):
+        mixed, (found, named, ignored) = mixing.mix(
+            record, [record] * 3, None, (80, 80), STILL, *generators(seed)
+        )
+        for (x0, y0, x1, y1), label, crowded in zip(found, named, ignored, strict=True):
+            pixel = mixed[int((y0 + y1) / 2), int((x0 + x1) / 2)]
+            if min(x1 - x0, y1 - y0) > 2:
+                assert np.array_equal(pixel > 127, COLOURS[label] > 0)
+            assert crowded or label != 0
+        counts.add(len(named))
+    assert max(counts) < 16 and len(counts) > 3
+
+
 def test_mixup_blends_the_pixels_and_keeps_the_boxes_of_both():
     weights = []
     for seed in range(300):
