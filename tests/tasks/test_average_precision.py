@@ -1,65 +1,13 @@
 """Average precision equals the reference evaluator, pycocotools, also where that one stumbles."""
 
-import contextlib
-import io
 import json
 import math
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from coco_oracle import CLASSES, NAMES, found_on, image, oracle, random_boxes, random_case
 
 from convmesh.tasks.average_precision import ap_table, coco_metrics, coco_results
-
-CLASSES = ("cell", "cat", "dog", "never seen")
-NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
-
-
-def oracle(truth, detections, classes=CLASSES):
-    """The same numbers from pycocotools, given ids as it needs them; -1 becomes NaN."""
-    numbers = {t["image_id"]: i for i, t in enumerate(truth, start=1)}
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
-
-    def coco(items, scored):
-        annotations = []
-        for item in items:
-            for j, (x0, y0, x1, y1) in enumerate(np.asarray(item["boxes"], float).tolist()):
-                area = (x1 - x0) * (y1 - y0)
-                if not scored and "area" in item:
-                    area = float(item["area"][j])
-                annotation = {
-                    "id": len(annotations) + 1,
-                    "image_id": numbers[item["image_id"]],
-                    "category_id": int(item["labels"][j]) + 1,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": area,
-                    "iscrowd": 0 if scored else int(item["crowd"][j]),
-                }
-                if scored:
-                    annotation["score"] = float(item["scores"][j])
-                annotations.append(annotation)
-        result = COCO()
-        result.dataset = {
-            "images": [{"id": i} for i in numbers.values()],
-            "annotations": annotations,
-            "categories": categories,
-        }
-        result.createIndex()
-        return result
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(coco(truth, False), coco(detections, True), "bbox")
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    stats = evaluator.stats
-    values = dict(zip(NAMES, [*stats[:6], stats[8]], strict=True))
-    for i, name in enumerate(classes):
-        precision = evaluator.eval["precision"][:, :, i, 0, -1]
-        defined = precision[precision > -1]
-        values[f"AP/{name}"] = defined.mean() if defined.size else -1
-    return {k: math.nan if v == -1 else float(v) for k, v in values.items()}
 
 
 def assert_equals_oracle(truth, detections):
@@ -69,48 +17,6 @@ def assert_equals_oracle(truth, detections):
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
     return found
-
-
-def image(image_id, boxes=(), labels=(), crowd=None, **more):
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    crowd = np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd, bool)
-    labels = np.asarray(labels, np.int32)
-    size = {"width": 640, "height": 480}
-    return {"image_id": image_id, **size, "boxes": boxes, "labels": labels, "crowd": crowd, **more}
-
-
-def found_on(image_id, boxes=(), labels=(), scores=(), **more):
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    labels, scores = np.asarray(labels, np.int32), np.asarray(scores, np.float32)
-    return {"image_id": image_id, "boxes": boxes, "labels": labels, "scores": scores, **more}
-
-
-def random_boxes(rng, count):
-    side = rng.choice([12, 50, 180], size=(count, 1)) * rng.uniform(0.6, 1.4, (count, 2))
-    start = rng.uniform(0, 450, (count, 2))
-    return np.concatenate([start, start + side], axis=1).astype(np.float32)
-
-
-def random_case(seed, images=12, objects=6, extra=6, levels=None, crowds=0.0):
-    """Truth, and detections near it (each object 0 to 2 times) and beside it."""
-    rng = np.random.default_rng(seed)
-    truth, detections = [], []
-    for i in range(images):
-        boxes = random_boxes(rng, rng.integers(0, objects + 1))
-        labels = rng.integers(0, 3, len(boxes))
-        truth.append(image(100 - i, boxes, labels, rng.random(len(boxes)) < crowds))
-        copies = rng.integers(0, 3, len(boxes))
-        noise = rng.normal(0, 0.08, (copies.sum(), 4)).astype(np.float32)
-        near = np.repeat(boxes, copies, axis=0)
-        near = near + noise * np.tile(near[:, 2:] - near[:, :2], 2)
-        beside = random_boxes(rng, rng.integers(0, extra + 1))
-        scores = rng.random(len(near) + len(beside))
-        if levels:
-            scores = np.round(scores * levels) / levels
-        all_labels = np.concatenate([np.repeat(labels, copies), rng.integers(0, 3, len(beside))])
-        detections.append(found_on(100 - i, np.concatenate([near, beside]), all_labels, scores))
-    # The reference sorts images by id; ours has to without being told.
-    return truth[::-1], detections[::-1]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -131,6 +37,67 @@ def test_crowd_regions(seed):
     assert_equals_oracle(truth, detections)
     without = [{**t, "crowd": np.zeros_like(t["crowd"])} for t in truth]
     assert coco_metrics(truth, detections, CLASSES) != coco_metrics(without, detections, CLASSES)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_overlaps(seed):
+    """On a coarse grid many boxes are the same: which of two objects is taken decides."""
+    truth, detections = random_case(seed, levels=2, crowds=0.2)
+    for one in (*truth, *detections):
+        one["boxes"] = np.round(one["boxes"] / 30) * 30
+    assert_equals_oracle(truth, detections)
+
+
+def test_the_first_of_equal_scores_comes_first():
+    """By the ids of the images, then as they were given."""
+    box, other = [10, 10, 60, 60], [200, 200, 260, 260]
+    truth = [image(9, [box], [0]), image(2, [box], [0])]
+    right, wrong = found_on(2, [box], [0], [0.5]), found_on(9, [other, box], [0, 0], [0.5, 0.5])
+    metrics = assert_equals_oracle(truth, [wrong, right])
+    assert metrics["AP/cell"] == pytest.approx((51 + 50 * 2 / 3) / 101)  # right, wrong, right
+    wrong["boxes"] = wrong["boxes"][::-1]
+    assert assert_equals_oracle(truth, [wrong, right])["AP/cell"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", [int, str, "{:03d}.jpg".format], ids=["from 0", "digits", "files"])
+def test_ids_of_any_kind(name):
+    truth, detections = random_case(5, images=12, levels=2)
+    for one in (*truth, *detections):
+        one["image_id"] = name(100 - one["image_id"])
+    assert {name(0), name(11)} <= {t["image_id"] for t in truth}
+    assert_equals_oracle(truth, detections)
+
+
+def test_truth_that_says_nothing_of_crowds():
+    truth, detections = random_case(6)
+    expected = coco_metrics(truth, detections, CLASSES)
+    for one in truth:
+        del one["crowd"]
+    found = assert_equals_oracle(truth, detections)
+    np.testing.assert_equal(found, expected)
+
+
+def test_boxes_on_some_images_and_detections_on_others():
+    truth, detections = random_case(7, levels=3)
+    for i, one in enumerate(truth):
+        if i % 2:
+            one.update(image(one["image_id"]))
+    for i, one in enumerate(detections):
+        if i % 3 == 0:
+            one.update(found_on(one["image_id"]))
+    assert 0 < assert_equals_oracle(truth, detections)["AP"] < 1
+
+
+def test_the_best_100_of_300_detections():
+    """The 100 limit is an image's and class's: a right box that comes 101st is lost."""
+    rng = np.random.default_rng(0)
+    truth = [image(1, [[10, 10, 60, 60]], [0]), image(2, random_boxes(rng, 5), [0] * 5)]
+    wrong = random_boxes(rng, 299) + 500
+    scores = np.linspace(0.9, 0.1, 300)
+    for place, hit in ((99, True), (100, False)):
+        boxes = np.insert(wrong, place, [10, 10, 60, 60], axis=0)
+        metrics = assert_equals_oracle(truth, [found_on(1, boxes, [0] * 300, scores)])
+        assert (metrics["AR_100"] > 0) == hit and metrics["AR_10"] == 0
 
 
 def test_more_than_100_detections_of_an_image():
@@ -299,15 +266,23 @@ def test_table_is_aligned_and_marks_what_was_not_there():
     metrics = coco_metrics(truth, detections, CLASSES)
     lines = ap_table(metrics, CLASSES).splitlines()
     assert lines[0] == "12 images"
-    assert lines[1].split() == list(NAMES)
-    assert lines[2].split() == [f"{metrics[name]:.3f}" for name in NAMES]
-    assert len(lines[1]) == len(lines[2])
+    for row, names in ((1, NAMES[:6]), (3, NAMES[6:])):
+        assert lines[row].split() == list(names)
+        assert lines[row + 1].split() == [f"{metrics[name]:.3f}" for name in names]
+    assert len({len(line) for line in lines[1:5]}) == 1 and len(lines[1]) <= 80
+    assert not any("F1" in line for line in lines)
     assert lines[-4:] == [
         f"cell        {metrics['AP/cell']:.3f}",
         f"cat         {metrics['AP/cat']:.3f}",
         f"dog         {metrics['AP/dog']:.3f}",
         "never seen      -",
     ]
+
+
+def test_table_names_the_best_threshold():
+    told = lambda **more: ap_table({"AP": 0.5, **more}, ["cat"]).splitlines()[4]  # noqa: E731
+    assert told(F1=0.71234, best_threshold=0.42) == "F1 0.712 (IoU 0.5), its best, at score 0.42"
+    assert told(F1=0.0, best_threshold=math.nan) == "F1 0.000 (IoU 0.5): nothing was found"
 
 
 def test_table_of_many_classes_names_each_once_in_columns():

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 AREAS = ("all", "small", "medium", "large")
+MOST_DETECTIONS = (1, 10, 100)  # of an image and class
+# COCO's twelve, in the order in which its own evaluators print them.
+PRECISIONS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+RECALLS = ("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large")
 
 
 def coco_metrics(
@@ -26,17 +30,18 @@ def coco_metrics(
 
     Args:
       truth: for each image `image_id` (int or str), `width` and `height` in pixels, `boxes`
-        [n, 4] x0 y0 x1 y1 in pixels, `labels` [n] class ids from 0, `crowd` [n] bool (a region to
-        ignore). `area` [n] in square pixels is optional: COCO sorts its boxes into small, medium
-        and large by the area of their outline; without it the area of the box is taken.
+        [n, 4] x0 y0 x1 y1 in pixels, `labels` [n] class ids from 0. Optional are `crowd` [n] bool
+        (a region to ignore; without it none is) and `area` [n] in square pixels: COCO sorts its
+        boxes into small, medium and large by the area of their outline; without it the area of
+        the box is taken.
       detections: for each image `image_id`, `boxes` [m, 4], `scores` [m], `labels` [m]. Images
         may be left out where nothing was found.
       classes: names, index = class id.
 
     Returns:
-      `AP`, `AP50`, `AP75`, `AP_small`, `AP_medium`, `AP_large`, `AR_100`, `AP/CLASS` for each
-      class, `images`. NaN stands where the truth holds no box to find (pycocotools says -1); such
-      classes do not enter the means.
+      COCO's twelve numbers, which are `PRECISIONS` and `RECALLS` (of the best 1, 10 and 100
+      detections, and of the sizes with 100), `AP/CLASS` for each class, `images`. NaN stands where
+      the truth holds no box to find (pycocotools says -1); such classes do not enter the means.
 
     The order of the images does not matter. Equal scores keep the order of the image ids, then
     the order in which an image's detections are given.
@@ -50,7 +55,7 @@ def coco_metrics(
     if repeated is not None:
         raise ValueError(f"classes: {repeated!r} stands twice; give each class its own name")
 
-    numbers = _image_numbers(truth)
+    numbers = image_numbers(truth)
     images = [
         {"id": numbers[t["image_id"]], "width": int(t["width"]), "height": int(t["height"])}
         for t in truth
@@ -70,7 +75,10 @@ def coco_metrics(
     }
     for i, area in enumerate(AREAS[1:], start=1):
         metrics[f"AP_{area}"] = _mean(precision[:, :, :, i, -1])
-    metrics["AR_100"] = _mean(recall[:, :, 0, -1])
+    for i, most in enumerate(MOST_DETECTIONS):
+        metrics[f"AR_{most}"] = _mean(recall[:, :, 0, i])
+    for i, area in enumerate(AREAS[1:], start=1):
+        metrics[f"AR_{area}"] = _mean(recall[:, :, i, -1])
     for i, name in enumerate(classes):
         metrics[f"AP/{name}"] = _mean(precision[:, :, i, 0, -1])
     metrics["images"] = len(images)
@@ -103,7 +111,7 @@ def coco_results(
         category_ids = range(1, len(classes) + 1)
     results = []
     for found in detections:
-        boxes, labels, scores = _checked(found, len(classes), "scores")
+        boxes, labels, scores = checked(found, len(classes), "scores")
         added = [
             _column(found, key, len(boxes)).tolist()
             for key in ("box_confidence", "class_confidence")
@@ -131,13 +139,16 @@ def coco_results(
 
 def ap_table(metrics: Mapping[str, float | None], classes: Sequence[str]) -> str:
     """The numbers of `coco_metrics` as an aligned table; `-` where there was nothing to find."""
-    heads = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
-    cells = [_cell(metrics.get(head)) for head in heads]
-    widths = [max(len(head), len(cell)) for head, cell in zip(heads, cells, strict=True)]
     images = metrics.get("images")
     lines = [] if images is None else [f"{int(images)} image{'s' if images != 1 else ''}"]
-    for row in (heads, cells):
-        lines.append("  ".join(text.rjust(n) for text, n in zip(row, widths, strict=True)))
+    width = max(map(len, PRECISIONS + RECALLS))  # of both pairs of lines: they stand in columns
+    for heads in (PRECISIONS, RECALLS):
+        for row in (heads, [_cell(metrics.get(head)) for head in heads]):
+            lines.append("  ".join(text.rjust(width) for text in row))
+    if _known(metrics.get("F1")):
+        threshold = metrics.get("best_threshold")
+        at = f", its best, at score {threshold:g}" if _known(threshold) else ": nothing was found"
+        lines.append(f"F1 {_cell(metrics['F1'])} (IoU 0.5){at}")
 
     lines += ["", "AP of each class"]
     name_width = max((len(name) for name in classes), default=0)
@@ -154,7 +165,7 @@ def ap_table(metrics: Mapping[str, float | None], classes: Sequence[str]) -> str
 def _evaluate(images, truth, detections, categories) -> tuple[np.ndarray, np.ndarray]:
     """Precision [10, 101, classes, 4, 3] and recall [10, classes, 4, 3], -1 where undefined."""
     if not images or not categories:
-        shape = (10, 101, len(categories), len(AREAS), 3)
+        shape = (10, 101, len(categories), len(AREAS), len(MOST_DETECTIONS))
         return np.full(shape, -1.0), np.full((10, *shape[2:]), -1.0)
 
     from faster_coco_eval import COCO, COCOeval_faster  # heavy, and only evaluation needs it
@@ -171,14 +182,17 @@ def _evaluate(images, truth, detections, categories) -> tuple[np.ndarray, np.nda
     )
     engine.evaluate()
     engine.accumulate()
-    counts = (10, 101, len(categories), len(AREAS), 3)
+    counts = (10, 101, len(categories), len(AREAS), len(MOST_DETECTIONS))
     precision = np.asarray(engine.eval["precision"], np.float64).reshape(counts)
     recall = np.asarray(engine.eval["recall"], np.float64).reshape(counts[0], *counts[2:])
     return precision, recall
 
 
-def _image_numbers(truth: Sequence[Mapping[str, Any]]) -> dict[int | str, int]:
-    """A number from 1 for each image id, in the order of the ids, whatever their type."""
+def image_numbers(truth: Sequence[Mapping[str, Any]]) -> dict[int | str, int]:
+    """A number from 1 for each image id, in the order of the ids, whatever their type.
+
+    Raises ValueError: an image is given twice.
+    """
     ids = [t["image_id"] for t in truth]
     repeated = _repeated(ids)
     if repeated is not None:
@@ -190,7 +204,7 @@ def _image_numbers(truth: Sequence[Mapping[str, Any]]) -> dict[int | str, int]:
 def _truth_annotations(truth, numbers, class_count) -> list[dict]:
     annotations: list[dict] = []
     for image in truth:
-        boxes, labels, crowd = _checked(image, class_count, "crowd")
+        boxes, labels, crowd = checked(image, class_count, "crowd")
         if image.get("area") is None:
             areas = boxes[:, 2] * boxes[:, 3]
         else:
@@ -222,7 +236,7 @@ def _detection_annotations(detections, numbers, class_count) -> list[dict]:
         number = numbers.get(found["image_id"])
         if number is None:
             raise ValueError(f"detections: image {found['image_id']!r} is not in the truth")
-        boxes, labels, scores = _checked(found, class_count, "scores")
+        boxes, labels, scores = checked(found, class_count, "scores")
         for box, label, score in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True):
             annotations.append(
                 {
@@ -238,8 +252,13 @@ def _detection_annotations(detections, numbers, class_count) -> list[dict]:
     return annotations
 
 
-def _checked(image, class_count, key) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One image's boxes [n, 4] x y width height (float64), labels [n] and column `key` [n]."""
+def checked(
+    image: Mapping[str, Any], class_count: int, key: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One image's boxes [n, 4] x y width height (float64), labels [n] and column `key` [n].
+
+    `crowd` may be missing: then nothing is a crowd. Raises ValueError as `coco_metrics`.
+    """
     who = f"image {image['image_id']!r}"
     corners = np.asarray(image["boxes"], np.float64).reshape(-1, 4)
     labels = np.asarray(image["labels"]).reshape(-1).astype(np.int64)
@@ -251,6 +270,8 @@ def _checked(image, class_count, key) -> tuple[np.ndarray, np.ndarray, np.ndarra
         wrong = labels[(labels < 0) | (labels >= class_count)][0]
         raise ValueError(f"{who}: label {wrong} is not one of the {class_count} class ids")
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    if key == "crowd" and image.get("crowd") is None:
+        return boxes, labels, np.zeros(len(boxes))
     return boxes, labels, _column(image, key, len(boxes))
 
 
@@ -269,7 +290,11 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _cell(value: float | None) -> str:
-    return "    -" if value is None or not math.isfinite(value) else f"{value:5.3f}"
+    return f"{value:5.3f}" if _known(value) else "    -"
+
+
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
 
 
 def _repeated(values: Sequence[Any]) -> Any | None:
