@@ -14,6 +14,7 @@ from convmesh.draw import (
     draw_batch,
     draw_curves,
     draw_detections,
+    draw_judged_grid,
     draw_predictions_grid,
     save_png,
 )
@@ -313,6 +314,50 @@ def test_curves_draw_a_panel_for_each_kind_of_number(tmp_path):
 def test_curves_of_a_run_that_hardly_began(tmp_path, rows):
     draw_curves(write_metrics(tmp_path / "m.jsonl", rows), tmp_path / "m.png")
     assert cv2.imread(str(tmp_path / "m.png")) is not None
+
+
+def test_right_wrong_and_missed_have_their_colours():
+    found = {
+        "boxes": np.array([[20, 150, 100, 250], [150, 150, 250, 250], [300, 20, 380, 80]]),
+        "labels": np.array([0, 1, 2]),
+        "scores": np.array([0.9, 0.8, 0.7]),
+        "right": np.array([True, False, False]),
+        "ignored": np.array([False, False, True]),
+    }
+    truth = {
+        "boxes": np.array([[22, 152, 102, 252], [300, 150, 380, 250], [290, 10, 390, 90]]),
+        "labels": np.array([0, 1, 2]),
+        "crowd": np.array([False, False, True]),
+        "missed": np.array([False, True, False]),
+    }
+    draw_one = lambda found, truth: draw_judged_grid(  # noqa: E731
+        [plain(300, 400)], [found], [truth], CLASSES, ["a.png"], "The worst"
+    )
+    picture = draw_one(found, truth)
+    image = picture[-24 - 10 - 315 : -24 - 10]  # without heading and caption
+    assert image.shape[0] == 315 and picture.shape[1] == 440
+    at = lambda x, y: tuple(image[round(y * 1.05), 10 + round(x * 1.05)].tolist())  # noqa: E731
+    for (x, y), color in (
+        ((20, 200), draw.RIGHT),
+        ((150, 200), draw.WRONG),
+        ((300, 200), draw.MISSED),
+        ((300, 50), draw.GREY),
+    ):
+        near = {at(x + i, y) for i in (0, 1, 2, 3)}
+        assert color in near, (x, near)
+    assert count(image, (255, 255, 255)) > 100  # the dashes
+    for color in (draw.RIGHT, draw.WRONG):
+        assert count(picture[:-350], color, 12) > 30  # the words of the heading
+    nothing = {name: value[:0] for name, value in found.items()}
+    empty = draw_one(nothing, {name: value[:0] for name, value in truth.items()})
+    assert empty.shape == picture.shape
+    for color in (draw.RIGHT, draw.WRONG, draw.MISSED):
+        assert count(empty[-350:], color) == 0
+
+
+def test_no_image_to_judge():
+    picture = draw_judged_grid([], [], [], CLASSES, [], "The worst of 0 images")
+    assert picture.shape[1] == 420 and picture.dtype == np.uint8
 
 
 def test_png_keeps_the_colours(tmp_path):

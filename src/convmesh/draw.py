@@ -39,6 +39,7 @@ PALETTE: tuple[Color, ...] = (
 )
 GREY, WHITE, DARK = (160, 160, 160), (255, 255, 255), (24, 24, 24)
 PAPER, INK, RIGHT, WRONG = (248, 248, 248), (40, 40, 40), (16, 124, 52), (200, 30, 40)
+MISSED = (255, 190, 0)
 
 FONT = cv2.FONT_HERSHEY_DUPLEX
 SMALLEST_TEXT = 0.34  # of the font's size; below this nobody can read it
@@ -193,6 +194,60 @@ def draw_predictions_grid(
                     caption += f" (is {_class_name(classes, true)})"
         tiles.append((canvas, caption, ink))
     return _grid(tiles, columns)
+
+
+def draw_judged_grid(
+    images: Sequence[np.ndarray],
+    predictions: Sequence[Mapping[str, np.ndarray]],
+    truth: Sequence[Mapping[str, np.ndarray]],
+    classes: Sequence[str],
+    captions: Sequence[str],
+    title: str,
+    *,
+    columns: int = 3,
+) -> np.ndarray:
+    """Images with each detection marked right or wrong, and each object that was missed.
+
+    Args:
+      images: each [height, width, 3] uint8 RGB, of any sizes.
+      predictions: for each image what is to be drawn: `boxes` [n, 4] in pixels of the image,
+        `labels` [n], `scores` [n], `right` [n] and `ignored` [n] bool.
+      truth: for each image `boxes` [m, 4], `labels` [m], `crowd` [m] and `missed` [m] bool. What
+        was found is dashed in white, crowds are hatched in grey.
+      classes: names, index = class id.
+      captions: a line under each image.
+      title: a line over all; one that says what the colours mean follows it.
+      columns: images in a row.
+    """
+    tiles = []
+    for image, found, true, caption in zip(images, predictions, truth, captions, strict=True):
+        canvas, factors = _tile(image, detection=True)
+        objects = _finite_boxes(true["boxes"]) * factors
+        crowd, missed = np.asarray(true["crowd"], bool), np.asarray(true["missed"], bool)
+        _hatch(canvas, objects[crowd])
+        _draw_dashed(canvas, objects[~crowd & ~missed])
+        names = [_class_name(classes, label) for label in found["labels"]]
+        texts = _chip_texts(names, found["scores"])
+        colors = [
+            GREY if ignored else RIGHT if right else WRONG
+            for right, ignored in zip(found["right"], found["ignored"], strict=True)
+        ]
+        lost = np.asarray(true["labels"])[missed]
+        texts += [f"missed {_class_name(classes, label)}" for label in lost]
+        colors += [MISSED] * len(lost)
+        boxes = np.concatenate([_finite_boxes(found["boxes"]) * factors, objects[missed]])
+        scores = np.concatenate([np.asarray(found["scores"], float), np.full(len(lost), -1.0)])
+        _draw_boxes(canvas, boxes, texts, colors, scores)
+        tiles.append((canvas, caption, INK))
+    key: tuple[tuple[str, Color], ...] = (
+        ("green: right", RIGHT),
+        ("red: wrong", WRONG),
+        ("yellow: missed", (178, 125, 0)),  # darker, to be read on paper
+        ("dashed: what was to be found", INK),
+        ("grey: to ignore", (120, 120, 120)),
+    )
+    grid = _grid(tiles, columns)
+    return np.concatenate([_heading(title, key, grid.shape[1]), grid])
 
 
 def draw_curves(metrics_path: str | os.PathLike[str], output_png: str | os.PathLike[str]) -> None:
@@ -522,6 +577,24 @@ def _grid(tiles: Sequence[tuple[np.ndarray, str, Color]], columns: int) -> np.nd
             text, scale = _fitted(caption, width, 0.46)
             _put_text(paper, text, (left, top + height + line - 7), scale, ink)
         top += height + line + gap
+    return paper
+
+
+def _heading(text: str, key: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
+    """A line of text and coloured words under it, in as many lines as the width in pixels asks."""
+    gap, line, scale = 10, 22, 0.46
+    places, left, top = [], gap, gap + 2 * line
+    for word, color in key:
+        long = _text_size(word, scale)[0]
+        if left > gap and left + long > width - gap:
+            left, top = gap, top + line
+        places.append((word, color, (left, top - 7)))
+        left += long + 2 * gap
+    paper = np.full((top, width, 3), PAPER, np.uint8)
+    title, title_scale = _fitted(text, width - 2 * gap, 0.56)
+    _put_text(paper, title, (gap, gap + line - 7), title_scale, INK)
+    for word, color, start in places:
+        _put_text(paper, word, start, scale, color)
     return paper
 
 
