@@ -4,22 +4,33 @@ import contextlib
 import io
 import json
 import shutil
+from types import SimpleNamespace
 
+import cv2
 import equality
 import numpy as np
 import pytest
 import runs
+from coco_oracle import found_on, image, random_case
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from convmesh import cli, evaluation
-from convmesh.data import open_eval
+from convmesh.data import BadExample, open_eval
+from convmesh.data.record import Record
 from convmesh.errors import ConfigError, DataError
 from convmesh.evaluation import evaluate, evaluate_variables, load_variables, read_workdir
 from convmesh.report import json_numbers, read_metrics
 from convmesh.setup import make_setup
+from convmesh.tasks.average_precision import PRECISIONS, RECALLS
+from convmesh.tasks.detect import Detect
+from convmesh.training import last_metrics
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
+DETECTION_FILES = {
+    *("metrics.json", "predictions.json", "predictions.png", "curves.json", "curves.png"),
+    *("confusion.json", "confusion.png", "images.json", "worst.png", "best.png"),
+}
 SPLIT = "validation"  # 16 scenes that `scene_run` has not seen
 
 
@@ -59,6 +70,7 @@ def test_a_detectors_numbers_have_the_names_of_the_contract(scene_run):
         assert parts <= set(row)
         assert row["loss"] == pytest.approx(sum(row[part] for part in parts), rel=1e-5)
     whole = {"AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100", "images"}
+    whole |= {"AR_1", "AR_10", "AR_small", "AR_medium", "AR_large", "F1", "best_threshold"}
     assert whole | {f"AP/{digit}" for digit in range(10)} <= set(rows[-1])
 
 
@@ -147,11 +159,10 @@ def test_pycocotools_finds_the_same_in_the_files(scene_run, reference):
     config, classes = read_workdir(scene_run)
     source = open_eval(config, SPLIT)
     stats = score_with_pycocotools([source[i] for i in range(len(source))], classes, results)
-    names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", None, None, "AR_100"]
-    for name, theirs in zip(names, stats[:9], strict=True):
-        if name and np.isnan(metrics[name]):
+    for name, theirs in zip(PRECISIONS + RECALLS, stats, strict=True):
+        if np.isnan(metrics[name]):
             assert theirs == -1
-        elif name:
+        else:
             assert metrics[name] == pytest.approx(theirs, abs=1e-9), name
 
 
@@ -175,6 +186,134 @@ def test_results_are_in_the_coco_format_with_our_fields(scene_run, reference):
         assert row["score"] == pytest.approx(score, rel=1e-5)
 
 
+# --- what stands behind a detector's AP -----------------------------------------------------------
+
+CLASSES = ("cell", "cat", "dog", "never seen")
+
+
+class Images:
+    """A split in memory, whose every third image can no longer be read when it is drawn."""
+
+    classes, split = CLASSES, "val"
+
+    def __init__(self, truth):
+        self.truth = truth
+
+    def __len__(self):
+        return len(self.truth)
+
+    def __getitem__(self, index):
+        if index % 3 == 1:
+            raise BadExample("gone")
+        picture = np.full((48, 64, 3), index, np.uint8)
+        return Record(picture, self.truth[index]["image_id"], self.truth[index]["file_name"])
+
+
+def judged(monkeypatch, directory, truth, detections, source=None):
+    """The metrics and what was said of an evaluation that has found `detections`."""
+    for index, (one, found) in enumerate(zip(truth, detections, strict=True)):
+        assert one["image_id"] == found["image_id"]
+        one |= {"index": index, "file_name": f"{one['image_id']}.png"}
+        found |= {"file_name": one["file_name"]}
+        found |= {name: found["scores"] for name in ("box_confidence", "class_confidence")}
+    monkeypatch.setattr(evaluation, "predict_all", lambda *_: (truth, detections, 0))
+    task = Detect(len(CLASSES), (64, 64))
+    setup = SimpleNamespace(task=task, classes=CLASSES, config=SimpleNamespace(task="detect"))
+    said = []
+    source = source or Images(truth)
+    return evaluate_variables(setup, {}, source, directory, said.append), "\n".join(said)
+
+
+def test_a_detectors_files_agree_with_each_other(monkeypatch, tmp_path):
+    truth, detections = random_case(0, images=12, crowds=0.1)
+    metrics, said = judged(monkeypatch, tmp_path, truth, detections)
+    assert {path.name for path in tmp_path.iterdir()} == DETECTION_FILES
+    read = lambda name: json.loads((tmp_path / name).read_text())  # noqa: E731
+    assert read("metrics.json") == json_numbers(metrics)
+    assert f"F1 {metrics['F1']:.3f}" in said and "AP is" not in said
+
+    curves, confusion, images = (read(f"{n}.json") for n in ("curves", "confusion", "images"))
+    assert curves["best_threshold"] == metrics["best_threshold"]
+    assert curves["best_F1"] == metrics["F1"]
+    assert np.mean(curves["precision"]["mean"]) == pytest.approx(metrics["AP50"], abs=1e-5)
+    assert (images["iou"], images["score"]) == (confusion["iou"], confusion["score"]) == (0.5, 0.25)
+    assert [one["image_id"] for one in images["images"]] == [one["image_id"] for one in truth]
+    table = np.array(confusion["rows_truth_columns_predicted"])
+    assert confusion["names"] == [*CLASSES, "background"] and table.shape == (5, 5)
+    total = lambda name: sum(one[name] for one in images["images"])  # noqa: E731
+    objects = sum(int((~one["crowd"]).sum()) for one in truth)
+    assert total("true_positives") + total("misses") == table[:-1].sum() == objects
+
+
+def test_the_worst_and_the_best_images_are_drawn(monkeypatch, tmp_path):
+    boxes = [[10, 10, 30, 30]]
+    truth = [image(i, boxes, [0]) for i in range(8)]
+    detections = [
+        found_on(i, boxes if i < 4 else [], [0] * (i < 4), [0.9] * (i < 4)) for i in range(8)
+    ]
+    drawn = {}
+
+    def remember(images, predictions, truth, classes, captions, title):
+        drawn[title.split()[1]] = [
+            (int(one[0, 0, 0]), c) for one, c in zip(images, captions, strict=True)
+        ]
+        assert title.endswith("of 8 images by F1: IoU >= 0.5, score >= 0.25")
+        return np.zeros((9, 9, 3), np.uint8)
+
+    monkeypatch.setattr(evaluation.draw, "draw_judged_grid", remember)
+    judged(monkeypatch, tmp_path, truth, detections)
+    # 1, 4 and 7 cannot be read again.
+    missed, right = "F1 0.00: 0 right, 0 wrong, 1 missed", "F1 1.00: 1 right, 0 wrong, 0 missed"
+    assert drawn["worst"] == [(5, f"{missed}   5.png"), (6, f"{missed}   6.png")]
+    assert drawn["best"] == [(i, f"{right}   {i}.png") for i in (0, 2, 3)]
+    assert cv2.imread(str(tmp_path / "worst.png")).shape == (9, 9, 3)
+
+
+def test_an_ap_of_zero_says_why(monkeypatch, tmp_path):
+    directory = tmp_path / "eval" / "val"
+    truth = [image(1, [[0, 0, 10, 10]], [0]), image(2)]
+    metrics, said = judged(monkeypatch, directory, truth, [found_on(1), found_on(2)])
+    assert metrics["AP"] == 0 and "why_zero" not in metrics
+    written = json.loads((directory / "metrics.json").read_text())
+    assert "nothing was detected on 2 images" in written.pop("why_zero")[0]
+    assert written == json_numbers(metrics) == last_metrics(tmp_path, "val")
+    assert "nothing was detected on 2 images" in said
+    # An evaluation that goes well forgets it.
+    found = [found_on(1, [[0, 0, 10, 10]], [0], [0.5]), found_on(2)]
+    judged(monkeypatch, directory, truth, found)
+    assert "why_zero" not in json.loads((directory / "metrics.json").read_text())
+
+
+def test_nothing_to_find_is_evaluated_too(monkeypatch, tmp_path):
+    metrics, said = judged(
+        monkeypatch, tmp_path, [image(1)], [found_on(1, [[0, 0, 9, 9]], [0], [0.5])]
+    )
+    assert np.isnan(metrics["AP"]) and "none of the 1 images has a box to find" in said
+    assert {path.name for path in tmp_path.iterdir()} == DETECTION_FILES
+
+
+def test_category_ids_are_those_of_the_source(monkeypatch, tmp_path):
+    truth, detections = random_case(0, images=4)
+    source = Images(truth)
+    numbers = lambda: {  # noqa: E731
+        (row["category_name"], row["category_id"])
+        for row in json.loads((tmp_path / "predictions.json").read_text())
+    }
+    judged(monkeypatch, tmp_path, truth, detections, source)
+    assert numbers() == {("cell", 1), ("cat", 2), ("dog", 3)}
+    source.category_ids = (18, 3, 90, 1)
+    judged(monkeypatch, tmp_path, truth, detections, source)
+    assert numbers() == {("cell", 18), ("cat", 3), ("dog", 90)}
+
+
+def test_the_area_of_an_outline_is_passed_on():
+    record = Record(np.zeros((4, 4, 3), np.uint8), 1, "a.png")
+    assert evaluation._truth(record, (4, 4), 0)["area"] is None
+    known = SimpleNamespace(**vars(record) | {"area": np.float32([5])})
+    assert evaluation._truth(known, (4, 4), 3)["area"] == [5]
+    assert evaluation._truth(known, (4, 4), 3)["index"] == 3
+
+
 # --- convmesh eval --------------------------------------------------------------------------------
 
 
@@ -184,7 +323,7 @@ def test_another_split_beside_the_runs_own(scene_run, tmp_path, capsys):
     assert metrics["images"] == 16
     written = json.loads((workdir / "eval/test/metrics.json").read_text())
     assert json_numbers(metrics) == written
-    for name in ("metrics.json", "predictions.json", "predictions.png"):
+    for name in DETECTION_FILES:
         assert (workdir / "eval/test" / name).stat().st_size > 0
     out = capsys.readouterr().out
     assert "split test" in out and "16 images" in out and "AP50" in out

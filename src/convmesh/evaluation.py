@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from convmesh import compile_cache, draw, durable, processes
+from convmesh import compile_cache, draw, draw_evaluation, durable, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import apply_overrides, from_json, parse_overrides
@@ -17,17 +18,22 @@ from convmesh.errors import ConfigError, DataError
 from convmesh.report import json_numbers, read_scores
 from convmesh.setup import Setup, config_mesh, make_setup
 from convmesh.step import jit_predict_step
+from convmesh.tasks import detection_report
 
 DRAWN_IMAGES = 16
+RANKED_IMAGES = 9  # in the picture of the best, and of the worst
+NAMED_PAIRS = 30  # of classes that are often confused, in confusion.json
 
 
 def evaluate(workdir, split=None, step=None, best=False, overrides=()) -> dict[str, float]:
     """Evaluates a checkpoint of `workdir` (the newest by default), with the config it has there.
 
     Writes `eval/SPLIT/metrics.json`, `predictions.json` and pictures into the workdir, prints the
-    table and returns the metrics. Of a data set with another `data.name` than the run's, the folder
-    is `eval/NAME:SPLIT`. Any mesh will do: the config's where it fits the devices that
-    are here, else all devices share the examples.
+    table and returns the metrics. For a detector also what stands behind the AP, as JSON and as
+    pictures: `curves`, `confusion`, `images.json` with `worst.png` and `best.png`; and why an AP is
+    0, printed and as `why_zero` in `metrics.json`. Of a data set with another `data.name` than the
+    run's, the folder is `eval/NAME:SPLIT`. Any mesh will do: the config's where it fits the devices
+    that are here, else all devices share the examples.
     """
     workdir = Path(workdir)
     config, classes = read_workdir(workdir)
@@ -67,8 +73,12 @@ def evaluate_variables(
     if processes.is_first():
         if truth:
             metrics = setup.task.metrics(truth, found, setup.classes)
-            _write(directory, setup, source, truth, found, metrics)
+            detect = setup.config.task == "detect"
+            why = detection_report.why_zero(truth, found, metrics) if detect else []
+            _write(directory, setup, source, truth, found, metrics, why)
             say(setup.task.table(metrics, setup.classes))
+            for sentence in why:
+                say(sentence)
             say(f"predictions and pictures: {directory}")
         if unreadable:
             say(f"{unreadable} images could not be read and were not counted (data.on_bad_example)")
@@ -105,9 +115,10 @@ def predict_all(
             for i in np.flatnonzero(batch["present"] & share.owned):
                 one = {name: value[share.examples[i]] for name, value in predictions.items()}
                 placement = {k: batch[k][i] for k in ("scale", "offset", "original_size")}
-                truth = _truth(batch["record"][i], placement["original_size"])
+                index = int(batch["index"][i])
+                truth = _truth(batch["record"][i], placement["original_size"], index)
                 found = task.to_host(one, placement) | _identity(truth)
-                pairs.append((int(batch["index"][i]), truth, found))
+                pairs.append((index, truth, found))
         unreadable = batches.counts["unreadable"]
     everybodys = processes.gather((pairs, unreadable))
     pairs = sorted((pair for some, _ in everybodys for pair in some), key=lambda pair: pair[0])
@@ -115,18 +126,83 @@ def predict_all(
     return list(truths), list(founds), sum(count for _, count in everybodys)
 
 
-def _write(directory: Path, setup: Setup, source, truth, found, metrics) -> None:
+def _write(directory: Path, setup: Setup, source, truth, found, metrics, why) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    results = setup.task.results(found, setup.classes)
+    told: dict[str, Any] = dict(json_numbers(metrics))
+    if why:
+        told["why_zero"] = why
+    if setup.config.task == "detect":
+        numbers = getattr(source, "category_ids", None)
+        results = setup.task.results(found, setup.classes, numbers)
+        _explain(directory, setup.classes, source, truth, found)
+    else:
+        results = setup.task.results(found, setup.classes)
     durable.write_whole(directory / "predictions.json", json.dumps(results))
-    text = json.dumps(json_numbers(metrics), indent=1) + "\n"
-    durable.write_whole(directory / "metrics.json", text)
+    durable.write_whole(directory / "metrics.json", json.dumps(told, indent=1) + "\n")
     _draw(directory, setup, source, truth, found)
 
 
-def _truth(record, size) -> dict:
-    """What a record says of its image, without the pixels; `size` is (height, width)."""
+def _explain(directory: Path, classes, source, truth, found) -> None:
+    """What stands behind a detector's AP: curves, confusions, and the score of each image."""
+    matches = detection_report.match(truth, found, classes)
+    iou, score = detection_report.IOU, detection_report.SCORE
+
+    curves = detection_report.curves(matches, classes)
+    durable.write_whole(directory / "curves.json", json.dumps(curves))
+    draw_evaluation.draw_detection_curves(curves, directory / "curves.png")
+
+    table = detection_report.confusion(truth, found, classes)
+    pairs = detection_report.most_confused(table, classes, NAMED_PAIRS)
+    confusion = {
+        "iou": iou,
+        "score": score,
+        "names": [*classes, "background"],
+        "rows_truth_columns_predicted": table.tolist(),
+        "most_confused": pairs,
+    }
+    durable.write_whole(directory / "confusion.json", json.dumps(confusion))
+    draw_evaluation.draw_confusion(
+        table, classes, directory / "confusion.png", iou=iou, score=score, pairs=pairs
+    )
+
+    images = detection_report.image_scores(matches, truth)
+    told = {"iou": iou, "score": score, "images": images}
+    durable.write_whole(directory / "images.json", json.dumps(told, indent=1))
+    for name, chosen, what in (
+        ("worst.png", detection_report.worst_images(images, RANKED_IMAGES), "The worst"),
+        ("best.png", detection_report.best_images(images, RANKED_IMAGES), "The best"),
+    ):
+        title = f"{what} of {len(images)} images by F1: IoU >= {iou:g}, score >= {score:g}"
+        picture = _judged(source, classes, truth, found, matches, images, chosen, title)
+        draw.save_png(picture, directory / name)
+
+
+def _judged(source, classes, truth, found, matches, images, chosen, title):
+    """The chosen images with what was right, wrong and missed, as one picture."""
+    shown: tuple[list, list, list, list] = ([], [], [], [])
+    for i in chosen:
+        try:
+            record = source[truth[i]["index"]]
+        except BadExample:  # since it was evaluated
+            continue
+        place, right, ignored, missed = detection_report.marks(matches, i)
+        marks = {"right": right, "ignored": ignored}
+        predicted = {name: found[i][name][place] for name in ("boxes", "labels", "scores")} | marks
+        score = images[i]
+        caption = "F1 {F1:.2f}: {true_positives} right, {false_positives} wrong, {misses} missed   "
+        caption = caption.format(**score) + Path(truth[i]["file_name"]).name
+        for column, value in zip(
+            shown, (record.image, predicted, truth[i] | {"missed": missed}, caption), strict=True
+        ):
+            column.append(value)
+    pictures, predictions, objects, captions = shown
+    return draw.draw_judged_grid(pictures, predictions, objects, classes, captions, title)
+
+
+def _truth(record, size, index: int) -> dict:
+    """What record `index` says of its image, without the pixels; `size` is (height, width)."""
     return {
+        "index": index,
         "image_id": record.image_id,
         "file_name": record.file_name,
         "height": int(size[0]),
@@ -135,6 +211,7 @@ def _truth(record, size) -> dict:
         "boxes": record.boxes,
         "labels": record.labels,
         "crowd": record.crowd,
+        "area": getattr(record, "area", None),
     }
 
 

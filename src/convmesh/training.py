@@ -452,7 +452,8 @@ def evaluation_owed(setup: Setup, step: int, workdir: Path, split: str) -> bool:
 def last_metrics(workdir: Path, split: str) -> dict[str, float]:
     """What the last evaluation of `split` wrote, or nothing."""
     path = workdir / "eval" / split / "metrics.json"
-    return read_json(path) if path.exists() else {}
+    found = read_json(path) if path.exists() else {}
+    return {name: value for name, value in found.items() if name != "why_zero"}  # numbers alone
 
 
 def announce(setup: Setup, state, train_source, eval_source, report: Report) -> None:

@@ -13,7 +13,7 @@ from convmesh.models.detector import BINS, DetectorOutput, grid_points
 from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
-from convmesh.tasks import Loss, average_precision
+from convmesh.tasks import Loss, average_precision, detection_report
 from convmesh.tasks.assignment import ASSIGNMENTS
 
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
@@ -181,12 +181,16 @@ class Detect(Loss):
         return {k: v[kept] if is_array(v) else v for k, v in found.items()}
 
     def metrics(self, truth, found, classes) -> dict[str, float]:
-        """AP and AR as COCO defines them, of `found` (`to_host`) against `truth` (dicts)."""
-        return average_precision.coco_metrics(truth, found, classes)
+        """AP and AR as COCO defines them, of `found` (`to_host`) against `truth` (dicts).
 
-    def results(self, found, classes) -> list[dict]:
-        """`found` in the COCO results format."""
-        return average_precision.coco_results(found, classes)
+        And `best_threshold`, the score from which on detections give the best F1, with this `F1`.
+        """
+        metrics = average_precision.coco_metrics(truth, found, classes)
+        return metrics | detection_report.numbers(detection_report.match(truth, found, classes))
+
+    def results(self, found, classes, category_ids=None) -> list[dict]:
+        """`found` in the COCO results format; `category_ids`: the source's number of each class."""
+        return average_precision.coco_results(found, classes, category_ids)
 
     def table(self, metrics, classes) -> str:
         """The metrics for people."""
