@@ -19,7 +19,6 @@ from convmesh.signals import tell
 
 NOT_YET = (
     "check-data",
-    "prepare",
     "plan",
     "export",
     "import-weights",
@@ -91,7 +90,8 @@ def _run(argv: list[str]) -> int:
         _check_flags(argv, commands[argv[0]])
     args = parser.parse_args(argv)
     if overrides and not args.takes_overrides:
-        raise ConfigError(f"{args.command}: takes no --config.KEY; it reads the workdir's config")
+        why = "; it reads the workdir's config" if "workdir" in args else ""
+        raise ConfigError(f"{args.command}: takes no --config.KEY{why}")
     from convmesh import processes
 
     if args.cpu_devices is not None:
@@ -169,6 +169,15 @@ def _predict(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         batch_size=args.batch_size,
         save_txt=args.save_txt,
     )
+
+
+def _prepare(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    from convmesh import processes
+
+    if processes.is_first():
+        from convmesh.data.prepare import prepare
+
+        prepare(args.name, args.root)
 
 
 def _check_mesh(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
@@ -381,6 +390,23 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )
     predict.add_argument(
         "--save-txt", action="store_true", help="also write a text file of boxes for each image"
+    )
+
+    prepare = command(
+        "prepare",
+        _prepare,
+        "download a TFDS data set and write it as training reads it, without TensorFlow",
+        "convmesh prepare --name coco/2017 --root data",
+        overrides=False,
+    )
+    prepare.add_argument(
+        "--name", required=True, metavar="TFDS_NAME", help="the data set, as data.name will be"
+    )
+    prepare.add_argument(
+        "--root",
+        default="",
+        metavar="DIR",
+        help="where it is written, as data.root will be (default: TFDS's own folder)",
     )
 
     check_mesh = command(

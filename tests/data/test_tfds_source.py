@@ -1,16 +1,19 @@
+import io
 import pickle
 import shutil
 import sys
+import types
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from convmesh import data
 from convmesh.config import defaults
 from convmesh.data.record import BadExample
-from convmesh.data.tfds_source import TfdsSet
+from convmesh.data.tfds_source import TfdsSet, _Features
 from convmesh.errors import ConfigError, DataError
 
 NAMES = ["ant", "bee", "cow"]
@@ -218,8 +221,15 @@ def test_an_unknown_set_names_the_nearest_and_those_prepared(root):
         TfdsSet(config_for(root, "farm:9.9.9"))
 
 
+def test_what_was_interrupted_is_no_set(root, tmp_path):
+    shutil.copytree(root / "farm/1.2.0", tmp_path / "farm/incomplete.ABCDEF_1.2.0")
+    with pytest.raises(DataError, match="'farm' is not prepared.*\n.*: nothing"):
+        TfdsSet(config_for(tmp_path))
+
+
 def test_a_stock_set_that_is_not_prepared_says_how(tmp_path):
-    with pytest.raises(DataError, match="convmesh prepare --name coco/2017\n.*nothing"):
+    said = f"convmesh prepare --name coco/2017 --root {tmp_path}\n.*nothing"
+    with pytest.raises(DataError, match=said):
         TfdsSet(config_for(tmp_path, "coco/2017"))
 
 
@@ -227,6 +237,176 @@ def test_a_set_in_tensorflows_own_format_says_how(root):
     found = TfdsSet(config_for(root / "old", "digits", "classify"))
     with pytest.raises(DataError, match="as tfrecord, which only TensorFlow .*prepare --name digi"):
         found.source("train", training=True)
+
+
+# Stock sets, by the features that their builders state.
+
+
+def stock_features(name, folder, monkeypatch):
+    """The features of a stock set; its builder needs TensorFlow for the name of a type at most."""
+    numbers = types.SimpleNamespace(int64=np.int64)
+    monkeypatch.setattr("tensorflow_datasets.object_detection.coco.tf", numbers)
+    return tfds.builder(name, data_dir=str(folder)).info.features
+
+
+@pytest.mark.parametrize(
+    "name, found",
+    [
+        (
+            "coco/2017",
+            "image objects/bbox objects/label objects/area image/id image/filename"
+            " objects/is_crowd",
+        ),
+        (
+            "coco/2017_panoptic",
+            "image panoptic_objects/bbox panoptic_objects/label panoptic_objects/area image/id"
+            " image/filename panoptic_objects/is_crowd",
+        ),
+        ("voc/2012", "image objects/bbox objects/label image/filename objects/is_difficult"),
+        (
+            "open_images_v4/200k",
+            "image bobjects/bbox bobjects/label image/filename bobjects/is_group_of",
+        ),
+        (
+            "open_images_challenge2019_detection/200k",
+            "image bobjects/bbox bobjects/label bobjects/is_group_of",
+        ),
+        ("kitti", "image objects/bbox objects/type"),
+        ("lvis", "image objects/bbox objects/label objects/area image/id"),
+        ("imagenet2012", "image label file_name"),
+        ("cifar10", "image label"),
+        ("mnist", "image label"),
+    ],
+)
+def test_what_stock_sets_keep_is_found_without_a_key(tmp_path, monkeypatch, name, found):
+    task = "detect" if "bbox" in found else "classify"
+    features = stock_features(name, tmp_path, monkeypatch)
+    chosen = _Features(config_for(tmp_path, name, task), features, name, training=False)
+    assert chosen.used() == set(found.split())
+
+
+class Like(tfds.core.GeneratorBasedBuilder):
+    """Has the features of a stock set, and two examples in `train` alone."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    made = None  # (features, examples), set before use
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=self.made[0], disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield from enumerate(self.made[1])
+
+
+def like(monkeypatch, folder, features, examples):
+    """Prepares `Like` with these features and examples."""
+    monkeypatch.setattr(Like, "made", (features, examples))
+    Like(data_dir=str(folder), file_format="array_record").download_and_prepare()
+
+
+def test_coco_as_tfds_keeps_it(tmp_path, monkeypatch):
+    features = stock_features("coco/2017", tmp_path, monkeypatch)
+    features["objects"]["label"].names = [f"c{i}" for i in range(80)]  # known once prepared
+    objects = [
+        {"id": 7, "area": 33, "bbox": box(1, 2, 11, 12), "label": 4, "is_crowd": False},
+        {"id": 8, "area": 1, "bbox": box(5, 5, 5, 5), "label": 5, "is_crowd": False},
+        {"id": 9, "area": 120, "bbox": box(0, 0, 40, 20), "label": "c79", "is_crowd": True},
+    ]
+    example = {"image": png(), "image/filename": "9.jpg", "image/id": 139, "objects": objects}
+    bare = {"image": png(), "image/filename": "10.jpg", "image/id": 632, "objects": []}
+    like(monkeypatch, tmp_path, features, [example, bare])
+    source = TfdsSet(config_for(tmp_path, "like", on_bad_box="drop")).source("train", True)
+    record, empty = source[0], source[1]
+    assert (record.image_id, record.file_name, len(source.classes)) == (139, "9.jpg", 80)
+    assert np.allclose(record.boxes, [[1, 2, 11, 12], [0, 0, 40, 20]], atol=1e-4)
+    assert record.labels.tolist() == [4, 79] and record.crowd.tolist() == [False, True]
+    # The area of the outline, not of the box, and of the boxes that are left.
+    assert record.area.tolist() == [33, 120] and record.area.dtype == np.float32
+    assert record.bad_boxes == 1 and empty.area.tolist() == [] and len(empty.boxes) == 0
+
+
+def test_open_images_as_tfds_keeps_it(tmp_path, monkeypatch):
+    features = stock_features("open_images_v4/200k", tmp_path, monkeypatch)
+    marks = ("is_depiction", "is_inside", "is_occluded", "is_truncated")
+    objects = [
+        {"bbox": box(1, 2, 11, 12), "label": i, "source": 0, "is_group_of": group}
+        | dict.fromkeys(marks, -1)
+        for i, group in enumerate((-1, 0, 1))  # unknown, no, yes
+    ]
+    example = {"image": png(), "image/filename": "0.jpg", "bobjects": objects}
+    label = {"confidence": 10, "label": 3, "source": 0}
+    example |= {"objects": [label], "objects_trainable": []}
+    like(monkeypatch, tmp_path, features, [example])
+    record = TfdsSet(config_for(tmp_path, "like")).source("train", True)[0]
+    assert record.labels.tolist() == [0, 1, 2] and record.area is None
+    assert record.crowd.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ["imagenet2012", "cifar10"])
+def test_labels_as_tfds_keeps_them(tmp_path, monkeypatch, name):
+    extra = {"imagenet2012": {"file_name": "n1_2.JPEG"}, "cifar10": {"id": "train_00001"}}[name]
+    features = stock_features(name, tmp_path, monkeypatch)
+    examples = [{"image": png(32, 32), "label": label} | extra for label in (7, -1)]
+    like(monkeypatch, tmp_path, features, examples)
+    source = TfdsSet(config_for(tmp_path, "like", "classify")).source("train", True)
+    assert source[0].label == 7 and source.classes[7] == features["label"].int2str(7)
+    with pytest.raises(BadExample, match="class id -1 is not one of .*a split without labels"):
+        source[1]  # ImageNet's test split
+
+
+def test_relative_boxes_are_those_of_the_upright_image(tmp_path, monkeypatch):
+    stored = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise makes it upright
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :8] = 255  # the left fifth as stored, the upper fifth once upright
+    Image.fromarray(pixels).save(stored, "JPEG", quality=95, exif=exif)
+    features = stock_features("voc/2012", tmp_path, monkeypatch)
+    thing = {
+        "bbox": tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=0.2, xmax=1.0),
+        "label": 1,
+        "pose": 0,
+    }
+    thing |= {"is_truncated": False, "is_difficult": False}
+    example = {"image": stored.getvalue(), "image/filename": "a.jpg", "objects": [thing]}
+    example |= {"labels": [1], "labels_no_difficult": [1]}
+    like(monkeypatch, tmp_path, features, [example])
+    record = TfdsSet(config_for(tmp_path, "like")).source("train", True)[0]
+    assert record.image.shape == (40, 20, 3)
+    assert np.allclose(record.boxes, [[0, 0, 20, 8]], atol=1e-5)
+    assert record.image[:7].min() > 200 and record.image[9:].max() < 50
+
+
+def test_without_another_split_a_part_of_train_is_held_out(tmp_path, monkeypatch):
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": LABEL})
+    examples = [{"image": png(8, 8, i), "label": 0} for i in range(20)]
+    like(monkeypatch, tmp_path, features, examples)
+    config = config_for(tmp_path, "like", "classify", val_fraction=0.25)
+
+    def shown(source):
+        return [int(source[i].image[0, 0, 0]) for i in range(len(source))]
+
+    train, held = data.open_train(config), data.open_eval(config)
+    assert (len(train), len(held), held.split) == (15, 5, "val")
+    assert sorted(shown(train) + shown(held)) == list(range(20))
+    # Or as parts that are named.
+    config.data.train_split, config.data.eval_split = "train[:90%]", "train[90%:]"
+    assert shown(data.open_train(config)) == list(range(18))
+    assert shown(data.open_eval(config)) == [18, 19]
+    config.data.eval_split = ""  # then it is a part of that part
+    train, held = data.open_train(config), data.open_eval(config)
+    assert sorted(shown(train) + shown(held)) == list(range(18)) and len(held) == 4
+
+
+def test_a_part_of_a_split_that_makes_no_sense_is_refused(root):
+    for wrong in ("train[:x%]", "train[:110%]", "train[", "train[7:9]"):
+        with pytest.raises(ConfigError, match="it has train, validation"):
+            TfdsSet(config_for(root)).source(wrong, training=True)
+    with pytest.raises(DataError, match="has no examples"):
+        TfdsSet(config_for(root)).source("train[90%:10%]", training=True)
 
 
 def test_a_missing_file_is_named(root, tmp_path):

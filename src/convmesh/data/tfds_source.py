@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
-from tensorflow_datasets.core import read_only_builder
+from tensorflow_datasets.core import constants, read_only_builder
 
 from convmesh.data import augment, images
-from convmesh.data.record import BadExample, Record, check_boxes, check_label
+from convmesh.data.record import BadExample, Record, check_label, sound_boxes
 from convmesh.errors import ConfigError, DataError, nearest
 
 # Where stock sets keep things, tried in this order: coco and voc have `objects`, open_images
@@ -29,13 +29,15 @@ _IDS = ("image/id", "image_id")
 _FILE_NAMES = ("image/filename", "file_name", "filename")
 # A box over many objects: COCO and Open Images leave it out of training and evaluation.
 _CROWDS = ("is_crowd", "is_group_of")
+# Square pixels of the outline, by which COCO parts small objects from large.
+_AREA = "area"
 # Hard to see: VOC leaves it out of evaluation only.
 _DIFFICULT = ("is_difficult",)
 
 # Decoded by `images.decode`, not by TFDS.
 _AS_BYTES = tfds.decode.SkipDecoding()
 
-_OWN_SET = "digit_scenes"
+OWN_SET = "digit_scenes"
 
 
 class TfdsSet:
@@ -115,17 +117,23 @@ class TfdsSource:
         crowd = np.zeros(len(boxes), bool)
         for key in wanted.crowd:
             crowd |= np.asarray(example[key], np.int64) == 1  # -1 stands for unknown
-        boxes, labels, crowd, bad = check_boxes(
-            boxes,
-            np.asarray(example[wanted.label], np.int64),
-            crowd,
-            (height, width),
-            len(self.classes),
-            self._on_bad_box,
-            name,
+        labels = np.asarray(example[wanted.label], np.int64).reshape(-1)
+        checked = sound_boxes(
+            boxes, labels, crowd, (height, width), len(self.classes), self._on_bad_box, name
         )
+        kept = checked.kept
+        area = None
+        if wanted.area:
+            area = np.asarray(example[wanted.area], np.float32).reshape(-1)[kept]
         return Record(
-            image, image_id, file_name, boxes=boxes, labels=labels, crowd=crowd, bad_boxes=bad
+            image,
+            image_id,
+            file_name,
+            boxes=checked.boxes[kept].astype(np.float32),
+            labels=labels[kept].astype(np.int32),
+            crowd=crowd[kept],
+            area=area,
+            bad_boxes=checked.bad,
         )
 
     def name(self, index: int) -> str:
@@ -148,7 +156,7 @@ class _Features:
 
         pictures = [p for p, f in features.items() if isinstance(f, tfds.features.Image)]
         self.image = choose("image_key", data.image_key, ["image", *pictures], pictures)
-        self.boxes = ""
+        self.boxes = self.area = ""
         self.crowd: tuple[str, ...] = ()
         if config.task == "classify":
             single = [p for p, f in features.items() if p in flat and f is flat[p]]
@@ -168,13 +176,15 @@ class _Features:
             self.label = choose("label_key", data.label_key, usual, beside)
             ignored = _CROWDS if training else _CROWDS + _DIFFICULT
             self.crowd = tuple(p for p in beside if p[len(group) :] in ignored)
+            numbers = [p for p in beside if np.dtype(flat[p].np_dtype).kind in "iuf"]
+            self.area = next((p for p in numbers if p == group + _AREA), "")
         self.label_feature = flat[self.label]
         self.image_id = next((key for key in _IDS if key in features), "")
         self.file_name = next((key for key in _FILE_NAMES if key in features), "")
 
     def used(self) -> set[str]:
         """Return the paths of all features that are read."""
-        one = (self.image, self.boxes, self.label, self.image_id, self.file_name)
+        one = (self.image, self.boxes, self.label, self.area, self.image_id, self.file_name)
         return {path for path in (*one, *self.crowd) if path}
 
 
@@ -266,12 +276,11 @@ def _class_names(given: tuple[str, ...], feature: Any, key: str, name: str) -> t
 
 def _open_records(builder: Any, split: str, name: str) -> Sequence[bytes]:
     """Return the serialised examples of a split."""
-    info = builder.info
-    formats = {str(kind.value) for kind in info.available_file_formats()}
+    info, formats = builder.info, file_formats(builder)
     if "array_record" not in formats:
         raise DataError(
             f"{builder.data_dir}: prepared as {', '.join(sorted(formats)) or 'nothing'}, which only"
-            f" TensorFlow reads; prepare it anew: convmesh prepare --name {name}"
+            f" TensorFlow reads; prepare it anew: convmesh prepare --name {name} --root ANOTHER"
         )
     try:
         files = [Path(part.filename) for part in info.splits[split].file_instructions]
@@ -292,36 +301,47 @@ def _open_records(builder: Any, split: str, name: str) -> Sequence[bytes]:
     )
 
 
+def file_formats(builder: Any) -> set[str]:
+    """Return the formats in which the files of a prepared set are there."""
+    return {str(kind.value) for kind in builder.info.available_file_formats()}
+
+
+def known_names() -> set[str]:
+    """Return the names of all sets that TFDS or convmesh can prepare."""
+    return {*tfds.list_builders(with_community_datasets=False), OWN_SET}
+
+
 def _find_builder(name: str, root: str) -> Any:
     """Return the builder of a prepared set, from its files alone."""
     if not name:
         raise ConfigError("data.name: no TFDS set named; set it, as in coco/2017")
     base, _, variant = name.partition("/")
-    if base == _OWN_SET:
+    if base == OWN_SET:
         from convmesh.data import digit_scenes
 
         return digit_scenes.prepare(variant or "full", root or None)
-    data_dir = os.path.expanduser(root or str(tfds.core.constants.DATA_DIR))
+    data_dir = os.path.expanduser(root or str(constants.DATA_DIR))
     try:
         # From the files, not from the set's code: that of stock sets imports TensorFlow.
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
     except Exception:  # TFDS raises many kinds for a set that is not there
-        raise _not_found(name, data_dir) from None
+        raise _not_found(name, root, data_dir) from None
 
 
-def _not_found(name: str, data_dir: str) -> ConfigError | DataError:
+def _not_found(name: str, root: str, data_dir: str) -> ConfigError | DataError:
     base = name.partition("/")[0].partition(":")[0]
     folders = sorted(path.parent.relative_to(data_dir) for path in _info_files(Path(data_dir)))
     prepared = [f"{folder.parent.as_posix()}:{folder.name}" for folder in folders]
     there = f"prepared in {data_dir}: {', '.join(prepared) or 'nothing'}"
     variants = [full for full in prepared if full.startswith((f"{base}/", f"{base}:"))]
+    known = known_names()
+    run = f"convmesh prepare --name {name}" + (f" --root {root}" if root else "")
     if variants:
-        return ConfigError(f"data.name: {name!r} is not there{nearest(name, variants)}; {there}")
-    known = {*tfds.list_builders(with_community_datasets=False), _OWN_SET}
+        way = f"; or run: {run}" if base in known else ""
+        hint = nearest(name, variants)
+        return ConfigError(f"data.name: {name!r} is not there{hint}{way}; {there}")
     if base in known:
-        return DataError(
-            f"data.name: {name!r} is not prepared; run: convmesh prepare --name {name}\n{there}"
-        )
+        return DataError(f"data.name: {name!r} is not prepared; run: {run}\n{there}")
     names = [full.partition(":")[0] for full in prepared]
     return ConfigError(
         f"data.name: no TFDS set {name!r}{nearest(name, [*names, *sorted(known)])}; {there}"
@@ -331,4 +351,6 @@ def _not_found(name: str, data_dir: str) -> ConfigError | DataError:
 def _info_files(data_dir: Path) -> Iterator[Path]:
     """Yield the description of each prepared set: NAME/VERSION or NAME/CONFIG/VERSION."""
     for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json"):
-        yield from data_dir.glob(pattern)
+        for path in data_dir.glob(pattern):
+            if not path.parent.name.startswith(constants.INCOMPLETE_PREFIX):  # interrupted
+                yield path

@@ -1,0 +1,241 @@
+"""`convmesh prepare`: builders of the tests' own are prepared, and read by training's own path."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
+
+from convmesh import cli
+from convmesh.config import defaults
+from convmesh.data import open_eval, open_train
+from convmesh.data import prepare as module
+from convmesh.data.prepare import prepare
+from convmesh.errors import ConfigError, DataError
+
+
+class Pond(tfds.core.GeneratorBasedBuilder):
+    """Boxes, as small as it can be; `midway` is called between two examples."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name="small", version=VERSION, description="small"),
+        tfds.core.BuilderConfig(name="large", version=VERSION, description="large"),
+    ]
+    midway = staticmethod(lambda: None)
+
+    def _info(self):
+        thing = {
+            "bbox": tfds.features.BBoxFeature(),
+            "label": tfds.features.ClassLabel(num_classes=3),
+        }
+        thing |= {"is_crowd": np.bool_, "area": np.float32}
+        features = {"image": tfds.features.Image(), "objects": tfds.features.Sequence(thing)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(4), "validation": self._generate_examples(2)}
+
+    def _generate_examples(self, count):
+        image = cv2.imencode(".png", np.zeros((20, 40, 3), np.uint8))[1].tobytes()
+        for i in range(count):
+            frame = tfds.features.BBox(ymin=0.1, xmin=0.2, ymax=0.5, xmax=0.6)
+            thing = {"bbox": frame, "label": i % 3, "is_crowd": i == 1, "area": 60.5}
+            yield i, {"image": image, "objects": [thing]}
+            type(self).midway()
+
+
+class Lake(Pond):
+    """Needs the network."""
+
+    url = ""
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download(self.url)
+
+
+class Tarn(Pond):
+    """Needs TensorFlow, since TFDS unpacks archives with it."""
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download_and_extract("http://127.0.0.1/a.zip")
+
+
+class Moor(Pond):
+    """Needs files that a user has to fetch."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    bog.tar,
+    from its owners"""
+
+
+@pytest.fixture(autouse=True)
+def no_tensorflow(monkeypatch):
+    """The tests say the same where it is installed."""
+    find = module.importlib.util.find_spec
+    monkeypatch.setattr(
+        module.importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "tensorflow" else find(name, *more),
+    )
+
+
+def config(root, name="pond/small"):
+    made = defaults("detect")
+    made.data.root, made.data.name = str(root), name
+    return made
+
+
+def prepared(root):
+    """The folders of sets in `root` that TFDS or training would read."""
+    return sorted(path.parent.relative_to(root).as_posix() for path in root.rglob("features.json"))
+
+
+def test_what_is_prepared_is_read_by_training_and_left_as_it_is(tmp_path, capsys):
+    call = ["prepare", "--name", "pond/small", "--root", str(tmp_path)]
+    assert cli.main(call) == 0
+    out = capsys.readouterr().out
+    assert "pond/small/1.0.0 prepared: train 4, validation 2, in" in out
+    assert f"--config.data.name=pond/small --config.data.root={tmp_path}" in out
+    train, held = open_train(config(tmp_path)), open_eval(config(tmp_path))
+    assert (len(train), len(held), held.split) == (4, 2, "validation")
+    records = [train[i] for i in range(4)]
+    assert all(np.allclose(record.boxes, [[8, 2, 24, 10]], atol=1e-5) for record in records)
+    assert sorted(int(record.labels[0]) for record in records) == [0, 0, 1, 2]
+    assert sum(bool(record.crowd[0]) for record in records) == 1
+    assert records[0].area.tolist() == [60.5]
+
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert cli.main(call) == 0
+    assert "pond/small/1.0.0 is prepared already: train 4, validation 2" in capsys.readouterr().out
+    assert files == {
+        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()
+    }
+
+
+def test_our_own_set_is_prepared_too(tmp_path, monkeypatch):
+    def made(variant, root):
+        assert (variant, root) == ("tiny", str(tmp_path))
+        pond = Pond(config="small", data_dir=root, file_format="array_record")
+        pond.download_and_prepare()
+        return pond
+
+    monkeypatch.setattr("convmesh.data.digit_scenes.prepare", made)
+    said = []
+    folder = prepare("digit_scenes/tiny", str(tmp_path), said.append)
+    assert folder == tmp_path / "pond/small/1.0.0" and "prepared: train 4" in said[0]
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("", "--name: no TFDS set named"),
+        ("pnd", "--name: no TFDS set 'pnd'; did you mean pond?"),
+        ("pond/smal", "pond has no config 'smal' among small, large; did you mean small"),
+        ("pond/small:9.9.9", "pond/small:9.9.9: Dataset pond cannot be loaded at version 9.9.9"),
+        ("cifar10/x", "cifar10 has no config 'x' among none"),
+        ("coco/2017", r'coco/2017 needs TensorFlow .*: pip install "convmesh\[tfds-prepare\]"'),
+        ("cifar10", "cifar10 needs TensorFlow"),
+        ("tarn/small", "tarn/small needs TensorFlow"),
+        ("digit_scenes/x", "digit_scenes: no config 'x'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, name, said):
+    with pytest.raises(ConfigError, match=said):
+        prepare(name, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_set_that_its_owners_give_out_by_hand_says_where_to_put_it(tmp_path):
+    with pytest.raises(DataError, match="downloads/manual: moor .*: bog.tar, from its owners"):
+        prepare("moor/small", str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "downloads/manual").mkdir(parents=True)
+    (tmp_path / "downloads/manual/bog.tar").write_bytes(b"")
+    prepare("moor/small", str(tmp_path))
+    assert prepared(tmp_path) == ["moor/small/1.0.0"]
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "no space left for pond/small/1.0.0"),
+        # As array_record says it.
+        (RuntimeError("write() failed: No space left on device; at byte 9"), "no space left for"),
+        (ModuleNotFoundError("no", name="tensorflow.io"), r"pip install .convmesh\[tfds-prepare"),
+        (ModuleNotFoundError("no", name="lxml.etree"), "needs the package 'lxml'"),
+        (ValueError("a\nb\nbad line 3"), "cannot be prepared: ValueError: .*bad line 3"),
+        (KeyboardInterrupt(), None),
+    ],
+)
+def test_what_goes_wrong_midway_leaves_no_half_set(tmp_path, monkeypatch, error, said):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(Pond, "midway", staticmethod(fail))
+    with pytest.raises((ConfigError, DataError, KeyboardInterrupt), match=said):
+        prepare("pond/small", str(tmp_path))
+    assert prepared(tmp_path) == [] and not list(tmp_path.rglob("*.array_record*"))
+    monkeypatch.undo()
+    prepare("pond/small", str(tmp_path))
+    assert len(open_train(config(tmp_path))) == 4
+
+
+def test_a_killed_preparation_is_not_read_and_done_anew(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_prepare import Pond, prepare\n"
+        "import os, signal\n"
+        "Pond.midway = staticmethod(lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
+        f"prepare('pond/small', {str(tmp_path)!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    assert done.returncode == -9
+    (left,) = (tmp_path / "pond/small").iterdir()
+    assert left.name.startswith("incomplete.") and left.name.endswith("_1.0.0")
+    with pytest.raises((ConfigError, DataError), match="convmesh prepare --name pond/small"):
+        open_train(config(tmp_path))
+    said = []
+    prepare("pond/small", str(tmp_path), said.append)
+    assert said[0].startswith(f"{left}: left by a preparation that was interrupted")
+    assert len(open_train(config(tmp_path))) == 4
+
+
+def test_without_a_network_the_address_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloader, "MAX_RETRIES", 0)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(Lake, "url", "http://127.0.0.1:9/lake.zip")
+    with pytest.raises(DataError, match="lake/small/1.0.0: cannot be downloaded: .*lake.zip.*kept"):
+        prepare("lake/small", str(tmp_path))
+    assert prepared(tmp_path) == []
+
+
+def test_a_folder_that_is_no_whole_set_is_not_taken_for_one(tmp_path):
+    folder = tmp_path / "pond/small/1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="1.0.0: there, but it is not a whole prepared set; move"):
+        prepare("pond/small", str(tmp_path))
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_set_in_tensorflows_own_format_is_not_taken_for_prepared(tmp_path):
+    prepare("pond/small", str(tmp_path))
+    for path in (tmp_path / "pond").rglob("*"):  # without TensorFlow none can be written
+        if path.suffix == ".json":
+            path.write_bytes(path.read_bytes().replace(b"array_record", b"tfrecord"))
+        elif "array_record" in path.name:
+            path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
+    with pytest.raises(DataError, match="prepared as tfrecord, .*; give another --root"):
+        prepare("pond/small", str(tmp_path))
+
+
+def test_prepare_takes_no_config_keys(tmp_path, capsys):
+    status = cli.main(["prepare", "--name", "pond", "--config.data.root=x"])
+    assert status == 2 and capsys.readouterr().err.endswith("prepare: takes no --config.KEY\n")
