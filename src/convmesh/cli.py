@@ -395,7 +395,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     prepare = command(
         "prepare",
         _prepare,
-        "download a TFDS data set and write it as training reads it, without TensorFlow",
+        "download a TFDS data set and write it as training reads it",
         "convmesh prepare --name coco/2017 --root data",
         overrides=False,
     )

@@ -6,6 +6,7 @@ import pytest
 
 from convmesh.config import defaults
 from convmesh.data import find_format, open_eval, open_set, open_train
+from convmesh.data.record import category_ids
 from convmesh.errors import DataError
 
 XML = """<annotation><filename>x</filename><size><width>{w}</width><height>{h}</height></size>
@@ -84,30 +85,119 @@ def test_folders_of_splits_with_xml_beside_the_images(tmp_path):
     assert open_eval(made).name(0) == "valid/valid.jpg"
 
 
-def test_imagenets_detection_set_as_it_is_distributed(tmp_path):
-    for split, folder, name in (
-        ("train", "ILSVRC2013_train/n02084071", "n02084071_1"),
-        ("val", ".", "ILSVRC2012_val_00000001"),
+def imagenet(root, kind="DET"):
+    """Writes a few images as the archive of ImageNet's detection set has them."""
+    for split, folder, name, objects in (
+        ("train", "ILSVRC2013_train/n02084071", "n02084071_1", [("n02084071", 1, 2, 9, 9)]),
+        (
+            "train",
+            "ILSVRC2014_train_0006",
+            "ILSVRC2014_train_00060036",
+            [("n02958343", 1, 2, 8, 9)],
+        ),
+        ("train", "ILSVRC2013_train_extra0", "ILSVRC2013_train_00000001", None),
+        ("val", ".", "ILSVRC2012_val_00000001", [("n02084071", 3, 2, 9, 9)]),
+        ("val", ".", "ILSVRC2013_val_00000002", []),
+        ("test", ".", "ILSVRC2012_test_00000001", None),
     ):
-        write(
-            tmp_path,
-            name,
-            [("n02084071", 1, 2, 9, 9)],
-            images=f"Data/DET/{split}/{folder}",
-            xml=f"Annotations/DET/{split}/{folder}",
-            ext="JPEG",
-        )
-    lists = tmp_path / "ImageSets" / "DET"
+        xml = f"Annotations/{kind}/{split}/{folder}"
+        write(root, name, objects or [], (20, 30), f"Data/{kind}/{split}/{folder}", xml, "JPEG")
+        if objects is None:
+            (root / xml / f"{name}.xml").unlink()
+    lists = root / "ImageSets" / kind
     lists.mkdir(parents=True)
-    (lists / "train.txt").write_text("ILSVRC2013_train/n02084071/n02084071_1 1\n")
-    (lists / "val.txt").write_text("ILSVRC2012_val_00000001 1\n")
-    (lists / "train_1.txt").write_text("ILSVRC2013_train/n02084071/n02084071_1 1\nother -1\n")
+    dog, car = (
+        "ILSVRC2013_train/n02084071/n02084071_1",
+        "ILSVRC2014_train_0006/ILSVRC2014_train_0006",
+    )
+    extra = "ILSVRC2013_train_extra0/ILSVRC2013_train_00000001"
+    (lists / "train.txt").write_text(f"{dog} 1\n{car}0036 2\n{extra} 3\n")
+    (lists / "train_1.txt").write_text(f"{dog} 0\n{car}0036 1\n")  # not all of it is annotated
+    (lists / "train_2.txt").write_text(f"{dog} 1\n{extra} -1\n")
+    (lists / "val.txt").write_text("ILSVRC2012_val_00000001 1\nILSVRC2013_val_00000002 2\n")
+    (lists / "test.txt").write_text("ILSVRC2012_test_00000001 1\n")
+
+
+def test_imagenets_detection_set_as_it_is_distributed(tmp_path):
+    imagenet(tmp_path)
     made = config(tmp_path)
-    train = open_train(made)
-    assert open_set(made).splits == ("train", "val") and train.classes == ("n02084071",)
+    found = open_set(made)
+    assert found.splits == ("test", "train", "val") and found.category_ids is None
+    train, held = open_train(made), open_eval(made)
+    assert train.classes == ("n02084071", "n02958343")
     assert train.name(0) == "Data/DET/train/ILSVRC2013_train/n02084071/n02084071_1.JPEG"
-    assert train[0].boxes.tolist() == [[1, 2, 9, 9]]
-    assert open_eval(made).name(0) == "Data/DET/val/ILSVRC2012_val_00000001.JPEG"
+    assert [train[i].labels.tolist() for i in range(3)] == [[0], [1], []]  # extra: nothing in it
+    assert train[1].boxes.tolist() == [[1, 2, 8, 9]]
+    assert held.name(0) == "Data/DET/val/ILSVRC2012_val_00000001.JPEG"
+    assert [held[i].labels.tolist() for i in range(2)] == [[0], []]
+    with pytest.raises(DataError, match="ILSVRC2012_test_00000001.JPEG: there is no XML for it"):
+        open_eval(made, "test")  # of these the annotations were never given out
+
+
+@pytest.mark.parametrize("where", ["", "ILSVRC"])
+def test_imagenets_devkit_names_and_numbers_the_classes(tmp_path, where):
+    imagenet(tmp_path / where)
+    devkit = tmp_path / where / "devkit/data"
+    devkit.mkdir(parents=True)
+    names = "n02084071 2 dog\nn02958343 1 car\nn03085013 3 computer keyboard\n"
+    (devkit / "map_det.txt").write_text(names)
+    made = config(tmp_path)
+    assert find_format(made) == "voc"
+    train = open_train(made)
+    assert train.classes == ("car", "dog", "computer keyboard")
+    assert category_ids(train) == (1, 2, 3)
+    assert [train[i].labels.tolist() for i in range(2)] == [[1], [0]]
+    made.data.classes = ("dog", "car")
+    train = open_train(made)
+    assert category_ids(train) == (2, 1) and train[0].labels.tolist() == [0]
+    made.data.classes = ("dog", "car", "boat")  # a number that the devkit does not give
+    assert category_ids(open_train(made)) is None
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("n1 1 dog\nn2 x cat\n", "map_det.txt: line 2: 'n2 x cat', wanted a WordNet id"),
+        ("n1 1 dog\nn2 2\n", "line 2: 'n2 2'"),
+        ("n1 1 dog\n\nn2 2 dog\n", "'dog' is the name of several classes"),
+    ],
+)
+def test_a_devkit_that_names_no_classes_is_refused(tmp_path, text, said):
+    imagenet(tmp_path)
+    (tmp_path / "devkit/data").mkdir(parents=True)
+    (tmp_path / "devkit/data/map_det.txt").write_text(text)
+    with pytest.raises(DataError, match=said):
+        open_train(config(tmp_path))
+
+
+def test_what_the_devkit_does_not_name_is_a_bad_box(tmp_path):
+    imagenet(tmp_path)
+    (tmp_path / "devkit/data").mkdir(parents=True)
+    (tmp_path / "devkit/data/map_det.txt").write_text("n02084071 1 dog\n")
+    with pytest.raises(DataError, match="class 'n02958343' is not one of the classes: object 1"):
+        open_train(config(tmp_path))
+
+
+def test_images_of_the_same_name_are_those_of_the_lists_own_folder(tmp_path):
+    imagenet(tmp_path)
+    imagenet(tmp_path, "CLS-LOC")
+    assert open_eval(config(tmp_path)).name(0) == "Data/DET/val/ILSVRC2012_val_00000001.JPEG"
+    assert open_train(config(tmp_path)).name(1).startswith("Data/DET/train/ILSVRC2014")
+
+
+def test_without_an_xml_only_imagenets_negatives_are_images_without_objects(tmp_path):
+    imagenet(tmp_path, "CLS-LOC")  # there most training images have none, and hold objects
+    with pytest.raises(DataError, match="ILSVRC2013_train_00000001.JPEG: there is no XML for it"):
+        open_train(config(tmp_path))
+
+
+def test_the_root_may_be_the_folder_around_the_set(tmp_path):
+    write(tmp_path / "VOC2012", "a", [("dog", 1, 2, 9, 9)])
+    made = config(tmp_path, val_fraction=0.0)
+    assert find_format(made) == "voc" and open_train(made).name(0) == "JPEGImages/a.jpg"
+    write(tmp_path / "VOC2007", "a")
+    with pytest.raises(DataError, match="holds several sets, VOC2007, VOC2012; set data.root to"):
+        open_train(made)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def _look_at(root: Path, given: str) -> str:
     """Return the layout of the folder `root`, by the files that only it has."""
     if any(root.glob("annotations/*.json")) or any(root.glob("*/_annotations.coco.json")):
         return "coco"
-    if (root / "Annotations").is_dir() or any(any(root.glob(xml)) for xml in ("*.xml", "*/*.xml")):
+    if any(any(root.glob(xml)) for xml in ("Annotations", "*/Annotations", "*.xml", "*/*.xml")):
         return "voc"
     yolo = ("images", "labels")
     if any((root / name).is_file() for name in ("data.yaml", "data.yml")):

@@ -97,7 +97,7 @@ def _builder(name: str, data_dir: str) -> Any:
     """Return the builder that makes the set. Raises ConfigError."""
     base = name.partition("/")[0].partition(":")[0]
     if base not in known_names():
-        raise ConfigError(f"--name: no TFDS set {name!r}{nearest(name, known_names())}")
+        raise ConfigError(f"--name: no TFDS set {name!r}{nearest(base, known_names())}")
     try:
         made = tfds.builder_cls(base)
     except ModuleNotFoundError as error:
@@ -152,7 +152,8 @@ def _check_place(builder: Any, say: Callable[[str], None]) -> None:
 
 def _in_words(error: Exception, builder: Any) -> ConfigError | DataError:
     """Return what went wrong, for people."""
-    causes, cause = [], error
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__

@@ -2,14 +2,22 @@
 
 ROOT/{Annotations,JPEGImages,ImageSets/Main/SPLIT.txt} as VOC has it; ImageNet's detection set, with
 folders in folders, `Data` for JPEGImages and `.JPEG` files; or a folder of images with the XML
-beside them, as labelling tools write it, with ROOT/SPLIT/* for splits. Coordinates are taken as
-written: VOC counts pixels from 1, which its own boxes' accuracy does not feel.
+beside them, as labelling tools write it, with ROOT/SPLIT/* for splits. ROOT may be the folder that
+the one folder of them lies in. Coordinates are taken as written: VOC counts pixels from 1, which
+its own boxes' accuracy does not feel.
+
+What is particular to ImageNet's set is as its development kit's readme (ILSVRC2015) tells it:
+ImageSets/DET/{train,val,test}.txt with a number after each name; train_1.txt to train_200.txt, a
+class each, with 1 for images where all of it is annotated, 0 for those where not all is, and -1 for
+those without it; images without any annotated object may have no XML; objects are named by their
+WordNet id, for which devkit/data/map_det.txt has a number from 1 and a name.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -23,27 +31,37 @@ from convmesh.data.problems import Problem
 from convmesh.errors import ConfigError, DataError
 
 _IMAGE_FOLDERS = ("JPEGImages", "Data", "images", "Images")
+_IMAGENET = ("DET", "CLS-LOC")  # its folders in ImageSets
+_NAMES = ("devkit/data/map_det.txt", "ILSVRC/devkit/data/map_det.txt")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def open_voc(config: ConfigDict) -> AnnotatedSet:
-    """Return the data set in `config.data.root`; the classes are sorted, or `data.classes`.
+    """Return the data set in `config.data.root`.
 
-    Raises ConfigError for a root that is no folder, DataError where it has no annotations.
+    The classes are `data.classes`, else those that ImageNet's devkit lists, else those that the
+    files name, sorted. Raises ConfigError for a root that is no folder, DataError where it has no
+    annotations.
     """
     root = Path(config.data.root).expanduser()
     if not config.data.root or not root.is_dir():
         raise ConfigError(f"data.root: {config.data.root or 'not set'} is not a folder")
-    layout = _Layout(root, config.data.train_split)
+    names_file = next((root / name for name in _NAMES if (root / name).is_file()), None)
+    synsets = _read_synsets(names_file) if names_file else {}
+    layout = _Layout(_top(root), config.data.train_split)
     if not any(layout.splits.values()):
         raise DataError(f"{root}: no XML annotations; expected Annotations/*.xml, or *.xml")
     parsed: dict[PurePosixPath, Annotated] = {}
     names: dict[PurePosixPath, tuple[str, ...]] = {}
     for stem in dict.fromkeys(stem for stems in layout.splits.values() for stem in stems):
         number = len(parsed) + 1
-        parsed[stem], names[stem] = _read(layout, stem, number)
-    listed = {name for given in names.values() for name in given}
-    classes = tuple(config.data.classes) or tuple(sorted(listed))
+        parsed[stem], found = _read(layout, stem, number)
+        names[stem] = tuple(synsets[name][1] if name in synsets else name for name in found)
+    own = {name: number for number, name in sorted(synsets.values())}
+    listed = own or sorted({name for given in names.values() for name in given})
+    classes = tuple(config.data.classes) or tuple(listed)
+    # The devkit's numbers, if all classes are its own.
+    ids = [own[name] for name in classes if name in own]
     numbers = {name: i for i, name in enumerate(classes)}
     examples = {
         stem: Annotated(
@@ -56,7 +74,37 @@ def open_voc(config: ConfigDict) -> AnnotatedSet:
         for stem, one in parsed.items()
     }
     splits = {split: [examples[stem] for stem in stems] for split, stems in layout.splits.items()}
-    return AnnotatedSet(config, splits, classes, problems=layout.problems)
+    category_ids = ids if len(ids) == len(classes) else None
+    return AnnotatedSet(config, splits, classes, category_ids, layout.problems)
+
+
+def _top(root: Path) -> Path:
+    """Return `root`, or the one folder in it that has annotations (VOCdevkit/VOC2012, ILSVRC).
+
+    Raises DataError where there are several.
+    """
+    if (root / "Annotations").is_dir():
+        return root
+    tops = sorted(path.parent for path in root.glob("*/Annotations") if path.is_dir())
+    if len(tops) > 1:
+        names = ", ".join(top.name for top in tops)
+        raise DataError(f"{root}: holds several sets, {names}; set data.root to one of them")
+    return tops[0] if tops else root
+
+
+def _read_synsets(path: Path) -> dict[str, tuple[int, str]]:
+    """Return the number and the name of each WordNet id in a file of ImageNet's devkit."""
+    found: dict[str, tuple[int, str]] = {}
+    for i, line in enumerate(read_text(path).splitlines(), start=1):
+        parts = line.split(maxsplit=2)
+        if parts and (len(parts) != 3 or not parts[1].isdecimal()):
+            raise DataError(f"{path}: line {i}: {line!r}, wanted a WordNet id, a number and a name")
+        if parts:
+            found[parts[0]] = int(parts[1]), parts[2].strip()
+    repeated = [name for name, n in Counter(name for _, name in found.values()).items() if n > 1]
+    if repeated:
+        raise DataError(f"{path}: {repeated[0]!r} is the name of several classes")
+    return found
 
 
 class _Layout:
@@ -78,6 +126,7 @@ class _Layout:
         self._by_name: dict[str, list[PurePosixPath]] = {}
         for stem in dict.fromkeys([*self._xml, *self._images]):
             self._by_name.setdefault(stem.name, []).append(stem)
+        self._listed_empty: set[PurePosixPath] = set()
         self.splits = self._listed() or self._folders() or {train_split: list(self._xml)}
         named = {stem for stems in self.splits.values() for stem in stems}
         self._without(named)
@@ -92,6 +141,10 @@ class _Layout:
         name = self._images.get(stem)
         return None if name is None else self._image_root / name
 
+    def is_empty(self, stem: PurePosixPath) -> bool:
+        """Return whether an image without an annotation is known to hold no object."""
+        return stem in self._listed_empty
+
     def known(self, path: Path) -> str:
         """Return `path` as people name it: from the root."""
         return path.relative_to(self.root).as_posix()
@@ -99,20 +152,26 @@ class _Layout:
     def _listed(self) -> dict[str, list[PurePosixPath]]:
         """Return the splits that lists name: ImageSets/Main/*.txt, or ImageSets/*/*.txt."""
         sets, found = self.root / "ImageSets", {}
-        folders = [sets / "Main"] if (sets / "Main").is_dir() else [sets / "DET", sets]
+        folders = [sets / "Main"]
+        if not folders[0].is_dir():
+            folders = [*(sets / name for name in _IMAGENET), sets]
         files = next((sorted(f.glob("*.txt")) for f in folders if any(f.glob("*.txt"))), [])
         for file in files:
             lines = [line.split() for line in read_text(file).splitlines() if line.strip()]
-            # VOC's CLASS_SPLIT.txt say of each image whether the class is in it.
+            # A list of one class says of each image whether the class is in it.
             if any(len(parts) == 2 and parts[1] in ("-1", "0") for parts in lines):
                 continue
-            names = [parts[0] for parts in lines]
-            for name in sorted({name for name in names if names.count(name) > 1}):
-                what = f"names {name} {names.count(name)} times"
-                self.problems.append(Problem(self.known(file), what, error=False))
-            stems = [self._stem(name, file) for name in dict.fromkeys(names)]
+            counts = Counter(parts[0] for parts in lines)
+            for name, times in sorted(counts.items()):
+                if times > 1:
+                    what = f"names {name} {times} times"
+                    self.problems.append(Problem(self.known(file), what, error=False))
+            stems = [self._stem(name, file) for name in counts]
             if stems:
                 found[file.stem] = stems
+            # Of a split that has no XML at all, as the test images, nothing is known.
+            if file.parent.name == "DET" and any(stem in self._xml for stem in stems):
+                self._listed_empty.update(stem for stem in stems if stem not in self._xml)
         return found
 
     def _stem(self, name: str, file: Path) -> PurePosixPath:
@@ -124,8 +183,9 @@ class _Layout:
             return given
         same = self._by_name.get(given.name, [])
         ends = [stem for stem in same if stem.parts[-len(given.parts) :] == given.parts]
-        if len(ends) > 1:  # ImageNet's train and val have other folders in front
-            ends = [stem for stem in ends if file.stem in stem.parts] or ends
+        for folder in (file.parent.name, file.stem):  # ImageNet's lie in DET/train or DET/val
+            if len(ends) > 1:
+                ends = [stem for stem in ends if folder in stem.parts] or ends
         return ends[0] if ends else given
 
     def _folders(self) -> dict[str, list[PurePosixPath]]:
@@ -175,6 +235,8 @@ def _read(layout: _Layout, stem: PurePosixPath, number: int) -> tuple[Annotated,
                 layout.root / str(stem), str(stem), number, broken="no image and no annotation"
             )
             return nowhere, ()
+        if layout.is_empty(stem):
+            return Annotated(path, layout.known(path), number), ()
         # ImageNet's test images have none; for VOC it is a file that was forgotten.
         broken = "there is no XML for it; write one, without objects if it has none"
         return Annotated(path, layout.known(path), number, broken=broken), ()
