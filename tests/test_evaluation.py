@@ -19,7 +19,13 @@ from convmesh import cli, evaluation
 from convmesh.data import BadExample, open_eval
 from convmesh.data.record import Record
 from convmesh.errors import ConfigError, DataError
-from convmesh.evaluation import evaluate, evaluate_variables, load_variables, read_workdir
+from convmesh.evaluation import (
+    evaluate,
+    evaluate_variables,
+    load_variables,
+    read_category_ids,
+    read_workdir,
+)
 from convmesh.report import json_numbers, read_metrics
 from convmesh.setup import make_setup
 from convmesh.tasks.average_precision import PRECISIONS, RECALLS
@@ -50,6 +56,40 @@ def on_mesh(workdir, shape, split, batch_size, directory):
 def reference(scene_run, tmp_path_factory):
     """The detector on one device, all 16 scenes in one batch."""
     return on_mesh(scene_run, (1, 1, 1), SPLIT, 16, tmp_path_factory.mktemp("reference"))
+
+
+# --- the source's own numbers of the classes -----------------------------------------------------
+
+
+def test_results_have_the_sources_own_numbers_of_the_classes(tmp_path, monkeypatch):
+    for writes in ("_draw", "_explain"):
+        monkeypatch.setattr(evaluation, writes, lambda *parts: None)
+    task, config = Detect(2, (32, 32)), SimpleNamespace(task="detect")
+    setup = SimpleNamespace(task=task, classes=("ant", "bee"), config=config)
+    found = {"image_id": 5, "file_name": "5.png", "boxes": np.array([[0, 0, 4, 4.0]])}
+    found |= {"labels": np.array([1])}
+    found |= {k: np.array([0.5]) for k in ("scores", "box_confidence", "class_confidence")}
+    for ids, number in (((7, 3), 3), (None, 2)):
+        source = SimpleNamespace(category_ids=ids)
+        evaluation._write(tmp_path, setup, source, [], [found], {}, [])
+        (result,) = json.loads((tmp_path / "predictions.json").read_text())
+        assert (result["category_id"], result["category_name"]) == (number, "bee")
+
+
+def test_the_area_of_outlines_reaches_the_metrics():
+    record = Record(np.zeros((9, 9, 3), np.uint8), 1, "a", area=np.float32([7]))
+    assert evaluation._truth(record, (9, 9), 0)["area"].tolist() == [7]
+
+
+def test_a_workdirs_numbers_are_read_or_refused(tmp_path):
+    classes, path = ("ant", "bee"), tmp_path / "category_ids.json"
+    assert read_category_ids(tmp_path, classes) is None
+    path.write_text("[7, 3]")
+    assert read_category_ids(tmp_path, classes) == (7, 3)
+    for wrong in ("[7]", "[7, 3, 1]", '["7", "3"]', "[7.5, 3]", "[true, false]", '{"ant": 7}'):
+        path.write_text(wrong)
+        with pytest.raises(DataError, match="category_ids.json: wanted 2 integers"):
+            read_category_ids(tmp_path, classes)
 
 
 # --- by heart -------------------------------------------------------------------------------------

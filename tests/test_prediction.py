@@ -8,6 +8,7 @@ import pytest
 import runs
 
 from convmesh import Classifier, Detector, cli
+from convmesh.config import defaults, to_json
 from convmesh.data import digit_scenes, images
 from convmesh.draw import draw_detections
 from convmesh.errors import ConfigError, DataError
@@ -190,6 +191,31 @@ def test_the_other_task_is_refused(photo_run, scene_run):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="config.json"):
         Detector.load(tmp_path)
+
+
+# --- the numbers that the training data gave to the classes --------------------------------------
+
+
+@pytest.mark.parametrize("ids, number", [("[7, 3]", 3), (None, None)])
+def test_detections_have_the_training_datas_own_numbers(tmp_path, monkeypatch, ids, number):
+    class OneBee:
+        """A detector that finds one bee in every image."""
+
+        classes = ("ant", "bee")
+
+        def __call__(self, images):
+            one = {"boxes": np.array([[1, 2, 5, 6.0]]), "labels": np.array([1]), "classes": ["bee"]}
+            return [one | {name: np.array([0.5]) for name in NUMBERS} for _ in images]
+
+    monkeypatch.setattr(Detector, "load", lambda workdir, **options: OneBee())
+    (tmp_path / "config.json").write_text(to_json(defaults("detect")))
+    (tmp_path / "classes.json").write_text('["ant", "bee"]')
+    if ids:
+        (tmp_path / "category_ids.json").write_text(ids)
+    write(tmp_path / "a.png", noise(20, 20))
+    ((entry),) = predict_files(tmp_path, [str(tmp_path / "a.png")], tmp_path / "out")
+    (detection,) = entry["detections"]
+    assert detection.get("category_id") == number and detection["class"] == "bee"
 
 
 # --- convmesh predict -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import types
 
 import cv2
 import jax
@@ -18,6 +19,7 @@ import tensorflow_datasets as tfds
 from convmesh import cli, durable, flops, training
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import load_config
+from convmesh.data import open_train
 from convmesh.data.loader import Batches
 from convmesh.errors import ConfigError, DataError, RunError, Stopped
 from convmesh.evaluation import read_workdir
@@ -113,6 +115,19 @@ def test_config_and_classes_say_what_was_trained(photo_run, photos):
     assert config == runs.photo_config(photos)
     assert classes == runs.CLASSES
     assert json.loads((photo_run / "classes.json").read_text()) == list(runs.CLASSES)
+
+
+def test_the_sources_own_numbers_of_the_classes_are_written_and_saved(tmp_path, photos, photo_run):
+    setup = types.SimpleNamespace(config=runs.photo_config(photos), classes=("ant", "bee"))
+    training.write_identity(setup, tmp_path, (7, 3))
+    assert json.loads((tmp_path / "category_ids.json").read_text()) == [7, 3]
+    source = open_train(setup.config)
+    assert training._meta(setup, source)["category_ids"] is None
+    source.category_ids = (7, 3)
+    assert training._meta(setup, source)["category_ids"] == (7, 3)
+    # A folder of classes gives none.
+    assert not (photo_run / "category_ids.json").exists()
+    assert final_state(photo_run)[1]["category_ids"] is None
 
 
 def test_the_numbers_of_every_step(photo_run):

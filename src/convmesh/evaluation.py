@@ -14,6 +14,7 @@ from convmesh.config import apply_overrides, from_json, parse_overrides
 from convmesh.data import BadExample, open_eval
 from convmesh.data.documents import read_json
 from convmesh.data.loader import eval_batches
+from convmesh.data.record import category_ids
 from convmesh.errors import ConfigError, DataError
 from convmesh.report import json_numbers, read_scores
 from convmesh.setup import Setup, config_mesh, make_setup
@@ -23,6 +24,7 @@ from convmesh.tasks import detection_report
 DRAWN_IMAGES = 16
 RANKED_IMAGES = 9  # in the picture of the best, and of the worst
 NAMED_PAIRS = 30  # of classes that are often confused, in confusion.json
+CATEGORY_IDS = "category_ids.json"  # in a workdir: the source's own number of each class
 
 
 def evaluate(workdir, split=None, step=None, best=False, overrides=()) -> dict[str, float]:
@@ -132,11 +134,8 @@ def _write(directory: Path, setup: Setup, source, truth, found, metrics, why) ->
     if why:
         told["why_zero"] = why
     if setup.config.task == "detect":
-        numbers = getattr(source, "category_ids", None)
-        results = setup.task.results(found, setup.classes, numbers)
         _explain(directory, setup.classes, source, truth, found)
-    else:
-        results = setup.task.results(found, setup.classes)
+    results = setup.task.results(found, setup.classes, category_ids(source))
     durable.write_whole(directory / "predictions.json", json.dumps(results))
     durable.write_whole(directory / "metrics.json", json.dumps(told, indent=1) + "\n")
     _draw(directory, setup, source, truth, found)
@@ -211,7 +210,7 @@ def _truth(record, size, index: int) -> dict:
         "boxes": record.boxes,
         "labels": record.labels,
         "crowd": record.crowd,
-        "area": getattr(record, "area", None),
+        "area": record.area,
     }
 
 
@@ -248,6 +247,18 @@ def read_workdir(workdir: Path):
                 f"{workdir / name}: not there; --workdir is a folder that `convmesh train` wrote"
             )
     return read_config(workdir / "config.json"), tuple(read_json(workdir / "classes.json"))
+
+
+def read_category_ids(workdir: Path, classes: tuple[str, ...]) -> tuple[int, ...] | None:
+    """The number that the data of a run gave to each class, or None where it gave none."""
+    path = workdir / CATEGORY_IDS
+    if not path.exists():
+        return None
+    ids = read_json(path)
+    whole = isinstance(ids, list) and all(type(number) is int for number in ids)
+    if not whole or len(ids) != len(classes):
+        raise DataError(f"{path}: wanted {len(classes)} integers, one for each class; remove it")
+    return tuple(ids)
 
 
 def read_config(path: Path):

@@ -1,6 +1,7 @@
 """Prediction: a trained model from its workdir, on images, on whatever devices are here."""
 
 import dataclasses
+import functools
 import glob
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from convmesh import mesh as meshes
 from convmesh.data.augment import centre_crop, letterbox
 from convmesh.data.images import SUFFIXES, decode
 from convmesh.errors import ConfigError, DataError
-from convmesh.evaluation import load_variables, mesh_here, read_workdir
+from convmesh.evaluation import load_variables, mesh_here, read_category_ids, read_workdir
 from convmesh.setup import make_setup
 from convmesh.step import jit_predict_step
 from convmesh.tasks.classify import ranked
@@ -155,7 +156,10 @@ def predict_files(
         )
     else:
         predictor = Classifier.load(workdir, batch_size=batch_size)
-    describe = _describe_detections if detect else _describe_classes(top_k)
+    describe = _describe_classes(top_k)
+    if detect:
+        ids = read_category_ids(Path(workdir), predictor.classes)
+        describe = functools.partial(_describe_detections, category_ids=ids)
     output = Path(output)
     pictures = _picture_names(files)
     entries, unreadable = [], []
@@ -219,7 +223,7 @@ def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _describe_detections(image, found, classes):
+def _describe_detections(image, found, classes, category_ids=None):
     """The JSON entry, the picture, and lines `class x y width height score` (of 1, centres)."""
     numbers = zip(
         found["boxes"].tolist(),
@@ -238,6 +242,7 @@ def _describe_detections(image, found, classes):
                 "box_confidence": box_confidence,
                 "class_confidence": class_confidence,
             }
+            | ({"category_id": category_ids[label]} if category_ids else {})
         )
         x0, y0, x1, y1 = box
         middle = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height)

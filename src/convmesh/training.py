@@ -17,8 +17,9 @@ from convmesh.config import check, check_complete, check_resume, to_json
 from convmesh.data import BadExample, identity, open_eval, open_train
 from convmesh.data.documents import read_json
 from convmesh.data.loader import reading_ahead, train_batches
+from convmesh.data.record import category_ids
 from convmesh.errors import ConfigError, DataError, RunError, Stopped
-from convmesh.evaluation import evaluate_variables, read_config
+from convmesh.evaluation import CATEGORY_IDS, evaluate_variables, read_config
 from convmesh.flops import ideal_seconds
 from convmesh.ledger import Ledger
 from convmesh.lock import RunLock
@@ -75,7 +76,7 @@ def train(
         open_parts.callback(stop.note_only)
         state = restore_or_create(setup, checkpoints, train_source, stop)
         if processes.is_first():
-            write_identity(setup, workdir)
+            write_identity(setup, workdir, category_ids(train_source))
         owed = evaluation_owed(setup, int(state.step), workdir, eval_source.split)
         if int(state.step) >= setup.steps and not owed:
             if processes.is_first():
@@ -250,6 +251,7 @@ def _meta(setup: Setup, train_source) -> dict:
     return {
         "config": json.loads(to_json(setup.config)),
         "classes": list(setup.classes),
+        "category_ids": category_ids(train_source),
         "data": identity(train_source),
     }
 
@@ -378,11 +380,13 @@ def check_same_classes(setup: Setup, workdir: Path) -> None:
         )
 
 
-def write_identity(setup: Setup, workdir: Path) -> None:
-    """Writes config.json and classes.json, which say what is trained."""
+def write_identity(setup: Setup, workdir: Path, ids: tuple[int, ...] | None = None) -> None:
+    """Writes config.json and classes.json, which say what is trained, and the source's own ids."""
     classes = json.dumps(list(setup.classes), indent=1) + "\n"
     try:
         durable.write_whole(workdir / "classes.json", classes)
+        if ids is not None:
+            durable.write_whole(workdir / CATEGORY_IDS, json.dumps(list(ids)) + "\n")
         durable.write_whole(workdir / "config.json", to_json(setup.config))
     except OSError as error:
         raise RunError(f"{workdir}: cannot be written: {error.strerror or error}") from error

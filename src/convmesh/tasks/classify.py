@@ -55,7 +55,7 @@ class Classify(Loss):
         numbers = {f"top{k}": float(np.mean([r < k for r in rank])) for k in (1, 5)}
         return {**numbers, "images": len(rank)}
 
-    def results(self, found, classes) -> list[dict]:
+    def results(self, found, classes, category_ids=None) -> list[dict]:
         """For each image its classes with their probabilities, best first."""
         return [
             {
