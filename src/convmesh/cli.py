@@ -10,6 +10,7 @@ written); 75 stopped by a signal after saving; 130 interrupted.
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -18,7 +19,6 @@ from convmesh.errors import ConfigError, ConvmeshError, Stopped, nearest
 from convmesh.signals import tell
 
 NOT_YET = (
-    "check-data",
     "plan",
     "export",
     "import-weights",
@@ -102,9 +102,9 @@ def _run(argv: list[str]) -> int:
     if (args.num_processes or 1) > 1 and together.count(None) == 2:
         return processes.run_locally(_command_again(given), args.num_processes)
     processes.start(*together)
-    args.run(args, tuple(overrides))
+    status = args.run(args, tuple(overrides))
     processes.finish()
-    return 0
+    return status or 0
 
 
 def _command_again(argv: list[str]) -> Callable[[int, str], list[str]]:
@@ -178,6 +178,61 @@ def _prepare(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         from convmesh.data.prepare import prepare
 
         prepare(args.name, args.root)
+
+
+def _check_data(args: argparse.Namespace, overrides: tuple[str, ...]) -> int:
+    from convmesh.config import check_data_named, load_config
+
+    config = load_config(args.config, overrides)
+    check_data_named(config)
+    picture = args.output or ("" if args.no_picture or args.json else "check_data.png")
+    if not picture.endswith(".png") and picture:
+        raise ConfigError(f"--output {picture}: the picture is a PNG; end its name with .png")
+    if os.path.isdir(picture):
+        raise ConfigError(f"--output {picture}: is a folder; name the file in it")
+
+    import json
+
+    from convmesh import draw, processes
+    from convmesh.data.inspection import inspect
+
+    if not processes.is_first():
+        return 0
+    found = inspect(config, _progress())
+    if args.json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print("\n".join(found.lines()))
+    sample = list(found.sample(16)) if picture else []
+    if sample:
+        try:
+            images, examples = zip(*sample, strict=True)
+            draw.save_png(draw.draw_examples(images, examples, found.classes), picture)
+            told = f"{picture}: {len(sample)} of the images as they are read"
+        except OSError as error:
+            if args.output:
+                raise
+            told = f"{picture} cannot be written ({error.strerror}); name another with --output"
+        tell(told, sys.stderr if args.json else sys.stdout)
+    if not args.json:
+        print(found.verdict())
+    return int(found.refused)
+
+
+def _progress() -> Callable[[int, int], None]:
+    """What shows on a terminal how many images are done, and nothing elsewhere."""
+    shown = 0.0
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if done == total:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        elif now - shown > 0.1:
+            print(f"\r{done:,} of {total:,} images", end="", file=sys.stderr, flush=True)
+            shown = now
+
+    return show if sys.stderr.isatty() else lambda done, total: None
 
 
 def _check_mesh(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
@@ -408,6 +463,24 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         metavar="DIR",
         help="where it is written, as data.root will be (default: TFDS's own folder)",
     )
+
+    check_data = command(
+        "check-data",
+        _check_data,
+        "open every image that a run would use, and list what is wrong with the data",
+        "convmesh check-data --config configs/classify.py --config.data.root=DIR",
+        overrides=True,
+    )
+    check_data.add_argument("--config", required=True, metavar="FILE", help="the recipe")
+    drawn = check_data.add_mutually_exclusive_group()
+    drawn.add_argument(
+        "--output",
+        metavar="FILE",
+        help="picture of 16 images with their boxes, a PNG (default: check_data.png; none with "
+        "--json)",
+    )
+    drawn.add_argument("--no-picture", action="store_true", help="draw nothing")
+    check_data.add_argument("--json", action="store_true", help="one JSON object, for machines")
 
     check_mesh = command(
         "check-mesh",

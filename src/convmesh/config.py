@@ -599,6 +599,11 @@ def check_complete(config: ConfigDict) -> None:
         raise ConfigError(
             "model.name: not set; give it in the recipe or as --config.model.name=NAME"
         )
+    check_data_named(config)
+
+
+def check_data_named(config: ConfigDict) -> None:
+    """Refuses a config that does not say which data."""
     if config.data.format not in ("auto", "tfds") and not config.data.root:
         raise ConfigError(
             f"data.root: not set, and data.format {config.data.format} reads a folder; "

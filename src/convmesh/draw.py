@@ -250,6 +250,44 @@ def draw_judged_grid(
     return np.concatenate([_heading(title, key, grid.shape[1]), grid])
 
 
+def draw_examples(
+    images: Sequence[np.ndarray],
+    examples: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    columns: int | None = None,
+) -> np.ndarray:
+    """Images of a data set with what its files say is on them.
+
+    Args:
+      images: each [height, width, 3] uint8 RGB, of any sizes.
+      examples: for each image its `name`, and a class id `label`, or for detection `boxes` [n, 4]
+        in pixels of the image, `labels` [n], `crowd` [n], hatched in grey, and `doubted` [n],
+        dashed in red with a question mark after the name. Boxes that are not finite are counted
+        with the others, but not drawn.
+      classes: names, index = class id.
+      columns: images in a row; 4 of detection or 8 of classification.
+    """
+    detection = bool(examples) and "boxes" in examples[0]
+    tiles = []
+    for image, example in zip(images, examples, strict=True):
+        canvas, factors = _tile(image, detection)
+        caption = str(example["name"])
+        if detection:
+            finite = np.isfinite(example["boxes"]).all(axis=1)
+            boxes = example["boxes"][finite] * factors
+            labels, crowd = example["labels"][finite], example["crowd"][finite]
+            doubted = example["doubted"][finite]
+            _draw_truth(canvas, boxes, labels, crowd, classes, doubted)
+            _draw_dashed(canvas, boxes[doubted], WRONG)
+            count, doubts = len(finite), int(np.sum(example["doubted"]))
+            caption += f", {count} box{'' if count == 1 else 'es'}"
+            caption += f", {doubts} in doubt" if doubts else ""
+        else:
+            caption = f"{_class_name(classes, example['label'])}, {caption}"
+        tiles.append((canvas, caption, INK))
+    return _grid(tiles, columns or (4 if detection else 8))
+
+
 def draw_curves(metrics_path: str | os.PathLike[str], output_png: str | os.PathLike[str]) -> None:
     """Draws the curves of a `metrics.jsonl`: loss and its parts, AP or top-1, learning rate, speed.
 
@@ -403,17 +441,19 @@ def _overlap(place, taken) -> float:
     return float((w.clip(0) * h.clip(0)).sum())
 
 
-def _draw_truth(canvas, boxes, labels, crowd, classes) -> None:
+def _draw_truth(canvas, boxes, labels, crowd, classes, doubted=None) -> None:
     """Boxes of the data set: those to ignore hatched in grey, the rest in their class colour."""
     _hatch(canvas, boxes[crowd])
     names = [_class_name(classes, label) for label in labels]
     texts = [f"ignored: {n}" if c else n for n, c in zip(names, crowd, strict=True)]
+    if doubted is not None:
+        texts = [f"{text} ?" if d else text for text, d in zip(texts, doubted, strict=True)]
     colors = [GREY if c else color for color, c in zip(_colors(labels), crowd, strict=True)]
     _draw_boxes(canvas, boxes, texts, colors)
 
 
-def _draw_dashed(canvas: np.ndarray, boxes: np.ndarray) -> None:
-    """White dashes with dark gaps, seen on any ground, under everything else."""
+def _draw_dashed(canvas: np.ndarray, boxes: np.ndarray, ink: Color = WHITE) -> None:
+    """Dashes with dark gaps, seen on any ground."""
     thickness = max(2, _thickness(canvas) // 2)
     dash, gap = 6 * thickness + 4, 3 * thickness + 2
     for box in boxes:
@@ -421,10 +461,10 @@ def _draw_dashed(canvas: np.ndarray, boxes: np.ndarray) -> None:
         cv2.rectangle(canvas, (x0, y0), (x1, y1), DARK, thickness)
         for x in range(x0, x1 + 1, dash + gap):
             for y in (y0, y1):
-                cv2.line(canvas, (x, y), (min(x + dash, x1), y), WHITE, thickness)
+                cv2.line(canvas, (x, y), (min(x + dash, x1), y), ink, thickness)
         for y in range(y0, y1 + 1, dash + gap):
             for x in (x0, x1):
-                cv2.line(canvas, (x, y), (x, min(y + dash, y1)), WHITE, thickness)
+                cv2.line(canvas, (x, y), (x, min(y + dash, y1)), ink, thickness)
 
 
 def _hatch(canvas: np.ndarray, boxes: np.ndarray) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "open_eval",
     "open_set",
     "open_train",
+    "used_splits",
 ]
 
 VALIDATION = ("validation", "val", "valid")
@@ -98,6 +99,25 @@ def open_eval(config: ConfigDict, split: str | None = None) -> Source:
     else:
         source = dataset.source(name, training=False)
     return _cached(source, config)
+
+
+def used_splits(
+    dataset: DataSet, config: ConfigDict, open_split: Callable[[str], Source]
+) -> list[tuple[str, Source, list[int]]]:
+    """Return what a run trains on and what it evaluates: name, source, and which of its examples.
+
+    As `open_train` and `open_eval` choose them, but each opened by `open_split`; one alone where
+    both are the same. Raises as those do.
+    """
+    name, trained = _eval_split(dataset, config), config.data.train_split
+    if name is None:
+        _check_held_out(dataset, config)
+    train = open_split(trained)
+    if name is None:
+        order, count = _shuffled(len(train)), _held_out_count(len(train), config)
+        return [(trained, train, sorted(order[count:])), (HELD_OUT, train, sorted(order[:count]))]
+    evaluated = [] if name == trained else [(name, open_split(name))]
+    return [(n, s, list(range(len(s)))) for n, s in [(trained, train), *evaluated]]
 
 
 def find_format(config: ConfigDict) -> str:
@@ -176,14 +196,18 @@ def _train_part(dataset: DataSet, config: ConfigDict, training: bool) -> Source:
 
 
 def _held_out_part(dataset: DataSet, config: ConfigDict) -> Source:
+    _check_held_out(dataset, config)
+    source = dataset.source(config.data.train_split, training=False)
+    held_out = _shuffled(len(source))[: _held_out_count(len(source), config)]
+    return Subset(source, sorted(held_out), HELD_OUT)
+
+
+def _check_held_out(dataset: DataSet, config: ConfigDict) -> None:
     if not config.data.val_fraction:
         raise ConfigError(
             "data.val_fraction: 0, and there is no split to evaluate among"
             f" {', '.join(dataset.splits)}; set it, or data.eval_split"
         )
-    source = dataset.source(config.data.train_split, training=False)
-    held_out = _shuffled(len(source))[: _held_out_count(len(source), config)]
-    return Subset(source, sorted(held_out), HELD_OUT)
 
 
 def _held_out_count(size: int, config: ConfigDict) -> int:

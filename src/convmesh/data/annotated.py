@@ -63,6 +63,22 @@ class Annotated:
         return self.places[i] if self.places else f"box {i}"
 
 
+@dataclass(frozen=True)
+class Look:
+    """What opening an image has shown.
+
+    problems: of the image or its boxes. image: uint8 [height, width, 3], upright, or None where it
+    cannot be used. boxes: float64 [n, 4] in its pixels, as stated. faults: of each box, '' where
+    there is none. orientation: by which EXIF turned the image, 1 where it did not.
+    """
+
+    problems: list[Problem]
+    image: np.ndarray | None = None
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    faults: tuple[str, ...] = ()
+    orientation: int = 1
+
+
 class AnnotatedSet:
     """A data set with boxes: its splits, classes, and what is wrong with its files: a DataSet.
 
@@ -92,21 +108,28 @@ class AnnotatedSet:
 
         Raises ConfigError for a split that is not there, DataError for what the policies refuse.
         """
-        if split not in self._examples:
-            raise ConfigError(
-                f"data: no split {split!r} in {self._config.data.root}; it has"
-                f" {', '.join(self.splits) or 'none'}{nearest(split, self.splits)}"
-            )
+        examples = self._split(split)
         refuse(self.problems)
-        source = AnnotatedSource(self, split, self._examples[split], self._config, training)
+        source = AnnotatedSource(self, split, examples, self._config, training)
         refuse([p for i in range(len(source)) for p in source.stated_problems(i) if p.error])
         if not len(source):
             raise DataError(f"{self._config.data.root}: split {split!r} has no images")
         return source
 
     def unchecked(self, split: str) -> AnnotatedSource:
-        """Return one split whatever is wrong with it, for who lists just that."""
-        return AnnotatedSource(self, split, self._examples[split], self._config, training=True)
+        """Return one split whatever is wrong with it, for who lists just that.
+
+        Raises ConfigError for a split that is not there.
+        """
+        return AnnotatedSource(self, split, self._split(split), self._config, training=True)
+
+    def _split(self, split: str) -> list[Annotated]:
+        if split not in self._examples:
+            raise ConfigError(
+                f"data: no split {split!r} in {self._config.data.root}; it has"
+                f" {', '.join(self.splits) or 'none'}{nearest(split, self.splits)}"
+            )
+        return self._examples[split]
 
 
 class AnnotatedSource:
@@ -145,7 +168,7 @@ class AnnotatedSource:
         one = self._examples[index]
         if one.broken:
             raise BadExample(f"{one.annotation or one.name}: {one.broken}")
-        image, boxes, size_fault = self._upright(one)
+        image, boxes, size_fault, _ = self._upright(one)
         if size_fault:
             raise BadExample(f"{one.name}: {size_fault}")
         size, count = image.shape[:2], len(self.classes)
@@ -165,8 +188,8 @@ class AnnotatedSource:
             bad_boxes=checked.bad,
         )
 
-    def _upright(self, one: Annotated) -> tuple[np.ndarray, np.ndarray, str]:
-        """Return the image, its boxes in pixels of it, and what is wrong with its size, if it is.
+    def _upright(self, one: Annotated) -> tuple[np.ndarray, np.ndarray, str, int]:
+        """Return the image, its boxes in pixels of it, what is wrong with its size, and its turn.
 
         Tools that do not know of EXIF draw boxes on the pixels as stored: where the stated size is
         theirs and not the upright image's, the boxes are turned with the image.
@@ -174,14 +197,15 @@ class AnnotatedSource:
         image, orientation = images.read_turned(str(one.path))
         height, width = image.shape[:2]
         if one.size is None or one.size == (height, width):
-            return image, one.pixels((height, width)), ""
+            return image, one.pixels((height, width)), "", orientation
         if one.size == (width, height) and orientation in (5, 6, 7, 8):
-            return image, images.turn_boxes(one.pixels(one.size), one.size, orientation), ""
+            turned = images.turn_boxes(one.pixels(one.size), one.size, orientation)
+            return image, turned, "", orientation
         fault = (
             f"is {width} x {height}, but {one.annotation} says {one.size[1]} x {one.size[0]}: its"
             " boxes would be wrong"
         )
-        return image, one.pixels((height, width)), fault
+        return image, one.pixels((height, width)), fault, orientation
 
     # What is wrong, in words.
 
@@ -196,17 +220,24 @@ class AnnotatedSource:
 
     def problems(self, index: int) -> list[Problem]:
         """Return everything that is wrong with image `index`, which is opened for it."""
-        one = self._examples[index]
+        return self.look(index).problems
+
+    def look(self, index: int) -> Look:
+        """Open image `index` and return what it shows; raises nothing that data can cause."""
+        one, error = self._examples[index], self._bad_example_is_error
         if one.broken:
-            return self.stated_problems(index)
+            return Look(self.stated_problems(index))
         try:
-            image, boxes, size_fault = self._upright(one)
-        except BadExample as error:
-            what = str(error).removeprefix(f"{one.path}: ")
-            return [Problem(one.name, what, "", self._bad_example_is_error)]
-        if size_fault:
-            return [Problem(one.name, size_fault, "", self._bad_example_is_error)]
-        return self._box_problems(one, boxes, image.shape[:2])
+            image, boxes, fault, orientation = self._upright(one)
+        except BadExample as unread:
+            fault = str(unread).removeprefix(f"{one.path}: ")
+        if fault:
+            # Training looks at the boxes before it opens an image: it refuses those all the same.
+            return Look([Problem(one.name, fault, "", error), *self.stated_problems(index)])
+        size = image.shape[:2]
+        faults = tuple(box_faults(boxes, one.labels, size, len(self.classes)))
+        problems = self._box_problems(one, boxes, size)
+        return Look(problems, image, boxes, faults, orientation)
 
     def _box_problems(
         self, one: Annotated, boxes: np.ndarray, size: tuple[int, int]
