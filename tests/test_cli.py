@@ -1,10 +1,13 @@
 """The command line: what it passes on, exit statuses, one clear line for each bad call."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
 from convmesh import cli
@@ -233,6 +236,99 @@ def test_a_wrong_call_ends_with_2_and_one_line(bad, calls, recipe, workdir, argv
     assert calls.made == []
 
 
+@pytest.fixture
+def photos_recipe(tmp_path, monkeypatch):
+    """A recipe without a model, for a folder of photos; the current folder is empty."""
+    for i, name in enumerate(("train/cat/0", "train/dog/1", "val/cat/2", "val/dog/3")):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((9, 9, 3), 50 * i, np.uint8))
+    recipe = tmp_path / "photos.py"
+    recipe.write_text(
+        "from convmesh.config import defaults\n"
+        "def get_config():\n"
+        "    config = defaults('classify')\n"
+        f"    config.data.root = {str(tmp_path / 'photos')!r}\n"
+        "    return config\n"
+    )
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return str(recipe)
+
+
+def test_check_data_ends_with_0_for_warnings_and_1_for_errors(photos_recipe, tmp_path, capsys):
+    command = ["check-data", "--config", photos_recipe]
+    assert cli.main(command) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-2:] == [
+        "check_data.png: 4 of the images as they are read",
+        "0 errors, 0 warnings: training takes this data",
+    ]
+    assert err == "" and cv2.imread("check_data.png").shape[2] == 3
+    (tmp_path / "photos/val/dog/3.png").write_text("no image")
+    assert cli.main([*command, "--no-picture"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "val/dog/3.png: not an image, or of a kind that cannot be read"
+    assert lines[-1].startswith("1 error, 0 warnings: training would be refused; mend them, or set")
+    assert cli.main([*command, "--config.data.on_bad_example=skip", "--output", "a/b.png"]) == 0
+    assert "val/dog/3.png: warning: not an image" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["a", "check_data.png"]
+    assert (tmp_path / "here/a/b.png").is_file()
+
+
+def test_check_data_tells_machines_in_json_alone(photos_recipe, tmp_path, capsys):
+    (tmp_path / "photos/val/dog/3.png").write_text("no image")
+    assert cli.main(["check-data", "--config", photos_recipe, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["refused"] is True and told["problems"][0]["file"] == "val/dog/3.png"
+    assert list((tmp_path / "here").iterdir()) == []
+    assert cli.main(["check-data", "--config", photos_recipe, "--json", "--output", "x.png"]) == 1
+    json.loads(capsys.readouterr().out)
+    assert (tmp_path / "here/x.png").is_file()
+
+
+def test_check_data_shows_how_far_it_is_on_a_terminal_only(photos_recipe, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "SECONDS_BETWEEN_DRAWS", -1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert cli.main(["check-data", "--config", photos_recipe, "--no-picture"]) == 0
+    shown = [f"\r{n} of 4 images" for n in (1, 2, 3)]
+    assert capsys.readouterr().err == "".join(shown) + "\r\033[K"
+
+
+def test_only_a_picture_that_was_asked_for_has_to_be_written(photos_recipe, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("convmesh.draw.save_png", full)
+    command = ["check-data", "--config", photos_recipe]
+    assert cli.main(command) == 0
+    told = "check_data.png cannot be written (No space left on device); name another with --output"
+    assert told in capsys.readouterr().out
+    assert cli.main([*command, "--output", "x.png"]) == 1
+    assert capsys.readouterr().err == "convmesh: error: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--config.data.rot=x", "data.rot: no such key; did you mean data.root?"),
+        ("--config.data.root=", "data.root: not set"),
+        ("--config.data.root=nowhere", "data.root: nowhere is not a folder"),
+        ("--config.data.eval_split=tset", "data: no split 'tset' in"),
+        ("--config.task=detect", "data.format: folder holds classes without boxes"),
+        ("--output x.jpg", "--output x.jpg: the picture is a PNG; end its name with .png"),
+        ("--output x.png --no-picture", "not allowed with argument"),
+        ("--output full.png", "--output full.png: is a folder; name the file in it"),
+        ("--workdir w", "--workdir: convmesh check-data has no such flag"),
+    ],
+)
+def test_check_data_writes_nothing_where_the_call_is_wrong(photos_recipe, bad, flags, message):
+    os.mkdir("full.png")
+    status, line = bad("check-data", "--config", photos_recipe, *flags.split())
+    assert status == 2 and message in line
+    assert os.listdir() == ["full.png"] and os.listdir("full.png") == []
+
+
 @pytest.mark.parametrize("name", cli.NOT_YET)
 def test_a_command_of_a_later_version_says_so(bad, name):
     for argv in ([name], [name, "--help"], [name, "--config", "x"]):
@@ -270,7 +366,7 @@ def test_debug_shows_the_traceback(calls, recipe, capsys, error):
     assert err.rstrip().splitlines()[-1].endswith("a.jpg: cut short")
 
 
-@pytest.mark.parametrize("command", ["", "train", "eval", "predict"])
+@pytest.mark.parametrize("command", ["", "train", "eval", "predict", "check-data"])
 def test_help_lists_every_flag_and_only_commands_that_exist(capsys, command):
     assert cli.main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out
@@ -280,6 +376,7 @@ def test_help_lists_every_flag_and_only_commands_that_exist(capsys, command):
         "eval": ["--split", "--step", "--best", "--config.KEY=VALUE", "--debug"],
         "predict": "PATH --output --threshold --iou --max-detections --top-k --batch-size "
         "--save-txt".split(),
+        "check-data": ["--config FILE", "--output FILE", "--no-picture", "--json", "exit status"],
     }[command]
     for words in wanted:
         assert words in out
@@ -298,7 +395,8 @@ def test_help_imports_nothing_heavy_on_any_subcommand():
 import json, sys
 import convmesh
 from convmesh.cli import main
-for argv in (["--help"], ["train", "--help"], ["eval", "--help"], ["predict", "--help"], ["plan"]):
+for argv in (["--help"], ["train", "--help"], ["eval", "--help"], ["predict", "--help"], ["plan"],
+             ["check-data", "--help"], ["check-data", "--config", "x", "--no-picture", "--output"]):
     main(argv)
 print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
 """

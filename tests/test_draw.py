@@ -14,6 +14,7 @@ from convmesh.draw import (
     draw_batch,
     draw_curves,
     draw_detections,
+    draw_examples,
     draw_judged_grid,
     draw_predictions_grid,
     save_png,
@@ -267,6 +268,29 @@ def test_right_and_wrong_classes_are_told_apart(monkeypatch):
 def write_metrics(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def test_examples_show_what_is_doubted_in_red_dashes(monkeypatch):
+    written = captions(monkeypatch)
+    boxes = np.array([[10, 10, 40, 40], [50, 50, 90, 90], [np.nan, 0, 1, 1], [5, 60, 20, 80]])
+    example = {
+        "name": "train: a.jpg",
+        "boxes": boxes,
+        "labels": np.array([1, 1, 2, 2]),
+        "crowd": np.array([False, False, False, True]),
+        "doubted": np.array([False, True, True, False]),
+    }
+    picture = draw_examples([plain(100, 100)], [example], CLASSES)
+    assert sorted(written) == ["cat", "cat ?", "ignored: dog", "train: a.jpg, 4 boxes, 2 in doubt"]
+    sure = draw_examples([plain(100, 100)], [example | {"doubted": np.zeros(4, bool)}], CLASSES)
+    assert count(picture, draw.WRONG) > 300 and count(sure, draw.WRONG) == 0
+
+
+def test_examples_of_classes_show_their_names(monkeypatch):
+    written = captions(monkeypatch)
+    examples = [{"name": "train: a.jpg", "label": 2}, {"name": "b.jpg", "label": 0}]
+    draw_examples([plain(30, 40), plain(10, 10)], examples, CLASSES)
+    assert written == ["dog, train: a.jpg", "cell, b.jpg"]
 
 
 def test_series_take_the_later_line_of_a_step_and_null_as_a_gap():

@@ -26,6 +26,8 @@ NOT_YET = (
 )
 FLAGS_WITH_VALUE = ("--cpu-devices", "--coordinator", "--num-processes", "--process-id")
 
+SECONDS_BETWEEN_DRAWS = 0.1  # of the line that tells how far a command is
+
 EXIT_STATUSES = """\
 exit status:
   0    done
@@ -228,7 +230,7 @@ def _progress() -> Callable[[int, int], None]:
         now = time.monotonic()
         if done == total:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-        elif now - shown > 0.1:
+        elif now - shown > SECONDS_BETWEEN_DRAWS:
             print(f"\r{done:,} of {total:,} images", end="", file=sys.stderr, flush=True)
             shown = now
 

@@ -98,6 +98,9 @@ class Inspection:
         """Return everything for people, line by line."""
         found = [str(finding) for finding in self.findings]
         numbers = overview.describe(self.summary)
+        if numbers:
+            about = f"{self.summary['format']} data in {self.summary['data']}"
+            numbers = [f"{about}, {_count(len(self.classes), 'class')}", "", *numbers]
         return [*found, *([""] if found and numbers else []), *numbers]
 
     def to_json(self) -> dict[str, Any]:
@@ -365,7 +368,10 @@ def _about_the_set(
         ignored = getattr(part.source, "ignored", ())
         if ignored:
             named = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
-            yield about(f"split {part.split}", f"{len(ignored)} files are no images: {named}")
+            yield about(
+                f"split {part.split}",
+                f"{_count(len(ignored), 'file')} not taken for images: {named}",
+            )
     empty = {path.name for path in getattr(parts[0].source, "empty", ())}
     for name in summary["classes"]:
         elsewhere = {split: n[name] for split, n in counts.items() if n[name]}
@@ -374,16 +380,17 @@ def _about_the_set(
         elif not elsewhere:
             yield about(f"class {name}", "occurs nowhere")
         elif not trained[name]:
-            told = " and ".join(f"{n} times in {split}" for split, n in elsewhere.items())
+            told = " and ".join(f"{_count(n, 'time')} in {split}" for split, n in elsewhere.items())
             yield about(f"class {name}", f"occurs {told}, never in {parts[0].split}")
-    for split, numbers in summary["splits"].items():
-        over = numbers.get("over_max_boxes", 0)
-        if over:
-            what = (
-                f"{_count(over, 'image')} of {split} have more than {config.data.max_boxes} boxes"
-                f" (most: {numbers['most_boxes']}); of these the smallest are left out"
-            )
-            yield about("data.max_boxes", what)
+    numbers = summary["splits"][parts[0].split]
+    over = numbers.get("over_max_boxes", 0)
+    if over:
+        what = (
+            f"{over} of {_count(numbers['images'], 'image')} of {parts[0].split} hold more than"
+            f" {_count(config.data.max_boxes, 'box')} (most: {numbers['most_boxes']}); training"
+            " leaves out the smallest of these"
+        )
+        yield about("data.max_boxes", what)
 
 
 def _alike(findings: list[Finding], parts: Sequence[Part]) -> list[Finding]:
@@ -401,4 +408,5 @@ def _alike(findings: list[Finding], parts: Sequence[Part]) -> list[Finding]:
 
 
 def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
+    plural = "es" if what.endswith(("s", "x")) else "s"
+    return f"{n} {what}{'' if n == 1 else plural}"
