@@ -37,9 +37,38 @@ def test_class_colours_are_stable_and_distinct():
     colors = [class_color(i) for i in range(90)]
     assert len(set(colors)) == 90
     assert class_color(3) == colors[3] and class_color(50) == colors[50]
-    first = np.array(colors[:12], float)
-    apart = np.linalg.norm(first[:, None] - first[None], axis=-1) + 1e9 * np.eye(12)
-    assert apart.min() > 60
+
+
+# Linear RGB as eyes without one of the three kinds of cones see it (Machado et al. 2009).
+EYES = {
+    "all cones": np.eye(3),
+    "no red": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "no blue": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_the_first_ten_colours_are_told_apart_by_any_eyes(eyes):
+    part = np.array([class_color(i) for i in range(10)]) / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(EYES[eyes]).T, 0, 1).astype(np.float32)
+    srgb = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    lab = cv2.cvtColor(srgb[None].astype(np.float32), cv2.COLOR_RGB2Lab)[0]
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e9 * np.eye(10)
+    assert apart.min() > 20
 
 
 def test_large_images_keep_their_size_and_the_original_is_not_touched():
@@ -110,6 +139,50 @@ def test_chips_lie_inside_and_apart_where_there_is_room():
     first = draw._place(canvas, corners, size, np.zeros((0, 4)), 2)
     second = draw._place(canvas, corners, size, np.array([first]), 2)
     assert draw._overlap(second, np.array([first])) == 0
+
+
+def crowd(height, width, n):
+    """(boxes, names, scores) of `n` objects anywhere."""
+    rng = np.random.default_rng(n)
+    size = rng.uniform(0.05, 0.2, (n, 2)) * (width, height)
+    corner = rng.uniform(0, 0.8, (n, 2)) * (width, height)
+    names = [("potted plant", "car", "teddy bear")[i % 3] for i in range(n)]
+    return np.concatenate([corner, corner + size], 1), names, rng.uniform(0.3, 1, n)
+
+
+@pytest.fixture
+def chips(monkeypatch):
+    """Each chip that is drawn: its place and the scale of its font."""
+    drawn = []
+
+    def note(canvas, place, text, scale, color):
+        drawn.append((place, scale))
+
+    monkeypatch.setattr(draw, "_draw_chip", note)
+    return drawn
+
+
+@pytest.mark.parametrize("size", [(100, 100), (480, 640), (1500, 2000)], ids=str)
+@pytest.mark.parametrize("n", [1, 10, 80])
+def test_every_name_is_legible_and_inside_at_any_size(chips, size, n):
+    height, width = draw_detections(plain(*size), *crowd(*size, n)).shape[:2]
+    places = np.array([place for place, _ in chips])
+    assert len(places) == n and min(scale for _, scale in chips) >= draw.USUAL_TEXT
+    assert places.min() >= 0 and places[:, 2].max() <= width and places[:, 3].max() <= height
+    area = ((places[:, 2] - places[:, 0]) * (places[:, 3] - places[:, 1])).sum()
+    hidden = sum(draw._overlap(place, places[:i]) for i, place in enumerate(places))
+    assert area < 0.2 * height * width and hidden < 0.03 * area
+
+
+def test_line_and_lettering_grow_with_the_picture(chips):
+    scales, lines = [], []
+    for side in (600, 3000):
+        picture = draw_detections(
+            plain(side, side), [[side // 4, 9, side, side]], ["a"], labels=[1]
+        )
+        scales.append(chips[-1][1])
+        lines.append(count(picture[side // 2 : side // 2 + 1], class_color(1)))
+    assert scales[1] > 4 * scales[0] and lines[1] > 3 * lines[0] > 0
 
 
 def test_the_best_score_is_on_top():

@@ -22,20 +22,19 @@ from convmesh.report import read_metrics
 
 Color = tuple[int, int, int]
 
-# Told apart easily, also on photographs; further classes get colours around the wheel.
+# Told apart also by who cannot see red, green or blue: no two are nearer than 20 in CIELAB, as
+# such eyes see them. Found by a search; further classes get colours around the wheel.
 PALETTE: tuple[Color, ...] = (
-    (255, 72, 66),
-    (38, 132, 255),
-    (46, 184, 76),
-    (255, 159, 10),
-    (168, 85, 247),
-    (0, 199, 217),
+    (205, 0, 0),
+    (0, 180, 255),
     (255, 230, 0),
-    (255, 100, 190),
-    (150, 98, 56),
-    (163, 230, 53),
-    (13, 148, 136),
-    (99, 91, 255),
+    (0, 150, 90),
+    (180, 0, 255),
+    (230, 150, 30),
+    (60, 255, 255),
+    (180, 90, 150),
+    (180, 255, 150),
+    (60, 90, 180),
 )
 GREY, WHITE, DARK = (160, 160, 160), (255, 255, 255), (24, 24, 24)
 PAPER, INK, RIGHT, WRONG = (248, 248, 248), (40, 40, 40), (16, 124, 52), (200, 30, 40)
@@ -43,7 +42,9 @@ MISSED = (255, 190, 0)
 
 FONT = cv2.FONT_HERSHEY_DUPLEX
 SMALLEST_TEXT = 0.34  # of the font's size; below this nobody can read it
+USUAL_TEXT = 0.42  # in small pictures, and where there are many boxes
 LONGEST_SIDE = 1600  # pixels up to which a small image is enlarged
+MOST_COVERED = 0.15  # part of a picture that chips may cover before they get smaller
 
 
 def class_color(label: int) -> Color:
@@ -75,7 +76,8 @@ def draw_detections(
       labels: [n] class ids, which give the colours; taken from the names where left out.
       truth_boxes: [m, 4], drawn as dashed white lines under the others.
       min_side: the shorter side in pixels that a smaller image is enlarged to, so that the
-        lettering is legible; the longer side then stays within 1600.
+        lettering is legible; further where there are many boxes. The longer side then stays within
+        1600.
 
     Returns:
       [height', width', 3] uint8 RGB, of the image's own size or larger.
@@ -88,12 +90,14 @@ def draw_detections(
     if not len(names) == len(boxes) == len(boxes if scores is None else scores):
         raise ValueError(f"{len(boxes)} boxes, {len(names)} names, scores: {scores!r}")
     height, width = image.shape[:2]
-    scale = min(min_side / min(height, width), LONGEST_SIDE / max(height, width))
+    texts = _chip_texts(names, scores)
+    for_chips = math.sqrt(_chips_area(texts, USUAL_TEXT) / MOST_COVERED / (height * width))
+    scale = min(max(min_side / min(height, width), for_chips), LONGEST_SIDE / max(height, width))
     canvas, factors = _resized(image, max(1.0, scale))
     if truth_boxes is not None:
         _draw_dashed(canvas, _finite_boxes(truth_boxes) * factors)
     colors = [_name_color(name) for name in names] if labels is None else _colors(labels)
-    _draw_boxes(canvas, boxes * factors, _chip_texts(names, scores), colors, scores)
+    _draw_boxes(canvas, boxes * factors, texts, colors, scores)
     return canvas
 
 
@@ -365,8 +369,9 @@ def _draw_boxes(
 
     chips = []
     taken = np.zeros((0, 4))
+    full = _crowd_scale(canvas, texts)
     for i in best_first:
-        chip = _chip(canvas, texts[i])
+        chip = _chip(canvas, texts[i], full)
         if chip is None:
             continue
         text, scale, size = chip
@@ -380,20 +385,22 @@ def _draw_boxes(
 def _draw_chip(canvas, place, text, scale, color) -> None:
     x0, y0, x1, y1 = place
     canvas[y0:y1, x0:x1] = color
-    bright = np.dot(color, (0.299, 0.587, 0.114)) > 140
     _, _, below = _text_size(text, scale)
     padding = _padding(scale)
     start = (x0 + padding, y1 - padding - below + 1)
-    _put_text(canvas, text, start, scale, DARK if bright else WHITE)
+    _put_text(canvas, text, start, scale, _ink_on(color))
 
 
-def _chip(canvas: np.ndarray, text: str) -> tuple[str, float, tuple[int, int]] | None:
+def _chip(
+    canvas: np.ndarray, text: str, scale: float | None = None
+) -> tuple[str, float, tuple[int, int]] | None:
     """Text, font scale and size (width, height) of a chip that fits the canvas.
 
-    A text too long gets smaller, then loses letters; None where no text fits at all.
+    scale: of the font, if it fits; that of the canvas by default. A text too long gets smaller,
+    then loses letters; None where no text fits at all.
     """
     height, width = canvas.shape[:2]
-    scale = _text_scale(canvas)
+    scale = _text_scale(canvas) if scale is None else scale
     while _chip_size("", scale)[1] > height and scale > SMALLEST_TEXT:
         scale = max(SMALLEST_TEXT, scale * 0.9)
     text, scale = _fitted(text, width - 2 * _padding(scale), scale)
@@ -408,6 +415,7 @@ def _place(canvas, corners, size, taken, thickness) -> tuple[int, int, int, int]
     half = thickness // 2 + 1
     (x0, y0), (x1, y1) = corners
     left, right, top, bottom = x0 - half, x1 + half + 1 - w, y0 - half, y1 + half + 1
+    middle = (left + right) // 2
     candidates = [
         (left, top - h),
         (left, top),
@@ -417,6 +425,12 @@ def _place(canvas, corners, size, taken, thickness) -> tuple[int, int, int, int]
         (left, bottom - h),
         (right, top),
         (right, bottom - h),
+        (middle, top - h),
+        (middle, bottom),
+        (left - w + thickness, top),  # beside the box
+        (x1 + half + 1, top),
+        (left - w + thickness, bottom - h),
+        (x1 + half + 1, bottom - h),
     ]
     best, least = (0, 0, w, h), math.inf
     for x, y in candidates:
@@ -494,11 +508,24 @@ def _inside(canvas, box, thickness) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _text_scale(canvas: np.ndarray) -> float:
-    return min(2.2, max(0.42, min(canvas.shape[:2]) / 1000))
+    return max(USUAL_TEXT, min(canvas.shape[:2]) / 1300)
+
+
+def _crowd_scale(canvas: np.ndarray, texts: Sequence[str]) -> float:
+    """The font's scale at which chips with these texts do not cover the picture, if legible."""
+    full = _text_scale(canvas)
+    most = MOST_COVERED * canvas.shape[0] * canvas.shape[1]
+    shrunk = full * math.sqrt(min(1.0, most / max(1.0, _chips_area(texts, full))))
+    return max(shrunk, min(USUAL_TEXT, full))
+
+
+def _chips_area(texts: Sequence[str], scale: float) -> float:
+    """Square pixels of the chips with these texts, together."""
+    return float(sum(math.prod(_chip_size(text, scale)) for text in texts))
 
 
 def _thickness(canvas: np.ndarray) -> int:
-    return min(8, max(2, round(min(canvas.shape[:2]) / 260)))
+    return max(2, round(min(canvas.shape[:2]) / 300))
 
 
 def _padding(scale: float) -> int:
@@ -552,6 +579,17 @@ def _class_name(classes: Sequence[str], label: Any) -> str:
 
 def _colors(labels: Iterable[Any]) -> list[Color]:
     return [class_color(int(label)) for label in labels]
+
+
+def _ink_on(color: Color) -> Color:
+    """Dark or white, whichever has the greater contrast with the colour (WCAG 2's luminance)."""
+
+    def luminance(of: Color) -> float:
+        parts = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in of]
+        return float(np.dot(parts, (0.2126, 0.7152, 0.0722)))
+
+    contrast_with_dark = (luminance(color) + 0.05) / (luminance(DARK) + 0.05)
+    return DARK if contrast_with_dark > 1.05 / (luminance(color) + 0.05) else WHITE
 
 
 def _name_color(name: str) -> Color:
