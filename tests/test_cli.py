@@ -395,7 +395,8 @@ def test_help_imports_nothing_heavy_on_any_subcommand():
 import json, sys
 import convmesh
 from convmesh.cli import main
-for argv in (["--help"], ["train", "--help"], ["eval", "--help"], ["predict", "--help"], ["plan"], ["prepare", "--help"],
+for argv in (["--help"], ["train", "--help"], ["eval", "--help"], ["predict", "--help"], ["plan"],
+             ["prepare", "--help"],
              ["check-data", "--help"], ["check-data", "--config", "x", "--no-picture", "--output"]):
     main(argv)
 print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
