@@ -4,6 +4,7 @@
 #   make test       run every test
 #   make proof      every mesh against one device, in float64: writes docs/equality.md
 #   make costs      what each way of sharing costs: writes docs/costs.md
+#   make models     how large each detector is: writes docs/models.md
 #   make lint       check style and types
 #   make lock       compile the lock again (LOCK_FLAGS=--upgrade takes newer releases)
 #   make clean      remove .venv and the tools' caches (runs/ stays)
@@ -31,7 +32,7 @@ EXTRA_READY := $(if $(EXTRA),$(READY)-$(EXTRA))
 unexport PYTHONPATH PYTHONHOME
 export PIP_USER := 0
 
-.PHONY: demo test proof costs lint lock clean
+.PHONY: demo test proof costs models lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY) $(EXTRA_READY)
@@ -49,6 +50,9 @@ proof: $(READY)
 
 costs: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/cost_table.py
+
+models: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/model_table.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

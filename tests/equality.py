@@ -11,8 +11,9 @@ import numpy as np
 
 from convmesh import mesh as meshes
 from convmesh.models import make_model
-from convmesh.models.detector import grid_points
-from convmesh.models.resnet import ResNet
+from convmesh.models.csp import CSPBackbone, CSPBlock
+from convmesh.models.detector import Detector, grid_points
+from convmesh.models.resnet import Bottleneck, ResNet, ResNetBackbone
 from convmesh.models.small_cnn import SmallCNN
 from convmesh.proof import differences, noise_batch, sgd_steps
 from convmesh.tasks.classify import Classify
@@ -28,6 +29,7 @@ ALL_LAYOUTS = [*ALL_MESHES, *((*shape, True) for shape in ALL_MESHES if shape[0]
 SOME_LAYOUTS = [*ALL_MESHES, (8, 1, 1, True), (2, 2, 2, True)]
 WHOLE_LAYOUTS = [(4, 1, 2), (2, 2, 2), (8, 1, 1, True), (2, 2, 2, True)]
 SOME_WHOLE_LAYOUTS = [(4, 1, 2), (2, 2, 2, True)]
+SOME_TINY_LAYOUTS = [(2, 2, 2), (2, 2, 2, True)]
 
 
 def make_mesh(shape):
@@ -55,6 +57,18 @@ def three_steps(model, task, size: int, shape, batch: int = 8, **options):
     return sgd_steps(model, task, (size, size), make_mesh(shape), batches, **options)
 
 
+def tiny_csp_detector(dtype, classes: int = 8, **options):
+    """detector_medium in little: CSP stages, and a pyramid of them."""
+    backbone = functools.partial(CSPBackbone, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1))
+    return Detector(classes, backbone, features=16, block=CSPBlock, dtype=dtype, **options)
+
+
+def tiny_resnet_detector(dtype, classes: int = 8, levels: int = 5, **options):
+    """detector_resnet50_p7 in little: bottlenecks, and five levels."""
+    backbone = functools.partial(ResNetBackbone, blocks=(1, 1, 1, 1), width=8, block=Bottleneck)
+    return Detector(classes, backbone, features=16, levels=levels, dtype=dtype, **options)
+
+
 def case(name):
     """(model, task, image side) of a tiny net of each family, and of the real ones."""
     dtype = jnp.float64
@@ -70,6 +84,12 @@ def case(name):
         "tiny detector": lambda: (
             make_model("detector_tiny", "detect", 8, dtype),
             Detect(8, (64, 64)),
+            64,
+        ),
+        "tiny csp detector": lambda: (tiny_csp_detector(dtype), Detect(8, (64, 64)), 64),
+        "tiny resnet detector": lambda: (
+            tiny_resnet_detector(dtype),
+            Detect(8, (64, 64), strides=(8, 16, 32, 64, 128)),
             64,
         ),
         "small_cnn": lambda: (make_model("small_cnn", "classify", 10, dtype), classify(10), 32),

@@ -16,3 +16,10 @@ def test_the_tiny_detector_on_every_mesh(shape):
 def test_the_demos_detector(shape):
     result = equality.three_steps(*equality.case("detector_nano"), shape)
     equality.assert_equal(result, equality.one_device("detector_nano"))
+
+
+@pytest.mark.parametrize("name", ["tiny csp detector", "tiny resnet detector"])
+@pytest.mark.parametrize("shape", equality.SOME_TINY_LAYOUTS, ids=str)
+def test_the_tiny_detectors_of_other_backbones(name, shape):
+    result = equality.three_steps(*equality.case(name), shape)
+    equality.assert_equal(result, equality.one_device(name))

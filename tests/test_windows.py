@@ -83,7 +83,8 @@ def test_every_window_of_every_model_is_in_a_shard_map(name):
     kind = MODELS[name][0]
     size = 64
     model = make_model(name, kind, 8, jnp.float32)
-    task = {"classify": Classify, "detect": Detect}[kind](8, (size, size))
+    strides = {"strides": model.strides} if kind == "detect" else {}
+    task = {"classify": Classify, "detect": Detect}[kind](8, (size, size), **strides)
     mesh, optimizer = equality.make_mesh((2, 2, 2)), optax.sgd(0.1)
     state = abstract_state(model, optimizer, (size, size), mesh, seed=0, ema=True)
     batch = equality.random_batch(task, size)

@@ -1,7 +1,8 @@
 """Models: linen modules written as for one device, and the plain dict of their names.
 
 To add one: write its file, and add its line here. A classifier is called as
-`model(images, train) -> logits [batch, classes]`; a detector gives a `detector.DetectorOutput`.
+`model(images, train) -> logits [batch, classes]`; a detector gives a `detector.DetectorOutput` and
+has `strides`.
 """
 
 import importlib
@@ -15,6 +16,11 @@ MODELS = {
     "resnet34": ("classify", "convmesh.models.resnet", "ResNet34"),
     "resnet50": ("classify", "convmesh.models.resnet", "ResNet50"),
     "detector_nano": ("detect", "convmesh.models.detector", "DetectorNano"),
+    "detector_small": ("detect", "convmesh.models.detector", "DetectorSmall"),
+    "detector_medium": ("detect", "convmesh.models.detector", "DetectorMedium"),
+    "detector_large": ("detect", "convmesh.models.detector", "DetectorLarge"),
+    "detector_resnet50": ("detect", "convmesh.models.detector", "DetectorResNet50"),
+    "detector_resnet50_p7": ("detect", "convmesh.models.detector", "DetectorResNet50P7"),
     "detector_tiny": ("detect", "convmesh.models.detector", "DetectorTiny"),
 }
 

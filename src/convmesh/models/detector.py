@@ -1,6 +1,7 @@
 """The dense detector: anchor-free, one stage, on the levels with strides 8, 16 and 32.
 
-A residual backbone gives C3 to C5; a path-aggregation pyramid (arXiv 1803.01534) mixes them; a head
+A backbone gives C3 to C5; a path-aggregation pyramid (arXiv 1803.01534) mixes them, and may add
+levels with strides 64 and 128 for large images; a head
 with convolutions shared across levels and norms apart (RTMDet, arXiv 2212.07784) gives, for each
 point of each level, the class logits, the logits of the distances to the box's four sides
 (distribution focal loss, arXiv 2006.04388), and one logit of box confidence.
@@ -13,11 +14,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from convmesh.models.csp import CSPBackbone, CSPBlock
 from convmesh.models.layers import BatchNorm, Conv, ConvNorm, ResidualBlock, rematerialised, stored
+from convmesh.models.resnet import ResNet50Backbone
 from convmesh.ops.points import to_points
 from convmesh.ops.pool import upsample_nearest
 
-STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32)  # of the levels that every detector has
 BINS = 16  # distances of 0 to 15 strides
 PRIOR_LOGIT = -4.595  # a probability of 0.01: most points are ground
 BIN_SLOPE = -0.4  # bias of bin k is BIN_SLOPE * k: boxes start at a mean side distance of 2 strides
@@ -31,19 +34,22 @@ class DetectorOutput(NamedTuple):
     confidence_logits: Any  # [batch, points]
 
 
-def grid_points(image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def grid_points(
+    image_size: tuple[int, int], strides: tuple[int, ...] = STRIDES
+) -> tuple[np.ndarray, np.ndarray]:
     """Centres (x, y) in pixels [points, 2] and strides [points] of the points of an image.
 
-    `image_size` is (height, width). Order: level, row, column, as in DetectorOutput.
+    `image_size` is (height, width); `strides` are the model's (`Detector.strides`). Order: level,
+    row, column, as in DetectorOutput.
     """
-    centres, strides = [], []
-    for stride in STRIDES:
-        # The stem makes cells of 4 x 4 pixels and leaves out what fills none; the rest rounds up.
+    centres, of_points = [], []
+    for stride in strides:
+        # Backbones make cells of 4 x 4 pixels and leave out what fills none; the rest rounds up.
         rows, columns = (-(-(side // 4) // (stride // 4)) for side in image_size)
         y, x = np.mgrid[:rows, :columns].reshape(2, -1)
         centres.append((np.stack([x, y], axis=1) + 0.5) * stride)
-        strides.append(np.full(rows * columns, stride))
-    return np.concatenate(centres).astype(np.float32), np.concatenate(strides).astype(np.float32)
+        of_points.append(np.full(rows * columns, stride))
+    return np.concatenate(centres).astype(np.float32), np.concatenate(of_points).astype(np.float32)
 
 
 class Backbone(nn.Module):
@@ -76,25 +82,39 @@ class Backbone(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """PAFPN: top-down, then bottom-up; every level leaves with `features` channels."""
+    """PAFPN: top-down, then bottom-up; every level leaves with `features` channels.
+
+    Levels beyond those that come in are made one from the other, each at half the size. `block`
+    mixes two levels in place of a 3x3 convolution; it is what `remat` computes again.
+    """
 
     features: int
+    levels: int = 3
+    block: Any = None
     dtype: Any = jnp.float32
     norm_group: int = 0
+    remat: bool = False
 
     @nn.compact
     def __call__(self, levels, train: bool):
-        brick = partial(ConvNorm, self.features, dtype=self.dtype, norm_group=self.norm_group)
+        kind = {"dtype": self.dtype, "norm_group": self.norm_group}
+        brick = partial(ConvNorm, self.features, **kind)
+        mix = brick
+        if self.block is not None:
+            block = rematerialised(self.block) if self.remat else self.block
+            mix = partial(block, self.features, **kind)
         levels = [brick(1, name=f"lateral{i}")(x, train) for i, x in enumerate(levels)]
         for i in reversed(range(len(levels) - 1)):
             # An image side that is no multiple of 32 leaves a row or column too many.
             up = upsample_nearest(levels[i + 1])[:, : levels[i].shape[1], : levels[i].shape[2]]
             both = jnp.concatenate([levels[i], up], -1)
-            levels[i] = brick(name=f"top_down{i}")(both, train)
+            levels[i] = mix(name=f"top_down{i}")(both, train)
         for i in range(1, len(levels)):
             down = brick(3, 2, name=f"down{i}")(levels[i - 1], train)
             both = jnp.concatenate([levels[i], down], -1)
-            levels[i] = brick(name=f"bottom_up{i}")(both, train)
+            levels[i] = mix(name=f"bottom_up{i}")(both, train)
+        for i in range(len(levels), self.levels):
+            levels.append(brick(3, 2, name=f"down{i}")(levels[i - 1], train))
         return levels
 
 
@@ -156,23 +176,59 @@ class Detector(nn.Module):
     """Images [batch, rows, columns, 3] -> DetectorOutput."""
 
     classes: int
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    features: int
+    backbone: Any  # makes the module that gives C3, C4 and C5
+    features: int  # channels of the pyramid and the head
+    levels: int = 3
+    block: Any = None  # of the pyramid
     dtype: Any = jnp.float32
     norm_group: int = 0
     remat: bool = False
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of its levels, in pixels: what `grid_points` and the task take."""
+        return tuple(STRIDES[0] * 2**i for i in range(self.levels))
+
     @nn.compact
     def __call__(self, x, train: bool = False) -> DetectorOutput:
         kind = {"dtype": self.dtype, "norm_group": self.norm_group}
-        backbone = Backbone(self.widths, self.depths, remat=self.remat, name="backbone", **kind)
-        levels = backbone(x, train)
-        levels = Pyramid(self.features, name="pyramid", **kind)(levels, train)
-        return Head(self.classes, self.features, name="head", **kind)(levels, train)
+        again = {"remat": self.remat} | kind
+        levels = self.backbone(name="backbone", **again)(x, train)
+        pyramid = Pyramid(self.features, self.levels, self.block, name="pyramid", **again)
+        return Head(self.classes, self.features, name="head", **kind)(pyramid(levels, train), train)
 
 
 # Made for CPUs: no depthwise convolution, no large pool, nothing at stride 2. 1 M parameters.
-DetectorNano = partial(Detector, widths=(40, 48, 96, 144), depths=(0, 1, 1, 1), features=40)
+DetectorNano = partial(
+    Detector,
+    backbone=partial(Backbone, widths=(40, 48, 96, 144), depths=(0, 1, 1, 1)),
+    features=40,
+)
+# The next one up, for CPUs and GPUs: of the same kind, since a stage of CSPBlocks with as many
+# parameters is slower on a CPU.
+DetectorSmall = partial(
+    Detector,
+    backbone=partial(Backbone, widths=(48, 64, 128, 224), depths=(0, 1, 2, 1)),
+    features=64,
+)
+DetectorMedium = partial(
+    Detector,
+    backbone=partial(CSPBackbone, widths=(64, 128, 256, 512), depths=(1, 3, 5, 3)),
+    features=128,
+    block=CSPBlock,
+)
+DetectorLarge = partial(
+    Detector,
+    backbone=partial(CSPBackbone, widths=(96, 192, 384, 768), depths=(2, 4, 6, 4)),
+    features=192,
+    block=partial(CSPBlock, depth=2),
+)
+# The backbone that weights are shared for.
+DetectorResNet50 = partial(Detector, backbone=ResNet50Backbone, features=256)
+DetectorResNet50P7 = partial(DetectorResNet50, levels=5)
 # For tests: every part is there, nothing is large.
-DetectorTiny = partial(Detector, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), features=16)
+DetectorTiny = partial(
+    Detector,
+    backbone=partial(Backbone, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1)),
+    features=16,
+)

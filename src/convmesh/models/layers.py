@@ -203,6 +203,16 @@ class Dense(nn.Module):
         return y + bias.astype(self.dtype)
 
 
+def whole_cells(x):
+    """Images without the rows and columns at the end that fill no cell of 4 x 4 pixels.
+
+    `x`: [batch, rows, columns, channels]. So every backbone of a detector gives the levels that
+    `detector.grid_points` counts.
+    """
+    rows, columns = (side // 4 * 4 for side in x.shape[1:3])
+    return x[:, :rows, :columns]
+
+
 def rematerialised(block: Any) -> Any:
     """`block`, called as block(x, train), whose inside is computed again in the backward pass.
 

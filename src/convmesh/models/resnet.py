@@ -6,7 +6,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from convmesh.models.layers import ConvNorm, Dense, ResidualBlock, rematerialised, stored
+from convmesh.models.layers import (
+    ConvNorm,
+    Dense,
+    ResidualBlock,
+    rematerialised,
+    stored,
+    whole_cells,
+)
 from convmesh.ops.pool import max_pool
 
 BasicBlock = partial(ResidualBlock, activation=nn.relu, last_scale_init=nn.initializers.zeros)
@@ -45,19 +52,46 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        kind = {"dtype": self.dtype, "norm_group": self.norm_group}
-        stem = ConvNorm(self.width, 7, stride=2, activation=nn.relu, name="stem", **kind)
-        x = max_pool(stem(x, train), 3, stride=2, padding=1)
-        block = rematerialised(self.block) if self.remat else self.block
-        for stage, blocks in enumerate(self.blocks):
-            for i in range(blocks):
-                stride = 2 if stage and not i else 1
-                name = f"stage{stage + 1}_block{i + 1}"
-                x = block(self.width * 2**stage, stride, name=name, **kind)(x, train)
+        x = _stages(self, x, train)[-1]
         x = x.mean(axis=(1, 2), dtype=stored(self.dtype))
         return Dense(self.classes, dtype=stored(self.dtype), name="head")(x)
+
+
+class ResNetBackbone(nn.Module):
+    """Images [batch, rows, columns, 3] -> features of strides 8, 16, 32 (C3, C4, C5), of a detector.
+
+    Parameters have the names and shapes that `ResNet`'s have, so a classifier's weights fit it.
+    """
+
+    blocks: tuple[int, ...]
+    dtype: Any = jnp.float32
+    width: int = 64
+    norm_group: int = 0
+    block: Any = BasicBlock
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        return _stages(self, whole_cells(x), train)[1:]
+
+
+def _stages(net, x, train: bool) -> list:
+    """The features after each stage of `net`, whose parts the layers become."""
+    kind = {"dtype": net.dtype, "norm_group": net.norm_group}
+    stem = ConvNorm(net.width, 7, stride=2, activation=nn.relu, name="stem", **kind)
+    x = max_pool(stem(x, train), 3, stride=2, padding=1)
+    block = rematerialised(net.block) if net.remat else net.block
+    levels = []
+    for stage, blocks in enumerate(net.blocks):
+        for i in range(blocks):
+            stride = 2 if stage and not i else 1
+            name = f"stage{stage + 1}_block{i + 1}"
+            x = block(net.width * 2**stage, stride, name=name, **kind)(x, train)
+        levels.append(x)
+    return levels
 
 
 ResNet18 = partial(ResNet, blocks=(2, 2, 2, 2))
 ResNet34 = partial(ResNet, blocks=(3, 4, 6, 3))
 ResNet50 = partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck)
+ResNet50Backbone = partial(ResNetBackbone, blocks=(3, 4, 6, 3), block=Bottleneck)

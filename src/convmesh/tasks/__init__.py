@@ -39,8 +39,12 @@ class Loss:
         return jnp.maximum(sums["total"], 1)
 
 
-def make_task(config, classes: int):
-    """The task that `config.task` names, for that many classes."""
+def make_task(config, classes: int, model=None):
+    """The task that `config.task` names, for that many classes.
+
+    A detector's points are those of `model`, or of one with the usual strides.
+    """
+    from convmesh.models.detector import STRIDES
     from convmesh.tasks.classify import Classify
     from convmesh.tasks.detect import Detect
 
@@ -54,5 +58,6 @@ def make_task(config, classes: int):
             distribution_weight=given.distribution_weight,
             box_confidence=given.box_confidence,
             assignment=given.assignment,
+            strides=STRIDES if model is None else model.strides,
         )
     return Classify(classes, size)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from convmesh import mesh
-from convmesh.models.detector import BINS, DetectorOutput, grid_points
+from convmesh.models.detector import BINS, STRIDES, DetectorOutput, grid_points
 from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
@@ -33,18 +33,19 @@ class Detect(Loss):
     distribution_weight: float = DISTRIBUTION_WEIGHT
     box_confidence: bool = True  # learned, and half of the score; else it is the class confidence
     assignment: str = "aligned"  # of ASSIGNMENTS
+    strides: tuple[int, ...] = STRIDES  # the model's
 
     best_metric = "AP"
 
     def boxes(self, distance_logits):
         """Boxes [batch, points, 4] in pixels: distance = stride x the mean of the bins."""
-        points, strides = grid_points(self.image_size)
+        points, strides = grid_points(self.image_size, self.strides)
         bins = jnp.sum(jax.nn.softmax(distance_logits) * jnp.arange(BINS), axis=-1)
         return box_ops.distances_to_boxes(points, bins * strides[:, None])
 
     def assign(self, outputs: DetectorOutput, batch):
         """The assignment of each image, without gradient and without communication."""
-        points, strides = grid_points(self.image_size)
+        points, strides = grid_points(self.image_size, self.strides)
 
         def images(predicted, logits, boxes, labels, valid, crowd):
             one = lambda *args: ASSIGNMENTS[self.assignment](points, strides, *args)  # noqa: E731
@@ -61,7 +62,7 @@ class Detect(Loss):
         weigh nothing.
         """
         assigned = self.assign(outputs, batch) if assignment is None else assignment
-        points, strides = grid_points(self.image_size)
+        points, strides = grid_points(self.image_size, self.strides)
         dtype = outputs.class_logits.dtype
         target = assigned.target.astype(dtype)
         weight = (batch["present"][:, None] & ~assigned.ignored).astype(dtype)  # [batch, points]
