@@ -42,6 +42,21 @@ def test_precision_is_that_of_the_reference(seed):
     assert np.nanmean(found) == pytest.approx(ap50, abs=1e-9) and 0 < ap50 < 1
 
 
+@pytest.mark.parametrize("order, found_at", [([0, 1], [0.5, 0.75]), ([1, 0], [-math.inf, 0.75])])
+def test_between_equal_overlaps_the_last_object_is_taken(order, found_at):
+    """As the reference does; it decides whether the next detection finds the other one."""
+    objects = np.array([[0, 0, 10, 10], [0, 4, 10, 14]])[order]
+    truth = [image(1, objects, [0, 0])]
+    detections = [found_on(1, [[0, 2, 10, 12], [0, 0, 10, 10]], [0, 0], [0.75, 0.5])]
+    matches = report.match(truth, detections, CLASSES)
+    assert matches.found_at.tolist() == found_at
+    precision = report.precision_at_recall(matches)[:, 0]
+    expected = evaluator(truth, detections).eval["precision"][0, :, 0, 0, -1]
+    np.testing.assert_allclose(precision, expected, atol=1e-12)
+    metrics = coco_metrics(truth, detections, CLASSES)
+    assert metrics["AP50"] == pytest.approx(expected.mean())
+
+
 def test_only_the_best_100_of_a_class_and_image_count():
     boxes, scores = [FAR] * 101 + [BOX], np.linspace(1, 0.5, 102)
     truth = [image(1, [BOX, OTHER], [0, 1])]
@@ -96,11 +111,11 @@ def test_no_threshold_has_a_better_f1(seed):
 
 def test_equal_scores_are_kept_or_dropped_together():
     truth = [image(1, [BOX, OTHER], [0, 0])]
-    found = found_on(1, [BOX, FAR, FAR, OTHER], [0] * 4, [0.5, 0.5, 0.5, 0.5])
-    threshold, f1 = report.best_threshold(report.match(truth, [found], CLASSES))
-    assert f1 == pytest.approx(2 * 2 / (4 + 2)) and threshold == 0.5
-    curve = report.f1_at_thresholds(report.match(truth, [found], CLASSES), np.array([0.5, 0.51]))
-    assert curve[:, -1].tolist() == [pytest.approx(2 / 3), 0]
+    found = found_on(1, [BOX, FAR, FAR, FAR], [0] * 4, [0.5] * 4)
+    matches = report.match(truth, [found], CLASSES)
+    assert report.best_threshold(matches) == (0.5, pytest.approx(2 / (4 + 2)))
+    curve = report.f1_at_thresholds(matches, np.array([0.5, 0.51]))
+    assert curve[:, -1].tolist() == [pytest.approx(2 / 6), 0]
 
 
 @pytest.mark.parametrize(
