@@ -241,6 +241,28 @@ def test_an_image_turned_whose_stated_size_is_upright_is_no_fault(root):
     assert inspect(config_for(root)).findings == []
 
 
+def test_nothing_says_which_way_the_boxes_of_a_turned_square_lie(root):
+    write(root, "b", [("dog", 1, 2, 20, 18)], noise(ord("b"), (20, 20)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(ord("b"), (20, 20))).save(root / "JPEGImages/b.png", exif=exif)
+    [finding] = inspect(config_for(root)).findings
+    assert "taken as those of the upright image" in str(finding)
+
+
+def test_a_split_without_images_is_refused(root, monkeypatch):
+    empty = lambda config: AnnotatedSet(config, {"train": [], "val": []}, ["dog"])  # noqa: E731
+    monkeypatch.setitem(data.FORMATS, "voc", empty)
+    found = inspect(config_for(root))
+    assert [str(f) for f in found.findings] == [
+        "class dog: warning: occurs nowhere",
+        "split train: has no images",
+        "split val: has no images",
+    ]
+    assert refused_by_training(config_for(root)) and found.refused
+    assert found.lines() and list(found.sample(4)) == []
+
+
 def test_a_class_that_is_not_known_and_one_that_never_occurs(root):
     found = inspect(config_for(root, classes=("dog", "emu")))
     assert [str(finding) for finding in found.findings] == [
@@ -376,16 +398,17 @@ def test_long_tails_and_small_classes_put_no_label_in_doubt():
 
 def test_a_doubtful_label_is_named_in_pixels_of_its_image(root):
     """Half of class cat in images of half the size: judged at the input, told in the image."""
-    lists(root, train=[f"x{i}" for i in range(20)], test=["y"])
-    for i in range(20):
+    lists(root, train=[f"x{i}" for i in range(21)], test=["y"])
+    for i in range(1, 21):
         times = 1 + i % 2
         objects = [
             (name, *(times * v for v in box))
             for name, box in (("dog", (2, 2, 18, 18)), ("cat", (20, 2, 22, 4)))
         ]
         write(root, f"x{i}", objects, noise(i, (20 * times, 30 * times)))
+    write(root, "x0", [("dog", 5, 5, 5, 5)], noise(60))  # does not count
     write(root, "y", [("cat", 4, 4, 36, 36)], noise(50, (40, 60)))
-    [finding] = inspect(config_for(root)).findings
+    [_, finding] = inspect(config_for(root)).findings
     assert str(finding) == (
         "Annotations/y.xml: warning: is this a dog? 32 pixels a side, where cat have about 4 and"
         " dog 32: object 1"
@@ -551,6 +574,8 @@ def test_the_sample_shows_findings_of_each_kind_then_all_splits(root):
         [],
     ]
     assert all(image.shape == (20, 30, 3) for image in images)
+    names = [example["name"] for _, example in found.sample(2)]  # half is for the others
+    assert names == ["train: JPEGImages/b.png", "train: JPEGImages/a.png"]
     assert len(list(found.sample(100))) == 5
 
 

@@ -154,7 +154,7 @@ class Inspection:
             "boxes": seen.boxes,
             "labels": seen.labels,
             "crowd": seen.crowd,
-            "doubted": np.isin(np.arange(len(seen.boxes)), list(doubted)) | seen.bad,
+            "doubted": np.isin(np.arange(len(seen.boxes)), list(doubted)),
         }
 
 
@@ -249,7 +249,6 @@ def drawn_twice(boxes: np.ndarray, labels: np.ndarray) -> list[tuple[int, int, f
         common = np.maximum(high - low, 0).prod(2)
         overlap = common / (area[start : start + rows, None] + area - common)
         same = (these == boxes).all(2)
-        overlap[same] = 1
         overlap[(labels[start : start + rows, None] != labels) & ~same] = 0
         overlap = np.tril(overlap, start - 1)  # earlier boxes only
         best = overlap.argmax(1)
