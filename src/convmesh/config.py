@@ -113,6 +113,12 @@ KEYS: dict[str, Key] = {
     "data.name": Key("", "str", "name of a TFDS data set"),
     "data.train_split": Key("train", "str", "split that is trained on"),
     "data.eval_split": Key("", "str", "split that is evaluated; '' = the one found"),
+    "data.train_annotations": Key("", "str", "COCO file of the training split, from data.root; '' "
+                                  "= found"),
+    "data.train_images": Key("", "str", "folder of its images, from data.root; '' = found"),
+    "data.eval_annotations": Key("", "str", "COCO file of the split that is evaluated, from "
+                                 "data.root; '' = found"),
+    "data.eval_images": Key("", "str", "folder of its images, from data.root; '' = found"),
     "data.val_fraction": Key(0.1, "float", "part of the training split held out for evaluation "
                              "where there is no other split", within=FRACTION_BELOW_1),
     "data.classes": Key((), "strs", "class names in the order of their ids; () = read from the "
@@ -233,6 +239,10 @@ RESUME_MAY_CHANGE = (
     "train.max_nonfinite_steps",
     "mesh",
     "data.root",
+    "data.train_annotations",
+    "data.train_images",
+    "data.eval_annotations",
+    "data.eval_images",
     "data.workers",
     "data.cache",
     "eval",

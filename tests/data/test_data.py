@@ -150,8 +150,6 @@ def test_auto_finds_class_folders(tmp_path):
 @pytest.mark.parametrize(
     "files, layout",
     [
-        (["annotations/instances.json", "images/0.jpg"], "coco"),
-        (["train/_annotations.coco.json", "train/0.jpg"], "coco"),
         (["data.yaml"], "yolo"),
         (["images/train/0.jpg", "labels/train/0.txt"], "yolo"),
         (["train/images/0.jpg", "train/labels/0.txt"], "yolo"),
@@ -176,8 +174,6 @@ def test_an_unknown_layout_or_format(tmp_path):
         open_train(config_at(tmp_path))
     with pytest.raises(ConfigError, match="data.format: got 'zip', wanted auto or one of tfds, fo"):
         open_train(config_at(tmp_path, format="zip"))
-    with pytest.raises(ConfigError, match="data.format: coco is not in this version"):
-        open_train(config_at(tmp_path, format="coco"))
 
 
 def test_a_name_means_tfds(tmp_path):

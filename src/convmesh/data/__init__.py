@@ -48,6 +48,12 @@ def _open_folder(config: ConfigDict) -> DataSet:
     return FolderSet(config)
 
 
+def _open_coco(config: ConfigDict) -> DataSet:
+    from convmesh.data.coco import open_coco
+
+    return open_coco(config)
+
+
 def _open_voc(config: ConfigDict) -> DataSet:
     from convmesh.data.voc import open_voc
 
@@ -66,7 +72,7 @@ def _not_yet(config: ConfigDict) -> DataSet:
 FORMATS: dict[str, Callable[[ConfigDict], DataSet]] = {
     "tfds": _open_tfds,
     "folder": _open_folder,
-    "coco": _not_yet,
+    "coco": _open_coco,
     "voc": _open_voc,
     "yolo": _not_yet,
 }
@@ -139,12 +145,16 @@ def find_format(config: ConfigDict) -> str:
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise ConfigError(f"data.root: {data.root} is not a folder")
-    return _look_at(root, data.root)
+    if data.train_annotations or data.eval_annotations:
+        return "coco"
+    return _look_at(root, data.root, config.task)
 
 
-def _look_at(root: Path, given: str) -> str:
+def _look_at(root: Path, given: str, task: str) -> str:
     """Return the layout of the folder `root`, by the files that only it has."""
-    if any(root.glob("annotations/*.json")) or any(root.glob("*/_annotations.coco.json")):
+    from convmesh.data.coco import looks_like_coco
+
+    if looks_like_coco(root):
         return "coco"
     if any(any(root.glob(xml)) for xml in ("Annotations", "*/Annotations", "*.xml", "*/*.xml")):
         return "voc"
@@ -153,6 +163,8 @@ def _look_at(root: Path, given: str) -> str:
         return "yolo"
     if any(all((top / name).is_dir() for name in yolo) for top in (root, *root.glob("*"))):
         return "yolo"
+    if task == "detect" and looks_like_coco(root, strict=False):
+        return "coco"
     if any(path.is_dir() and not path.name.startswith(".") for path in root.iterdir()):
         return "folder"
     raise ConfigError(

@@ -6,7 +6,9 @@ A reader of a layout makes an `Annotated` of each image, without opening it, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +17,29 @@ from ml_collections import ConfigDict
 
 from convmesh.data import images
 from convmesh.data.problems import Problem, refuse
-from convmesh.data.record import BadExample, Record, box_faults, sound_boxes
+from convmesh.data.record import ROUNDING, BadExample, Record, box_faults, faulty, sound_boxes
 from convmesh.errors import ConfigError, DataError, nearest
+
+# A box in pixels of an image of no stated size cannot be too far right or down.
+_ANY_SIZE = (math.inf, math.inf)
+
+
+class Numbered(Sequence):
+    """Names like `line 3`, made when asked for: a large set has a million boxes."""
+
+    def __init__(self, kind: str, numbers: Sequence | np.ndarray):
+        """Name `kind NUMBER` for each of `numbers`."""
+        self._kind, self._numbers = kind, numbers
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._numbers)
+
+    def __getitem__(self, i):
+        """Return name `i`, or for a slice the names in it."""
+        if isinstance(i, slice):
+            return Numbered(self._kind, self._numbers[i])
+        return f"{self._kind} {self._numbers[i]}"
 
 
 @dataclass(frozen=True)
@@ -26,10 +49,11 @@ class Annotated:
     path: of the image file. name: what people call it, from the root. image_id: as in the source.
     annotation: the file that holds its boxes, for people. boxes: float64 [n, 4], x0 y0 x1 y1 in
     pixels, or in parts of width and height if `relative`. labels: int64 [n], class ids; -1 where
-    the class is not known (then `unknown` names it). crowd: bool [n], a region to ignore.
-    difficult: bool [n], left out of evaluation only. area: float64 [n] of the outlines, or None.
-    places: where each box stands (`line 3`, `object 2`); may be empty. size: (height, width) that
-    the file states, or None. broken: why the image cannot be used, or ''.
+    the class is not known (then `unknown` names it, or gives its number in the source). crowd: bool
+    [n], a region to ignore. difficult: bool [n], left out of evaluation only. area: float64 [n] of
+    the outlines, or None. places: where each box stands (`line 3`, `object 2`); may be empty.
+    size: (height, width) that the file states, or None. broken: why the image cannot be used, or
+    ''. A box that the file does not give is four times NaN.
     """
 
     path: Path
@@ -41,8 +65,8 @@ class Annotated:
     crowd: np.ndarray | None = None
     difficult: np.ndarray | None = None
     area: np.ndarray | None = None
-    places: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
+    places: Sequence[str] = ()
+    unknown: Sequence[str | int] = ()
     size: tuple[int, int] | None = None
     relative: bool = False
     broken: str = ""
@@ -83,6 +107,7 @@ class AnnotatedSet:
     """A data set with boxes: its splits, classes, and what is wrong with its files: a DataSet.
 
     category_ids: the source's own number of each class, or None where it has none.
+    problems: of the files as such, not of images or boxes.
     """
 
     def __init__(
@@ -92,8 +117,9 @@ class AnnotatedSet:
         classes: Sequence[str],
         category_ids: Sequence[int] | None = None,
         problems: Iterable[Problem] = (),
+        aliases: Mapping[str, str] | None = None,
     ):
-        """Hold `splits`; problems are those of the files as such, not of images or boxes."""
+        """Hold `splits`; aliases: other names under which they may be asked for."""
         if config.task != "detect":
             raise ConfigError(
                 f"task: {config.task}, but {config.data.root} holds boxes; set task to detect"
@@ -102,16 +128,17 @@ class AnnotatedSet:
         self.splits, self.classes = tuple(splits), tuple(classes)
         self.category_ids = None if category_ids is None else tuple(category_ids)
         self.problems = list(problems)
+        self._aliases = dict(aliases or {})
 
     def source(self, split: str, training: bool) -> AnnotatedSource:
         """Return one split; difficult boxes are regions to ignore unless `training`.
 
         Raises ConfigError for a split that is not there, DataError for what the policies refuse.
         """
-        examples = self._split(split)
+        split = self._known(split)
         refuse(self.problems)
-        source = AnnotatedSource(self, split, examples, self._config, training)
-        refuse([p for i in range(len(source)) for p in source.stated_problems(i) if p.error])
+        source = AnnotatedSource(self, split, self._examples[split], self._config, training)
+        refuse([p for i in source.suspects() for p in source.stated_problems(i) if p.error])
         if not len(source):
             raise DataError(f"{self._config.data.root}: split {split!r} has no images")
         return source
@@ -121,15 +148,18 @@ class AnnotatedSet:
 
         Raises ConfigError for a split that is not there.
         """
-        return AnnotatedSource(self, split, self._split(split), self._config, training=True)
+        split = self._known(split)
+        return AnnotatedSource(self, split, self._examples[split], self._config, training=True)
 
-    def _split(self, split: str) -> list[Annotated]:
+    def _known(self, split: str) -> str:
+        """Return the split that has the name, or the other name, `split`. Raises ConfigError."""
+        split = split if split in self._examples else self._aliases.get(split, split)
         if split not in self._examples:
             raise ConfigError(
                 f"data: no split {split!r} in {self._config.data.root}; it has"
                 f" {', '.join(self.splits) or 'none'}{nearest(split, self.splits)}"
             )
-        return self._examples[split]
+        return split
 
 
 class AnnotatedSource:
@@ -172,6 +202,8 @@ class AnnotatedSource:
         if size_fault:
             raise BadExample(f"{one.name}: {size_fault}")
         size, count = image.shape[:2], len(self.classes)
+        if self._on_bad_box == "fail":  # in the words of the file, which `sound_boxes` has not
+            refuse(self._box_problems(one, boxes, size))
         ignored = one.ignored(self._training)
         checked = sound_boxes(
             boxes, one.labels, ignored, size, count, self._on_bad_box, one.annotation or one.name
@@ -209,14 +241,30 @@ class AnnotatedSource:
 
     # What is wrong, in words.
 
+    def suspects(self) -> list[int]:
+        """Return the images of which `stated_problems` tells something: one pass over all boxes."""
+        suspect = np.array([bool(one.broken) for one in self._examples], bool)
+        counts = [len(one.boxes) for one in self._examples]
+        if not sum(counts):
+            return np.flatnonzero(suspect).tolist()
+        frames = [_frame(one) for one in self._examples]
+        bad = faulty(
+            np.concatenate([one.boxes for one in self._examples]),
+            np.concatenate([one.labels for one in self._examples]),
+            np.repeat([size for size, _ in frames], counts, axis=0),
+            len(self.classes),
+            np.repeat([[rounding] for _, rounding in frames], counts, axis=0),
+        )
+        suspect[np.repeat(np.arange(len(counts)), counts)[bad]] = True
+        return np.flatnonzero(suspect).tolist()
+
     def stated_problems(self, index: int) -> list[Problem]:
         """Return what can be told of image `index` without opening it."""
         one = self._examples[index]
         if one.broken:
             return [Problem(one.annotation or one.name, one.broken, "", self._bad_example_is_error)]
-        if one.size is None and not one.relative:
-            return []
-        return self._box_problems(one, one.pixels(one.size or (1, 1)), one.size or (1, 1))
+        size, rounding = _frame(one)
+        return self._box_problems(one, one.boxes, size, rounding)
 
     def problems(self, index: int) -> list[Problem]:
         """Return everything that is wrong with image `index`, which is opened for it."""
@@ -236,20 +284,70 @@ class AnnotatedSource:
             return Look([Problem(one.name, fault, "", error), *self.stated_problems(index)])
         size = image.shape[:2]
         faults = tuple(box_faults(boxes, one.labels, size, len(self.classes)))
+        if one.relative:  # what the size of the image cannot change
+            return Look(self.stated_problems(index), image, boxes, faults, orientation)
         problems = self._box_problems(one, boxes, size)
         return Look(problems, image, boxes, faults, orientation)
 
     def _box_problems(
-        self, one: Annotated, boxes: np.ndarray, size: tuple[int, int]
+        self,
+        one: Annotated,
+        boxes: np.ndarray,
+        size: tuple[float, float],
+        rounding: float = ROUNDING,
     ) -> list[Problem]:
         """Return the bad boxes."""
         error, found = self._on_bad_box == "fail", []
-        faults = box_faults(boxes, one.labels, size, len(self.classes))
+        frame = "the image" if one.relative or size == _ANY_SIZE else ""
+        faults = box_faults(boxes, one.labels, size, len(self.classes), rounding, frame)
         done = {"fail": "", "drop": " (dropped)", "clip": " (clipped, or dropped)"}
         for i, fault in enumerate(faults):
             if fault:
                 if one.labels[i] == -1 and one.unknown:
-                    fault = f"class {one.unknown[i]!r} is not one of the classes"
+                    named = one.unknown[i]
+                    known = f"class {named!r}" if isinstance(named, str) else f"category {named}"
+                    fault = f"{known} is not one of the classes"
+                elif np.isnan(boxes[i]).all():
+                    fault = "has no box"
+                elif one.relative and _in_pixels(boxes[i]):
+                    fault += "; in pixels? the numbers are to be parts of the image's sides"
                 what = fault + done[self._on_bad_box]
                 found.append(Problem(one.annotation or one.name, what, one.place(i), error))
         return found
+
+
+def _frame(one: Annotated) -> tuple[tuple[float, float], float]:
+    """Return the size that boxes must lie in, in their own units, and what is rounding in it."""
+    # What a reader of relative boxes has left outside of the image is more than rounding.
+    return ((1, 1), 0.0) if one.relative else (one.size or _ANY_SIZE, ROUNDING)
+
+
+def _in_pixels(box: np.ndarray) -> bool:
+    """Return whether the middle or a side of a box in parts of the image is more than all of it."""
+    return bool((box[:2] + box[2:] > 2).any() or (box[2:] - box[:2] > 1).any())
+
+
+def files_below(folder: Path) -> list[str]:
+    """Return the paths of all files in and below `folder`, from it, sorted; hidden ones not.
+
+    Links to folders are followed, but not in circles. Raises DataError for what may not be read.
+    """
+    found: list[str] = []
+
+    def visit(where: str, start: str, above: frozenset[str]) -> None:
+        real = os.path.realpath(where)
+        if real in above:
+            return
+        for entry in os.scandir(where):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                visit(entry.path, f"{start}{entry.name}/", above | {real})
+            else:
+                found.append(start + entry.name)
+
+    try:
+        visit(str(folder), "", frozenset())
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
+    return sorted(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from xml.etree import ElementTree
@@ -38,11 +39,14 @@ def _without_waiting(path, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_json(path) -> Any:
-    """Return what a JSON file holds. Raises DataError naming the file and the place."""
+def read_json(path, object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """Return what a JSON file holds, each object as `object_hook` makes it.
+
+    Raises DataError naming the file and the place.
+    """
     text = read_text(path, MAX_JSON)
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno}: no JSON: {error.msg}") from None
     except ValueError as error:  # a number of thousands of digits

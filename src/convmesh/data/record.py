@@ -211,24 +211,48 @@ def sound_boxes(
     return Checked(clipped, keep, int((~(good & keep)).sum()))
 
 
+def faulty(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    size: tuple[float, float] | np.ndarray,
+    num_classes: int,
+    rounding: float | np.ndarray = ROUNDING,
+) -> np.ndarray:
+    """Return bool [n]: the boxes that are bad.
+
+    boxes: float64 [n, 4] in pixels; labels: int64 [n]. size: (height, width), or [n, 2] where each
+    box has its own. rounding: by how much a side may pass the edge, or [n, 1].
+    """
+    known = (labels >= 0) & (labels < num_classes)
+    area = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    frame = np.asarray(size, np.float64)[..., [1, 0, 1, 0]]
+    with np.errstate(invalid="ignore"):
+        moved = np.abs(np.clip(boxes, 0, frame) - boxes)
+    return np.asarray(~(known & area & (moved <= rounding).all(1)))
+
+
 def box_faults(
-    boxes: np.ndarray, labels: np.ndarray, size: tuple[int, int], num_classes: int
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    size: tuple[float, float],
+    num_classes: int,
+    rounding: float = ROUNDING,
+    frame: str = "",
 ) -> list[str]:
     """Return for each box what is wrong with it, in words; '' where nothing is.
 
-    boxes: float64 [n, 4] in pixels; labels: int64 [n]; size: (height, width).
+    boxes: float64 [n, 4] in pixels; labels: int64 [n]; size: (height, width). frame: what the words
+    call the image, else its size.
     """
     height, width = size
-    known = np.asarray((labels >= 0) & (labels < num_classes))
-    area = np.asarray(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
-    with np.errstate(invalid="ignore"):
-        moved = np.abs(np.clip(boxes, 0, np.array([width, height] * 2)) - boxes)
+    frame = frame or f"the image of {width} x {height}"
     faults = [""] * len(boxes)
-    for i in np.flatnonzero(~(known & area & (moved <= ROUNDING).all(1))):
-        if not known[i]:
+    for i in np.flatnonzero(faulty(boxes, labels, size, num_classes, rounding)):
+        box = boxes[i]
+        if not 0 <= labels[i] < num_classes:
             faults[i] = f"class id {labels[i]} is not one of 0..{num_classes - 1}"
         else:
-            where = ", ".join(f"{v:g}" for v in boxes[i])
-            what = "is outside of" if area[i] else "has no area in"
-            faults[i] = f"({where}) {what} the image of {width} x {height}"
+            where = ", ".join(f"{v:g}" for v in box)
+            sound = np.isfinite(box).all() and (box[2:] > box[:2]).all()
+            faults[i] = f"({where}) {'is outside of' if sound else 'has no area in'} {frame}"
     return faults

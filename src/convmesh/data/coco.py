@@ -1,0 +1,647 @@
+"""COCO: one JSON file for each split, with all its images, boxes and categories.
+
+ROOT/annotations/instances_SPLIT2017.json as COCO has it, or any names that hold a split; a single
+file without a split (`instances_default.json`, `result.json`) is the training split;
+ROOT/SPLIT/_annotations.coco.json beside its images; or the files that the config names. Images are
+looked for where tools put them, `_image_folders`. The classes are the categories, by id.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from convmesh.data.annotated import Annotated, AnnotatedSet, Numbered, files_below
+from convmesh.data.documents import path_inside, read_json
+from convmesh.data.problems import Problem, refuse
+from convmesh.errors import ConfigError, DataError, nearest
+
+# What a JSON file that is not in ROOT/annotations is called.
+_BESIDE = ("_annotations.coco.json", "annotations.json", "labels.json", "result.json", "coco.json")
+# COCO's own files without boxes, or with those of persons alone.
+_OTHERS = ("person_keypoints_", "captions_", "panoptic_", "stuff_", "image_info_")
+_VALIDATION = ("val", "valid", "validation")
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|valid|validation|val|test)(\d{4})?(?=$|[^a-z0-9])")
+
+
+def open_coco(config: ConfigDict) -> AnnotatedSet:
+    """Return the data set in `config.data.root`; the classes are all categories, by their ids.
+
+    `data.classes` chooses some of them, or another order; boxes of the others are then bad boxes.
+    Raises ConfigError for a root that is no folder and for classes or files that are not there,
+    DataError where it has no annotations or they are no COCO.
+    """
+    root = Path(config.data.root).expanduser()
+    if not config.data.root or not root.is_dir():
+        raise ConfigError(f"data.root: {config.data.root or 'not set'} is not a folder")
+    files, parsed, problems = [], [], list[Problem]()
+    for file in _files(root, config):
+        try:
+            parsed.append(_parsed(file.path, _known(root, file.path)))
+        except _NotCoco as error:
+            if file.wanted:
+                raise
+            what = f"{error.what}; left out"
+            problems.append(Problem(_known(root, file.path), what, error=False))
+            continue
+        files.append(file)
+        problems += parsed[-1].problems
+    if not files:
+        raise DataError(
+            f"{root}: no COCO annotations; expected annotations/*.json or"
+            " SPLIT/_annotations.coco.json, or data.train_annotations set"
+        )
+    categories = _categories(parsed, problems)
+    if not categories:
+        refuse(problems)
+        raise DataError(f"{parsed[0].known}: no categories, so no classes")
+    classes, ids = _chosen(categories, tuple(config.data.classes))
+    splits, indices = {}, dict[Path, list[str]]()
+    for file, one in zip(files, parsed, strict=True):
+        places = _Places(root, file, [image.file_name for image in one.images], indices)
+        splits[file.split] = _examples(one, places, categories, ids, problems)
+    aliases = {file.alias: file.split for file in files if file.alias not in splits}
+    return AnnotatedSet(config, splits, classes, ids, problems, aliases)
+
+
+def looks_like_coco(root: Path, strict: bool = True) -> bool:
+    """Return whether `root` has files that are called as COCO's are; none is opened.
+
+    `strict`: a JSON file of any name in `root` itself is not enough.
+    """
+    return bool(_found(root, "train", strict))
+
+
+# Which files there are.
+
+
+@dataclass(frozen=True)
+class _File:
+    """A JSON file.
+
+    split: what it is called. alias: that with the year. wanted: whether a run needs it. images: the
+    folder of its images, if the config gives it.
+    """
+
+    path: Path
+    split: str
+    alias: str
+    wanted: bool = True
+    images: Path | None = None
+
+
+def _files(root: Path, config: ConfigDict) -> list[_File]:
+    """Return the files of the splits, found or named by the config."""
+    data = config.data
+    eval_names = (data.eval_split,) if data.eval_split else _VALIDATION
+    given = []
+    for key, split in (("train", data.train_split), ("eval", data.eval_split or "val")):
+        name = data[f"{key}_annotations"]
+        if name:
+            path = root / Path(name).expanduser()
+            if not path.is_file():
+                raise ConfigError(f"data.{key}_annotations: {path} is not a file")
+            given.append(_File(path, split, split, images=_folder_given(root, config, key)))
+    if len(given) == 2:
+        return given
+    taken = {file.path.resolve() for file in given} | {file.split for file in given}
+    found = []
+    for file in _found(root, data.train_split, strict=False):
+        names = {file.split, file.alias}
+        if file.path.resolve() in taken or names & taken:
+            continue
+        trained, evaluated = data.train_split in names, not names.isdisjoint(eval_names)
+        key = "train" if trained else "eval"
+        images = _folder_given(root, config, key) if trained or evaluated else None
+        found.append(replace(file, wanted=trained or evaluated, images=images))
+    return given + found
+
+
+def _folder_given(root: Path, config: ConfigDict, key: str) -> Path | None:
+    name = config.data[f"{key}_images"]
+    if not name:
+        return None
+    path = root / Path(name).expanduser()
+    if not path.is_dir():
+        raise ConfigError(f"data.{key}_images: {path} is not a folder")
+    return path
+
+
+def _found(root: Path, train_split: str, strict: bool = True) -> list[_File]:
+    """Return the annotation files in `root`; `strict`: those beside it only by known names."""
+    folder = root / "annotations"
+    names = _boxes_in(folder)
+    if names:
+        return _named(folder, names, train_split)
+    below = [
+        _File(path, top.name, top.name)
+        for top in sorted(root.iterdir())
+        if top.is_dir() and not top.name.startswith(".")
+        for path in [next((top / name for name in _BESIDE if (top / name).is_file()), None)]
+        if path is not None
+    ]
+    if len(below) == 1 and not _SPLIT.search(below[0].split):
+        below = [replace(below[0], split=train_split)]
+    if below:
+        return below
+    names = _boxes_in(root)
+    sure = [n for n in names if n in _BESIDE or "coco" in n or n.startswith("instances_")]
+    return _named(root, sure or ([] if strict else names), train_split)
+
+
+def _boxes_in(folder: Path) -> list[str]:
+    """Return the names of the JSON files in `folder` that may hold boxes."""
+    names = sorted(path.name for path in folder.glob("*.json"))
+    return [name for name in names if not name.startswith((*_OTHERS, "."))]
+
+
+def _named(folder: Path, names: Sequence[str], train_split: str) -> list[_File]:
+    """Return the files with the splits that their names hold."""
+    splits, aliases = [], []
+    for name in names:
+        stem = name.removesuffix(".json").removeprefix("instances_")
+        held = _SPLIT.search(stem.lower())
+        splits.append(held[1] if held else stem)
+        aliases.append(held[1] + (held[2] or "") if held else stem)
+    if len(names) == 1 and not _SPLIT.search(names[0].removesuffix(".json").lower()):
+        splits = [train_split]
+    if len(set(splits)) < len(splits):  # train2014 beside train2017
+        splits = aliases
+    if len(set(splits)) < len(splits):
+        splits = [name.removesuffix(".json") for name in names]
+    return [
+        _File(folder / name, split, alias)
+        for name, split, alias in zip(names, splits, aliases, strict=True)
+    ]
+
+
+# What a file says.
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An entry of `images`. size: (height, width) or None."""
+
+    image_id: int | str
+    file_name: str
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A whole file, in arrays, its boxes sorted by the image they are of.
+
+    known: the file, from the root. categories: (id, name) each. starts: int64 [images + 1], the
+    first box of each image. category: the number of each box's category, int64 [n]; boxes, area,
+    crowd: as in Annotated. ids: those of the boxes, as the file has them.
+    """
+
+    known: str
+    images: tuple[_Image, ...]
+    categories: tuple[tuple[int, str], ...]
+    starts: np.ndarray
+    category: np.ndarray
+    boxes: np.ndarray
+    area: np.ndarray
+    crowd: np.ndarray
+    ids: np.ndarray
+    problems: tuple[Problem, ...]
+
+
+class _NotCoco(DataError):
+    """A file holds something else."""
+
+    def __init__(self, known: str, what: str):
+        super().__init__(f"{known}: {what}")
+        self.what = what
+
+
+def _parsed(path: Path, known: str) -> _Parsed:
+    """Return what is in a file. Raises DataError: _NotCoco where that has not COCO's form."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    return _parsed_once(path, known, (about.st_mtime_ns, about.st_size, about.st_ino))
+
+
+# Training opens the set for training and for evaluation; the largest file takes half a minute.
+@functools.lru_cache(maxsize=4)
+def _parsed_once(path: Path, known: str, stamp: tuple[int, ...]) -> _Parsed:
+    document = read_json(path, _without_outline)
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        what = "a list" if isinstance(document, list) else "no `images`"
+        raise _NotCoco(known, f"no COCO annotations: it is or has {what}")
+    for name in ("annotations", "categories"):
+        if not isinstance(document.get(name), list):
+            raise _NotCoco(known, f"has no list `{name}`")
+    problems: list[Problem] = []
+    images = _read_images(document["images"], known, problems)
+    categories = _read_categories(document["categories"], known, problems)
+    return _read_boxes(document["annotations"], images, categories, known, problems)
+
+
+def _without_outline(found: dict) -> dict:
+    # Outlines are nine tenths of COCO's files, and would take gigabytes of memory.
+    if found.get("bbox"):
+        found.pop("segmentation", None)
+    return found
+
+
+def _read_images(entries: list, known: str, problems: list[Problem]) -> list[_Image]:
+    images, by_id, by_name = [], dict[Any, int](), dict[str, int]()
+    for i, entry in enumerate(entries):
+        try:
+            if not isinstance(entry, dict):
+                raise _Wrong("is no object")
+            image = _Image(_id(entry, "id"), _text(entry, "file_name"), _size(entry))
+        except _Wrong as wrong:
+            problems.append(Problem(known, str(wrong), f"images[{i}]"))
+            continue
+        if image.image_id in by_id:
+            what = f"the id {image.image_id!r} is also that of images[{by_id[image.image_id]}]"
+            problems.append(Problem(known, what, f"images[{i}]"))
+        elif image.file_name in by_name:
+            what = f"{image.file_name} is also images[{by_name[image.file_name]}]"
+            problems.append(Problem(known, what, f"images[{i}]"))
+        else:
+            by_id[image.image_id] = by_name[image.file_name] = i
+            images.append(image)
+    return images
+
+
+def _read_categories(
+    entries: list, known: str, problems: list[Problem]
+) -> tuple[tuple[int, str], ...]:
+    found: dict[int, str] = {}
+    for i, entry in enumerate(entries):
+        try:
+            if not isinstance(entry, dict):
+                raise _Wrong("is no object")
+            number, name = _integer(entry, "id"), _text(entry, "name")
+        except _Wrong as wrong:
+            problems.append(Problem(known, str(wrong), f"categories[{i}]"))
+            continue
+        if found.setdefault(number, name) != name:
+            what = f"category {number} is {found[number]!r} and {name!r}"
+            problems.append(Problem(known, what))
+    return tuple(found.items())
+
+
+def _read_boxes(
+    entries: list,
+    images: list[_Image],
+    categories: tuple[tuple[int, str], ...],
+    known: str,
+    problems: list[Problem],
+) -> _Parsed:
+    """Return all as arrays."""
+    numbers = {image.image_id: i for i, image in enumerate(images)}
+    rows, ids = list[tuple](), list[Any]()
+    for i, entry in enumerate(entries):
+        try:
+            if not isinstance(entry, dict):
+                raise _Wrong("is no object")
+            image = numbers.get(_id(entry, "image_id"))
+            if image is None:
+                raise _Wrong(f"image_id {entry['image_id']!r} is the id of no image")
+            box, crowd = _box(entry), _crowd(entry)
+            area = entry.get("area")
+            area = box[2] * box[3] if area is None else _number(area, "area")
+            rows.append((image, _integer(entry, "category_id"), *box, area, crowd))
+        except _Wrong as wrong:
+            problems.append(Problem(known, str(wrong), _place(entry, i)))
+            continue
+        ids.append(entry.get("id", f"at place {i}"))
+    columns = np.array(rows, np.float64).reshape(-1, 8)  # exact for integers up to 2 ** 53
+    order = np.argsort(columns[:, 0], kind="stable")
+    image, category, x, y, width, height, area, crowd = columns[order].T
+    problems += _twice(ids, known)
+    return _Parsed(
+        known,
+        tuple(images),
+        categories,
+        starts=np.searchsorted(image, np.arange(len(images) + 1)),
+        category=category.astype(np.int64),
+        boxes=np.stack([x, y, x + width, y + height], 1),
+        area=area.copy(),
+        crowd=crowd.astype(bool),
+        ids=_as_array(ids)[order],
+        problems=tuple(problems),
+    )
+
+
+def _place(entry: Any, i: int) -> str:
+    has = isinstance(entry, dict) and isinstance(entry.get("id"), int | str)
+    return f"annotation {entry['id']}" if has else f"annotation at place {i}"
+
+
+def _as_array(ids: list) -> np.ndarray:
+    """Return the ids as integers where they are, which is ten times less than objects."""
+    if all(type(number) is int and abs(number) < 2**63 for number in ids):
+        return np.array(ids, np.int64)
+    array = np.empty(len(ids), object)
+    array[:] = ids
+    return array
+
+
+def _twice(ids: list, known: str) -> list[Problem]:
+    """Return a warning for each id that several annotations have."""
+    if len(set(map(str, ids))) == len(ids):
+        return []
+    counts = Counter(map(str, ids))
+    return [
+        Problem(known, f"{count} annotations have the id {name}", error=False)
+        for name, count in counts.items()
+        if count > 1
+    ]
+
+
+# Single values. Numbers in quotes are refused: what wrote them may have meant something else.
+
+
+class _Wrong(Exception):
+    """A value is not of its kind; the text says which."""
+
+
+def _id(entry: dict, field: str) -> int | str:
+    value = entry.get(field)
+    if type(value) in (int, str):
+        return value  # type: ignore[return-value]
+    raise _Wrong(f"has no {field}" if value is None else f"{field}: {value!r} is no id")
+
+
+def _text(entry: dict, field: str) -> str:
+    value = entry.get(field)
+    if isinstance(value, str) and value:
+        return value
+    raise _Wrong(f"has no {field}" if value is None else f"{field}: {value!r} is no text")
+
+
+def _integer(entry: dict, field: str) -> int:
+    value = entry.get(field)
+    if type(value) is int and abs(value) < 2**53:
+        return value
+    raise _Wrong(f"has no {field}" if value is None else f"{field}: {value!r} is no whole number")
+
+
+def _number(value: Any, field: str) -> float:
+    if type(value) not in (int, float) or abs(value) > _LARGEST:
+        raise _Wrong(f"{field}: {value!r} is no number")
+    return value
+
+
+def _size(entry: dict) -> tuple[int, int] | None:
+    """Return the stated (height, width); None where it is not stated, or 0, which means that."""
+    sides = []
+    for field in ("height", "width"):
+        value = entry.get(field)
+        if value is not None and not (0 <= _number(value, field) < 2**31 and value == int(value)):
+            raise _Wrong(f"{field}: {value!r} is no number of pixels")
+        sides.append(int(value or 0))
+    return (sides[0], sides[1]) if all(sides) else None
+
+
+def _crowd(entry: dict) -> bool:
+    value = entry.get("iscrowd")
+    if value not in (0, 1, None) or isinstance(value, float):
+        raise _Wrong(f"iscrowd: {value!r} is neither 0 nor 1")
+    return bool(value)
+
+
+_NO_BOX = (float("nan"),) * 4
+_NUMBERS = frozenset((int, float))
+_LARGEST = 1e300  # JSON may hold infinite numbers, and whole ones of thousands of digits
+
+
+def _box(entry: dict) -> Sequence[float]:
+    """Return x, y, width, height: `bbox`, or around the polygons; NaN if the file has neither."""
+    box = entry.get("bbox")
+    if box:
+        if not isinstance(box, list) or len(box) != 4:
+            raise _Wrong(f"bbox: {box!r} is not [x, y, width, height]")
+        if not _NUMBERS.issuperset(map(type, box)):
+            raise _Wrong(f"bbox: {box!r} holds what is no number")
+        if any(abs(value) > _LARGEST for value in box):
+            raise _Wrong("bbox: holds a number that is too large")
+        return box
+    if box is not None and box != []:
+        raise _Wrong(f"bbox: {box!r} is not [x, y, width, height]")
+    outline = entry.get("segmentation")
+    if not outline or not isinstance(outline, list):  # a mask would have to be decoded
+        return _NO_BOX
+    values = [part for part in outline if isinstance(part, list) and len(part) % 2 == 0]
+    if len(values) != len(outline) or any(len(part) < 6 for part in values):
+        raise _Wrong("segmentation: holds what is no polygon, and there is no bbox")
+    points = [_number(value, "segmentation") for part in values for value in part]
+    x, y = points[::2], points[1::2]
+    return min(x), min(y), max(x) - min(x), max(y) - min(y)
+
+
+# The classes of all files together.
+
+
+def _categories(parsed: Iterable[_Parsed], problems: list[Problem]) -> dict[int, str]:
+    """Return the name of each category id, by id. Notes what contradicts itself."""
+    found: dict[int, tuple[str, str]] = {}
+    used: set[int] = set()
+    for one in parsed:
+        used.update(np.unique(one.category).tolist())
+        for number, name in one.categories:
+            other, file = found.setdefault(number, (name, one.known))
+            if other != name:
+                what = f"category {number} is {name!r}, but {other!r} in {file}"
+                problems.append(Problem(one.known, what))
+    by_name: dict[str, list[int]] = {}
+    for number in sorted(found):
+        by_name.setdefault(found[number][0], []).append(number)
+    for name, numbers in by_name.items():
+        if len(numbers) < 2:
+            continue
+        # Roboflow puts a category 0 without boxes in front, often with the name of a true one.
+        idle = [number for number in numbers if number not in used][: len(numbers) - 1]
+        for number in idle:
+            what = f"category {number}, {name!r} as well, has no boxes; it is left out"
+            problems.append(Problem(found[number][1], what, error=False))
+            del found[number]
+        if len(numbers) - len(idle) > 1:
+            listed = " and ".join(str(number) for number in numbers if number not in idle)
+            problems.append(Problem(found[numbers[-1]][1], f"categories {listed} are all {name!r}"))
+    return {number: found[number][0] for number in sorted(found)}
+
+
+def _chosen(
+    categories: dict[int, str], given: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the classes and their ids in the files."""
+    if not given:
+        return tuple(categories.values()), tuple(categories)
+    numbers = {name: number for number, name in categories.items()}
+    for name in given:
+        if name not in numbers:
+            raise ConfigError(
+                f"data.classes: {name!r} is no category of the files, which have"
+                f" {', '.join(itertools.islice(numbers, 10))}{nearest(name, numbers)}"
+            )
+    return given, tuple(numbers[name] for name in given)
+
+
+# Where the images are.
+
+
+class _Places:
+    """Finds the images of a split.
+
+    folder: where they are. looked_in: where they were looked for. by_last_part: the names of which
+    no more than that was found.
+    """
+
+    def __init__(
+        self, root: Path, file: _File, names: Sequence[str], indices: dict[Path, list[str]]
+    ):
+        """Choose the folder that has all of `names`, or most. indices: files by folder, shared."""
+        self.root = root
+        self.looked_in = [file.images] if file.images else list(_image_folders(root, file))
+        best = -1, self.looked_in[0], dict[str, str]()
+        for match in (_matched, _matched_by_last_part):
+            for folder in self.looked_in:
+                if folder not in indices:
+                    indices[folder] = files_below(folder)
+                found = match(names, indices[folder])
+                if len(found) > best[0]:
+                    best = len(found), folder, found
+                if len(found) == len(names):
+                    break
+            if best[0] > 0:
+                break
+        _, self.folder, self._found = best
+        if len(self._found) < len(names):
+            left = [name for name in names if name not in self._found]
+            self._found |= _matched_by_last_part(left, indices[self.folder])
+        exact = _matched(names, indices[self.folder])
+        self.by_last_part = [name for name in self._found if name not in exact]
+
+    def get(self, name: str) -> str | None:
+        """Return the path of an image from the folder, or None."""
+        return self._found.get(name)
+
+
+def _matched(names: Sequence[str], files: list[str]) -> dict[str, str]:
+    """Return the file that each name is, where it is one."""
+    known, found = set(files), {}
+    for name in names:
+        path = name if name in known else name.replace("\\", "/").removeprefix("./")
+        if path in known:
+            found[name] = path
+    return found
+
+
+def _matched_by_last_part(names: Sequence[str], files: list[str]) -> dict[str, str]:
+    """Return the file that each name is by its last part, where only one file is called so."""
+    # Label Studio writes upload/1/3f2a-x.jpg, or ../../media/x.jpg, or ?d=images/x%20y.jpg.
+    ends: dict[str, list[str]] = {}
+    for path in files:
+        ends.setdefault(path.rpartition("/")[2], []).append(path)
+    found = {}
+    for name in names:
+        last = re.split(r"[/\\]", unquote(name) if "%" in name else name)[-1]
+        for end in (re.split(r"[/\\]", name)[-1], last, last.rpartition("=")[2]):
+            if name not in found and len(ends.get(end, ())) == 1:
+                found[name] = ends[end][0]
+    return found
+
+
+def _image_folders(root: Path, file: _File) -> list[Path]:
+    """Return where the images of a split may be, the surest first."""
+    same = _VALIDATION if file.split in _VALIDATION else ()
+    names = dict.fromkeys((file.alias, file.split, *same))
+    beside = file.path.parent
+    candidates = [top / name for name in names for top in (root, root / "images")]
+    if beside not in (root, root / "annotations"):
+        candidates = [beside, beside / "data", beside / "images"]
+    folders = [*candidates, root / "images", root / "data", beside, root]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _examples(
+    parsed: _Parsed,
+    places: _Places,
+    categories: dict[int, str],
+    ids: Sequence[int],
+    problems: list[Problem],
+) -> list[Annotated]:
+    """Return the images of a split."""
+    where = [_known(places.root, folder) for folder in places.looked_in]
+    if places.by_last_part:
+        count, first = len(places.by_last_part), places.by_last_part[0]
+        what = f"{count} images found by the last part of their names only, as {first}"
+        problems.append(Problem(parsed.known, what, error=False))
+    labels = _labels(parsed.category, ids)
+    taken: dict[str, str] = {}
+    examples = []
+    for i, image in enumerate(parsed.images):
+        path = places.get(image.file_name)
+        broken = ""
+        if path is None:
+            broken = _missing(image, places, where)
+        elif taken.setdefault(path, image.file_name) != image.file_name:
+            what = f"{taken[path]} and {image.file_name} are the same image, {path}"
+            problems.append(Problem(parsed.known, what))
+        file = places.folder / (path or image.file_name.replace("\\", "/").lstrip("/"))
+        part = slice(parsed.starts[i], parsed.starts[i + 1])
+        unknown: tuple[str | int, ...] = ()
+        if (labels[part] < 0).any():
+            numbers = parsed.category[part].tolist()
+            unknown = tuple(categories.get(number, number) for number in numbers)
+        examples.append(
+            Annotated(
+                file,
+                _known(places.root, file),
+                image.image_id,
+                parsed.known,
+                boxes=parsed.boxes[part],
+                labels=labels[part],
+                crowd=parsed.crowd[part],
+                area=parsed.area[part],
+                places=Numbered("annotation", parsed.ids[part]),
+                unknown=unknown,
+                size=image.size,
+                broken=broken,
+            )
+        )
+    return examples
+
+
+def _missing(image: _Image, places: _Places, where: list[str]) -> str:
+    try:
+        path_inside(places.root, image.file_name, f"image {image.image_id}")
+    except DataError as error:
+        return str(error)
+    what = f"image {image.image_id}: there is no {image.file_name} in {', '.join(where)}"
+    return f"{what}; if elsewhere, set data.train_images, data.eval_images"
+
+
+def _labels(category: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """Return the class id of each category number, int64; -1 for those that are not in `ids`."""
+    order = np.argsort(ids)
+    ranked = np.asarray(ids, np.int64)[order]
+    at = np.minimum(np.searchsorted(ranked, category), len(ranked) - 1)
+    return np.where(ranked[at] == category, order[at], -1).astype(np.int64)
+
+
+def _known(root: Path, path: Path) -> str:
+    """Return `path` as people name it: from the root, if it is in it."""
+    try:
+        return path.relative_to(root).as_posix() or "."
+    except ValueError:
+        return str(path)
