@@ -469,7 +469,8 @@ def test_pixels_where_parts_are_due(root, monkeypatch):
     lines = [str(finding) for finding in inspect(config_for(root)).findings]
     assert lines == [
         "a.png: warning: is in train and in val",
-        "b.png: (90, 80, 600, 200) is outside of the image of 30 x 20: box 0",
+        "b.png: (3, 4, 20, 10) is outside of the image; in pixels? the numbers are to be parts of"
+        " the image's sides: box 0",
         "b.png: warning: a coordinate is 20: pixels, where parts of width and height are due?",
     ]
 
