@@ -53,7 +53,7 @@ def test_of_many_classes_only_the_best_and_worst_are_coloured(tmp_path):
     assert shown == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("classes", [3, 25, 26, 200])
+@pytest.mark.parametrize("classes", [3, 25, 80])
 def test_confusions_are_green_on_the_diagonal_and_red_beside_it(tmp_path, classes):
     table = np.diag(np.full(classes + 1, 9))
     table[-1, -1] = 0
