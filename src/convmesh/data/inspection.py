@@ -188,7 +188,7 @@ def inspect(
     summary = overview.summarise(parts, classes, config.task, size, config.data.max_boxes)
     findings += _about_the_set(parts, summary, config)
     findings = sorted(_alike(findings, parts), key=lambda finding: finding.problem.file)
-    about = {"format": find_format(config), "data": config.data.root or config.data.name}
+    about = {"format": find_format(config), "data": config.data.name or config.data.root}
     return Inspection(findings, about | summary, classes, parts)
 
 
