@@ -29,7 +29,6 @@ ALL_LAYOUTS = [*ALL_MESHES, *((*shape, True) for shape in ALL_MESHES if shape[0]
 SOME_LAYOUTS = [*ALL_MESHES, (8, 1, 1, True), (2, 2, 2, True)]
 WHOLE_LAYOUTS = [(4, 1, 2), (2, 2, 2), (8, 1, 1, True), (2, 2, 2, True)]
 SOME_WHOLE_LAYOUTS = [(4, 1, 2), (2, 2, 2, True)]
-SOME_TINY_LAYOUTS = [(2, 2, 2), (2, 2, 2, True)]
 
 
 def make_mesh(shape):

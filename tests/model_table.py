@@ -1,6 +1,6 @@
 """How large each detector is, and how much arithmetic: writes docs/models.md.
 
-    make models         # a minute on 2 cores
+    make models         # a quarter of a minute
 
 Nothing is run: the models are traced, and `convmesh.flops` counts.
 """
@@ -84,13 +84,13 @@ with the recipes, and in [results.md](results.md) where it was measured.
 {table()}
 
 - **Backbone**: `nano`, `small` and `tiny` are plain residual stages behind one convolution of 6 x 6
-  that goes to stride 4: on a CPU that is the quickest for what it learns. `medium` and `large` are
-  cross-stage partial stages (CSP, arXiv 1911.11929) of dense 3 x 3 convolutions. `resnet50` is
+  that goes to stride 4, for CPUs. `medium` and `large` are cross-stage partial stages (CSP, arXiv
+  1911.11929) of dense 3 x 3 convolutions, behind two convolutions of stride 2. `resnet50` is
   ResNet-50 v1.5 with the names and shapes of the classifier `resnet50`, so that its weights fit
   `backbone`.
 - **Pyramid**: path aggregation (arXiv 1803.01534) at one width for all levels, mixed by 3 x 3
   convolutions, in `medium` and `large` by CSP blocks. `resnet50_p7` adds two levels, of strides 64
-  and 128, for objects larger than some 500 pixels: distances reach 15 strides.
+  and 128, for objects of more than some 900 pixels: a side is at most 15 strides from its point.
 - **Head**: two branches of two convolutions, shared by the levels. All sizes start alike: class and
   box confidence at 0.01, sides at two strides.
 - `model.norm_group`, `model.remat` (which computes the stages' blocks again, and the CSP blocks of
@@ -98,6 +98,9 @@ with the recipes, and in [results.md](results.md) where it was measured.
 
 Parameters are named `backbone`, `pyramid` and `head`; in the backbone `stem`, `downN` and
 `stageN_blockM`, the stages counted from 1, from the one of stride 4 on. A CSP stage is one block.
+
+Images of any size will do; rows and columns at the end that fill no cell of 4 x 4 pixels are not
+seen, as far as they lie outside the windows of the cells before them.
 
 To add a size: a line in [`models/detector.py`](../src/convmesh/models/detector.py), a line in
 [`models/__init__.py`](../src/convmesh/models/__init__.py), a line in `tests/model_table.py`.

@@ -1,12 +1,29 @@
+import re
+from pathlib import Path
+
 import equality
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convmesh.models import make_model
-from convmesh.models.detector import BINS, Head, grid_points
+from convmesh.config import apply_overrides, defaults
+from convmesh.models import MODELS, make_model
+from convmesh.models.detector import BINS, STRIDES, Head, grid_points
+from convmesh.models.layers import BatchNorm, Conv
+from convmesh.tasks import make_task
 from convmesh.tasks.detect import Detect
+
+DETECTORS = [name for name, (task, *_) in MODELS.items() if task == "detect"]
+# One of each kind, in little.
+KINDS = {
+    "plain": lambda dtype, classes=5, **options: make_model(
+        "detector_tiny", "detect", classes, dtype, **options
+    ),
+    "csp": equality.tiny_csp_detector,
+    "resnet": equality.tiny_resnet_detector,
+}
 
 
 def shapes(model, size, batch=2):
@@ -35,15 +52,48 @@ def test_points_by_hand():
                                     [16, 16], [48, 16]]  # fmt: skip
 
 
+def test_points_of_more_levels_by_hand():
+    # 72 rows, 136 columns: 2 x 3 of stride 64, 1 x 2 of stride 128.
+    points, strides = grid_points((72, 136), (64, 128))
+    assert strides.tolist() == [64] * 6 + [128] * 2
+    assert points.tolist() == [[32, 32], [96, 32], [160, 32], [32, 96], [96, 96], [160, 96],
+                               [64, 64], [192, 64]]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "size", [(64, 64), (224, 160), (100, 72), (33, 50), (41, 43), (57, 119), (15, 8)], ids=str
+    "size",
+    [(64, 64), (224, 160), (200, 264), (100, 72), (33, 50), (41, 43), (57, 119), (15, 8)],
+    ids=str,
 )
-def test_the_model_has_those_points_at_any_size(size):
-    output, _ = shapes(make_model("detector_tiny", "detect", 5, jnp.float32), size)
-    n = len(grid_points(size)[0])
+def test_the_model_has_those_points_at_any_size(kind, size):
+    model = KINDS[kind](jnp.float32, classes=5)
+    output, _ = shapes(model, size)
+    n = len(grid_points(size, model.strides)[0])
     assert output.class_logits.shape == (2, n, 5)
     assert output.distance_logits.shape == (2, n, 4, BINS)
     assert output.confidence_logits.shape == (2, n)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_task_has_the_points_of_its_model(name):
+    model = make_model(name, "detect", 3, jnp.float32)
+    config = apply_overrides(
+        defaults("detect"), {"model.name": name, "data.image_size": (640, 480)}
+    )
+    task = make_task(config, 3, model)
+    more = {"detector_resnet50_p7": (64, 128)}.get(name, ())
+    assert task.strides == model.strides == (8, 16, 32, *more)
+    assert make_task(config, 3).strides == STRIDES
+    logits = jnp.zeros((1, len(grid_points((640, 480), model.strides)[0]), 4, BINS))
+    assert jax.eval_shape(task.boxes, logits).shape == (*logits.shape[:2], 4)
+
+
+def test_a_task_with_other_strides_than_its_model_fails():
+    model = KINDS["resnet"](jnp.float32)
+    outputs, _ = shapes(model, (64, 64))
+    with pytest.raises((TypeError, ValueError), match="shape"):
+        jax.eval_shape(Detect(8, (64, 64)).predict, outputs)
 
 
 def test_what_a_point_says_comes_from_its_place():
@@ -93,6 +143,95 @@ def test_detector_nano_is_made_for_cpus():
     program = jax.make_jaxpr(lambda v, image: model.apply(v, image))(variables, image)
     operations = 2 * multiply_adds(program.jaxpr)
     assert 0.1e9 < operations <= 0.47e9
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    """The parameters' shapes of a size for 80 classes, traced once."""
+    seen = {}
+
+    def get(name):
+        if name not in seen:
+            model = make_model(name, "detect", 80, jnp.float32)
+            seen[name] = shapes(model, (64, 64))[1]["params"]
+        return seen[name]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        ("detector_nano", 990_649),
+        ("detector_small", 2_489_265),
+        ("detector_medium", 9_046_449),
+        ("detector_large", 24_518_017),
+        ("detector_resnet50", 32_731_089),
+        ("detector_resnet50_p7", 33_915_857),
+        ("detector_tiny", 52_737),
+    ],
+)
+def test_the_parameters_of_each_size_are_those_that_its_page_says(parameters, name, wanted):
+    count = sum(leaf.size for leaf in jax.tree.leaves(parameters(name)))
+    assert count == wanted
+    assert set(parameters(name)) == {"backbone", "pyramid", "head"}
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    (line,) = re.findall(rf"^\| `{name}` .*$", page, re.MULTILINE)
+    assert f"| **{count / 1e6:.2f}** |" in line
+
+
+def test_every_size_is_counted():
+    marks = test_the_parameters_of_each_size_are_those_that_its_page_says.pytestmark
+    assert {name for name, _ in marks[0].args[1]} == set(DETECTORS)
+
+
+def test_names_that_checkpoints_hold(parameters):
+    nano = parameters("detector_nano")
+    assert set(nano["backbone"]) == {"stem", "down2", "down3", "down4", "stage2_block1",
+                                     "stage3_block1", "stage4_block1"}  # fmt: skip
+    pyramid = {"lateral0", "lateral1", "lateral2", "top_down0", "top_down1", "down1", "down2",
+               "bottom_up1", "bottom_up2"}  # fmt: skip
+    assert set(nano["pyramid"]) == pyramid
+    assert set(nano["pyramid"]["top_down0"]) == {"conv", "norm"}
+    p7 = parameters("detector_resnet50_p7")["pyramid"]
+    assert set(p7) == pyramid | {"down3", "down4"}
+    assert set(parameters("detector_medium")["pyramid"]) == pyramid
+    assert "merge" in parameters("detector_medium")["pyramid"]["top_down0"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_model_has_the_type_and_the_groups_it_is_given(kind):
+    found = {"dtype": set(), "group": set(), "norms": 0}
+
+    def look(call, args, kwargs, context):
+        module = context.module
+        if isinstance(module, BatchNorm | Conv):
+            found["dtype"].add(module.dtype)
+        if isinstance(module, BatchNorm):
+            found["group"].add(module.group)
+            found["norms"] += 1
+        return call(*args, **kwargs)
+
+    model = KINDS[kind](jnp.bfloat16, norm_group=2)
+    with nn.intercept_methods(look):
+        output, variables = shapes(model, (64, 64), batch=4)
+    assert found["dtype"] == {jnp.bfloat16} and found["group"] == {2} and found["norms"] > 20
+    kinds = {leaf.dtype for leaf in jax.tree.leaves((output, variables))}
+    assert kinds == {jnp.dtype(jnp.float32)}
+
+
+# Of the backbone, and of the pyramid where it has any.
+@pytest.mark.parametrize("kind, blocks", [("plain", 4), ("csp", 4 + 4), ("resnet", 4)])
+def test_blocks_are_computed_again(kind, blocks):
+    wanted, found = (
+        shapes(KINDS[kind](jnp.float32, remat=remat), (64, 64)) for remat in (False, True)
+    )
+    assert found == wanted  # a checkpoint of the one fits the other
+    image = jnp.zeros((2, 64, 64, 3))
+    for remat, count in [(False, 0), (True, blocks)]:
+        model = KINDS[kind](jnp.float32, remat=remat)
+        apply = lambda v, x, model=model: model.apply(v, x, True, mutable=["batch_stats"])  # noqa: E731
+        assert str(jax.make_jaxpr(apply)(wanted[1], image)).count("= remat2[") == count
 
 
 def test_convolutions_of_the_head_are_shared_and_norms_are_not():

@@ -22,6 +22,7 @@ from convmesh.models.layers import (
     GroupNorm,
     rematerialised,
     stored,
+    whole_cells,
 )
 from convmesh.models.resnet import BasicBlock
 from convmesh.ops import local
@@ -248,6 +249,12 @@ def test_layers_on_a_mesh_are_those_on_one_device(shape):
     reference = outputs_and_gradients((1, 1, 1))
     assert all(abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(reference))  # it says something
     equality.assert_equal(outputs_and_gradients(shape), reference)
+
+
+def test_whole_cells_leave_out_the_end():
+    x = normal(1, 7, 9, 2)
+    np.testing.assert_array_equal(whole_cells(x), x[:, :4, :8])
+    assert whole_cells(x[:, :4, :8]).shape == (1, 4, 8, 2)
 
 
 # --- computed again in the backward pass ----------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 
 from convmesh.models import make_model
 from convmesh.models.layers import ResidualBlock
-from convmesh.models.resnet import BasicBlock, Bottleneck, ResNet
+from convmesh.models.resnet import BasicBlock, Bottleneck, ResNet, ResNet50Backbone, ResNetBackbone
 
 
 def shapes(model, size):
@@ -71,3 +71,27 @@ def test_the_stride_stands_in_the_3x3(block, last):
     variables["params"][last]["norm"]["scale"] = jnp.ones_like(scale)
     seen = jax.grad(lambda x: block.apply(variables, x, train=False).sum())(x)
     assert (abs(seen).sum((0, 3)) > 0).all()
+
+
+def test_a_classifiers_variables_fit_the_backbone():
+    _, whole = shapes(make_model("resnet50", "classify", 1000, jnp.float32), (64, 64))
+    image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    init = lambda image: ResNet50Backbone().init(jax.random.key(0), image, train=False)  # noqa: E731
+    backbone = jax.eval_shape(init, image)
+    del whole["params"]["head"]
+    assert backbone == whole
+
+
+def test_the_backbone_gives_what_the_classifier_sees():
+    x = np.random.default_rng(0).normal(size=(2, 67, 98, 3)).astype(np.float32)
+    options = dict(blocks=(1, 1, 1, 1), width=4, block=Bottleneck)
+    classifier = ResNet(5, **options)
+    variables = jax.jit(lambda x: classifier.init(jax.random.key(0), x))(x)
+    head = variables["params"]["head"]
+    # What fills no cell of 4 x 4 pixels is left out, as by the detector's other backbones.
+    run = jax.jit(lambda x: ResNetBackbone(**options).apply(variables, x, train=False))
+    levels = run(x)
+    assert [level.shape for level in levels] == [(2, 8, 12, 32), (2, 4, 6, 64), (2, 2, 3, 128)]
+    logits = levels[-1].mean((1, 2)) @ head["kernel"] + head["bias"]
+    wanted = jax.jit(lambda x: classifier.apply(variables, x))(x[:, :64, :96])
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)

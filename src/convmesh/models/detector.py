@@ -97,12 +97,11 @@ class Pyramid(nn.Module):
 
     @nn.compact
     def __call__(self, levels, train: bool):
-        kind = {"dtype": self.dtype, "norm_group": self.norm_group}
-        brick = partial(ConvNorm, self.features, **kind)
-        mix = brick
+        brick = partial(ConvNorm, self.features, dtype=self.dtype, norm_group=self.norm_group)
+        mix: Any = brick
         if self.block is not None:
             block = rematerialised(self.block) if self.remat else self.block
-            mix = partial(block, self.features, **kind)
+            mix = partial(block, self.features, dtype=self.dtype, norm_group=self.norm_group)
         levels = [brick(1, name=f"lateral{i}")(x, train) for i, x in enumerate(levels)]
         for i in reversed(range(len(levels) - 1)):
             # An image side that is no multiple of 32 leaves a row or column too many.
@@ -204,8 +203,7 @@ DetectorNano = partial(
     backbone=partial(Backbone, widths=(40, 48, 96, 144), depths=(0, 1, 1, 1)),
     features=40,
 )
-# The next one up, for CPUs and GPUs: of the same kind, since a stage of CSPBlocks with as many
-# parameters is slower on a CPU.
+# For CPUs and GPUs. Of the same kind: a CSPBackbone of fewer parameters was slower on a CPU.
 DetectorSmall = partial(
     Detector,
     backbone=partial(Backbone, widths=(48, 64, 128, 224), depths=(0, 1, 2, 1)),
@@ -223,7 +221,7 @@ DetectorLarge = partial(
     features=192,
     block=partial(CSPBlock, depth=2),
 )
-# The backbone that weights are shared for.
+# The backbone that everybody has weights for.
 DetectorResNet50 = partial(Detector, backbone=ResNet50Backbone, features=256)
 DetectorResNet50P7 = partial(DetectorResNet50, levels=5)
 # For tests: every part is there, nothing is large.

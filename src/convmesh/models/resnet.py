@@ -58,9 +58,10 @@ class ResNet(nn.Module):
 
 
 class ResNetBackbone(nn.Module):
-    """Images [batch, rows, columns, 3] -> features of strides 8, 16, 32 (C3, C4, C5), of a detector.
+    """Images [batch, rows, columns, 3] -> features of strides 8, 16, 32 (C3, C4, C5).
 
-    Parameters have the names and shapes that `ResNet`'s have, so a classifier's weights fit it.
+    For detectors. Its variables have the names and shapes that `ResNet`'s have, so a classifier's
+    weights fit it.
     """
 
     blocks: tuple[int, ...]
