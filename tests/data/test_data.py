@@ -150,18 +150,33 @@ def test_auto_finds_class_folders(tmp_path):
 @pytest.mark.parametrize(
     "files, layout",
     [
+        (["annotations/instances_train2017.json", "train2017/0.jpg"], "coco"),
+        (["annotations/instances_default.json", "images/0.jpg"], "coco"),
+        (["train/_annotations.coco.json", "train/0.jpg"], "coco"),
+        (["train/_annotations.coco.json", "train/0.jpg", "data.yaml"], "coco"),
+        (["result.json", "images/0.jpg"], "coco"),
         (["data.yaml"], "yolo"),
+        (["data.yaml", "train/images/0.jpg", "train/labels/0.txt"], "yolo"),
+        (["data.yaml", "annotations/instances_val2017.json", "labels/0.txt"], "yolo"),
         (["images/train/0.jpg", "labels/train/0.txt"], "yolo"),
+        (["images/0.jpg", "labels/0.txt", "classes.txt", "notes.json"], "yolo"),
         (["train/images/0.jpg", "train/labels/0.txt"], "yolo"),
+        (["Annotations/0.xml", "JPEGImages/0.jpg", "ImageSets/Main/train.txt"], "voc"),
+        (["train/0.xml", "train/0.jpg"], "voc"),
+        (["0.xml", "0.jpg"], "voc"),
+        (["train/cat/0.jpg", "train/dog/0.jpg"], "folder"),
+        (["cat/0.jpg", "dog/0.jpg", "notes.json"], "folder"),
+        (["images/0.jpg", "labels/0.jpg"], "folder"),
+        (["train/images/0.jpg", "train/labels/0.jpg"], "folder"),
     ],
 )
-def test_layouts_of_later_versions_are_named(tmp_path, files, layout):
+def test_auto_finds_each_layout_by_the_names_of_its_files(tmp_path, files, layout):
     for name in files:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
-    with pytest.raises(ConfigError, match=f"data.format: {layout} is not in this version.*folder"):
-        open_train(config_at(tmp_path, "detect"))
+    task = "classify" if layout == "folder" else "detect"
+    assert data.find_format(config_at(tmp_path, task)) == layout
 
 
 def test_an_unknown_layout_or_format(tmp_path):

@@ -60,12 +60,10 @@ def _open_voc(config: ConfigDict) -> DataSet:
     return open_voc(config)
 
 
-def _not_yet(config: ConfigDict) -> DataSet:
-    layout = find_format(config)
-    raise ConfigError(
-        f"data.format: {layout} is not in this version; there is "
-        f"{', '.join(name for name, opener in FORMATS.items() if opener is not _not_yet)}"
-    )
+def _open_yolo(config: ConfigDict) -> DataSet:
+    from convmesh.data.yolo import open_yolo
+
+    return open_yolo(config)
 
 
 # The layouts, by the name that `data.format` gives them.
@@ -74,7 +72,7 @@ FORMATS: dict[str, Callable[[ConfigDict], DataSet]] = {
     "folder": _open_folder,
     "coco": _open_coco,
     "voc": _open_voc,
-    "yolo": _not_yet,
+    "yolo": _open_yolo,
 }
 
 
@@ -153,15 +151,16 @@ def find_format(config: ConfigDict) -> str:
 def _look_at(root: Path, given: str, task: str) -> str:
     """Return the layout of the folder `root`, by the files that only it has."""
     from convmesh.data.coco import looks_like_coco
+    from convmesh.data.yolo import has_yaml, looks_like_yolo
 
+    # YOLO's tools keep COCO's annotations of the same images in ROOT/annotations.
+    if has_yaml(root) and not any(root.glob("*/_annotations.coco.json")):
+        return "yolo"
     if looks_like_coco(root):
         return "coco"
     if any(any(root.glob(xml)) for xml in ("Annotations", "*/Annotations", "*.xml", "*/*.xml")):
         return "voc"
-    yolo = ("images", "labels")
-    if any((root / name).is_file() for name in ("data.yaml", "data.yml")):
-        return "yolo"
-    if any(all((top / name).is_dir() for name in yolo) for top in (root, *root.glob("*"))):
+    if looks_like_yolo(root):
         return "yolo"
     if task == "detect" and looks_like_coco(root, strict=False):
         return "coco"
