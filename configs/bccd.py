@@ -1,8 +1,8 @@
 """Finds blood cells: BCCD's 364 photos from a microscope, from random weights, on a laptop's CPU.
 
-    convmesh train --config configs/bccd.py --workdir runs/bccd --config.data.root=BCCD --cpu-devices 2
+    convmesh train --config configs/bccd.py --workdir runs/bccd --config.data.root=BCCD
 
-BCCD is the folder of https://github.com/Shenggan/BCCD_Dataset that holds Annotations, JPEGImages
+On a CPU with --cpu-devices 2. BCCD is the folder of https://github.com/Shenggan/BCCD_Dataset that holds Annotations, JPEGImages
 and ImageSets (MIT). Trained on its `trainval` (292 images), judged on its `test` (72), by the last
 averaged weights. Settings were chosen on `train` and `val`.
 

@@ -11,8 +11,8 @@ stage and this size no figure is known to us. What there is: Faster R-CNN on Res
 the test set (arXiv 1512.03385, appendix B), from a backbone trained on ImageNet's classification
 set, with box refinement, context and several image sizes. Why this may stay below its aim: a
 ResNet-50 from nothing, one size of image, and classes whose images differ in number by two orders
-of magnitude, which are not balanced here. (On COCO, with such a backbone, TOOD on a ResNet-50, which
-is a detector of this kind, gets AP 42.4 in 12 epochs: arXiv 2108.07755, mmdetection's table.)
+of magnitude, which are not balanced here. (On COCO, with such a backbone, TOOD on a ResNet-50,
+which is a detector of this kind, gets AP 42.4 in 12 epochs: arXiv 2108.07755, mmdetection's table.)
 """
 
 from convmesh.config import defaults
