@@ -2,9 +2,9 @@
 
     convmesh train --config configs/bccd.py --workdir runs/bccd --config.data.root=BCCD
 
-On a CPU with --cpu-devices 2. BCCD is the folder of https://github.com/Shenggan/BCCD_Dataset that holds Annotations, JPEGImages
-and ImageSets (MIT). Trained on its `trainval` (292 images), judged on its `test` (72), by the last
-averaged weights. Settings were chosen on `train` and `val`.
+On a CPU with --cpu-devices 2. BCCD is the folder of https://github.com/Shenggan/BCCD_Dataset that
+holds Annotations, JPEGImages and ImageSets (MIT). Trained on its `trainval` (292 images), judged on
+its `test` (72), by the last averaged weights. Settings were chosen on `train` and `val`.
 
 Time and result: see docs/results.md.
 """

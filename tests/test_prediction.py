@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import runs
+from PIL import Image
 
 from convmesh import Classifier, Detector, cli
 from convmesh.config import defaults, to_json
@@ -315,6 +316,31 @@ def test_an_unreadable_file_is_named_and_the_others_are_written(
     assert f"1 of 2 files could not be read: {bad}: not an image" in err and err.count("\n") == 1
     assert [entry["file"] for entry in entries(tmp_path / "out")] == [str(good)]
     assert (tmp_path / "out/0.png").exists()
+
+
+def test_every_unreadable_file_is_named_and_batches_keep_their_order(
+    photo_run, photos, tmp_path, capsys
+):
+    for i in range(9):
+        (tmp_path / f"in/{i}.png").parent.mkdir(exist_ok=True)
+        good = (photos / f"val/red/{i % 3}.png").read_bytes()
+        (tmp_path / f"in/{i}.png").write_bytes(b"no picture" if i % 2 else good)
+    with pytest.raises(DataError, match=r"4 of 9 files could not be read: .*; \.\.\."):
+        predict_files(photo_run, [str(tmp_path / "in")], tmp_path / "out", batch_size=2)
+    out = capsys.readouterr().out
+    assert all(f"{tmp_path / f'in/{i}.png'}: not an image" in out for i in (1, 3, 5, 7))
+    found = entries(tmp_path / "out")
+    assert [entry["file"][-5:] for entry in found] == [f"{i}.png" for i in (0, 2, 4, 6, 8)]
+    # The photos differ in width: each entry is of its own picture.
+    assert [entry["width"] for entry in found] == [24, 26, 25, 24, 26]
+
+
+def test_photos_are_turned_upright(photo_run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(noise(20, 40)).save(tmp_path / "photo.jpg", exif=exif)
+    [entry] = predict_files(photo_run, [str(tmp_path / "photo.jpg")], tmp_path / "out")
+    assert (entry["width"], entry["height"]) == (20, 40)
 
 
 @pytest.mark.parametrize("path", ["not_there.png", "*.jpg", "empty"])

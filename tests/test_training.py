@@ -16,7 +16,7 @@ import pytest
 import runs
 import tensorflow_datasets as tfds
 
-from convmesh import cli, durable, flops, training
+from convmesh import advice, cli, durable, flops, training
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import load_config
 from convmesh.data import open_train
@@ -202,6 +202,21 @@ def test_a_finished_run_says_so(photo_run, photos, tmp_path, capsys):
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
     metrics = training.train(runs.photo_config(photos), workdir)
     assert metrics == json.loads((photo_run / "eval/val/metrics.json").read_text())
+
+
+def test_advice_is_said_once(tmp_path, photos, monkeypatch, capsys):
+    judged = []
+
+    def of_curve(config, rows, steps):
+        judged.append([(row["step"], row["split"]) for row in rows])
+        return ["the loss is odd"]
+
+    monkeypatch.setattr(advice, "of_curve", of_curve)
+    runs.train(runs.photo_config(photos), tmp_path / "run")  # evaluated twice
+    err = capsys.readouterr().err
+    assert err.count("advice: ") == 2 and err.count("advice: the loss is odd") == 1
+    assert "advice: 8 steps see each image 2.7 times" in err
+    assert judged == [[(step, "train") for step in (1, 2, 3, 4)]]
 
 
 @pytest.mark.parametrize("step", [3, 4], ids=["between", "where it evaluates"])

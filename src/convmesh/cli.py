@@ -144,6 +144,17 @@ def _train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         train(config, args.workdir, args.profile, args.debug_ledger, stop)
 
 
+def _overfit(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    from convmesh.config import check_complete, load_config
+
+    config = load_config(args.config, overrides)
+    check_complete(config)
+
+    from convmesh.overfit import overfit
+
+    overfit(config, args.workdir, args.images, args.steps, overrides)
+
+
 def _eval(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     from convmesh.config import parse_overrides
 
@@ -483,6 +494,26 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )
     drawn.add_argument("--no-picture", action="store_true", help="draw nothing")
     check_data.add_argument("--json", action="store_true", help="one JSON object, for machines")
+
+    overfit = command(
+        "overfit",
+        _overfit,
+        "learn the first images of the data by heart: tells whether a recipe and its data fit",
+        "convmesh overfit --config configs/demo.py --workdir runs/by_heart",
+        overrides=True,
+    )
+    overfit.add_argument("--config", required=True, metavar="FILE", help="the recipe")
+    overfit.add_argument("--workdir", required=True, metavar="DIR", help="where it is written")
+    overfit.add_argument(
+        "--images",
+        type=_count,
+        default=8,
+        metavar="N",
+        help="images that are learnt: the first that hold an object (default: %(default)s)",
+    )
+    overfit.add_argument(
+        "--steps", type=_count, default=200, metavar="S", help="length (default: %(default)s)"
+    )
 
     check_mesh = command(
         "check-mesh",

@@ -119,6 +119,8 @@ KEYS: dict[str, Key] = {
     "data.eval_annotations": Key("", "str", "COCO file of the split that is evaluated, from "
                                  "data.root; '' = found"),
     "data.eval_images": Key("", "str", "folder of its images, from data.root; '' = found"),
+    "data.first": Key(0, "int", "use only so many examples of the training split: the first that "
+                      "hold an object, or class by class in turn; 0 = all", within=_at_least(0)),
     "data.val_fraction": Key(0.1, "float", "part of the training split held out for evaluation "
                              "where there is no other split", within=FRACTION_BELOW_1),
     "data.classes": Key((), "strs", "class names in the order of their ids; () = read from the "

@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 from convmesh import draw
 from convmesh import mesh as meshes
 from convmesh.data.augment import centre_crop, letterbox
-from convmesh.data.images import SUFFIXES, decode
+from convmesh.data.images import SUFFIXES, read_image
 from convmesh.errors import ConfigError, DataError
 from convmesh.evaluation import load_variables, mesh_here, read_category_ids, read_workdir
 from convmesh.setup import make_setup
@@ -125,6 +127,8 @@ def _checked(image) -> np.ndarray:
 
 # --- convmesh predict -------------------------------------------------------------------------
 
+_THREADS = min(8, os.cpu_count() or 1)  # decoding, drawing and PNG's packing release Python's lock
+
 
 def predict_files(
     workdir,
@@ -141,7 +145,8 @@ def predict_files(
     """Predicts files, folders and globs; `output` gets predictions.json and a picture of each.
 
     Returns what predictions.json holds. Files that are no readable image are named, and make it a
-    DataError in the end, after all others are written.
+    DataError in the end, after all others are written. The next batch is read, and the pictures of
+    the last one are drawn, while the devices work on this one.
     """
     files = find_images(paths)
     config, _ = read_workdir(Path(workdir))
@@ -162,31 +167,55 @@ def predict_files(
         describe = functools.partial(_describe_detections, category_ids=ids)
     output = Path(output)
     pictures = _picture_names(files)
-    entries, unreadable = [], []
-    for start in range(0, len(files), batch_size):
-        images = []
-        for file in files[start : start + batch_size]:
-            try:
-                images.append((file, decode(file.read_bytes(), str(file))))
-            except (DataError, OSError) as error:
-                unreadable.append(str(error))
-        found = predictor([image for _, image in images])
-        for (file, image), one in zip(images, found, strict=True):
-            entry, picture, lines = describe(image, one, predictor.classes)
-            height, width = image.shape[:2]
-            entries.append({"file": str(file), "width": width, "height": height, **entry})
-            draw.save_png(picture, output / pictures[file])
-            if save_txt:
-                (output / pictures[file]).with_suffix(".txt").write_text("".join(lines))
+    entries: list[dict] = []
+    unreadable: list[str] = []
+
+    def write(file: Path, image: np.ndarray, one: dict) -> dict:
+        entry, picture, lines = describe(image, one, predictor.classes)
+        height, width = image.shape[:2]
+        draw.save_png(picture, output / pictures[file])
+        if save_txt:
+            (output / pictures[file]).with_suffix(".txt").write_text("".join(lines))
+        return {"file": str(file), "width": width, "height": height, **entry}
+
+    batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        reading = [pool.submit(_read, file) for file in batches[0]]
+        writing: list[Future] = []
+        for batch, following in zip(batches, [*batches[1:], []], strict=True):
+            read = [(file, future.result()) for file, future in zip(batch, reading, strict=True)]
+            reading = [pool.submit(_read, file) for file in following]
+            unreadable += [text for _, text in read if isinstance(text, str)]
+            images = [(file, image) for file, image in read if not isinstance(image, str)]
+            found = predictor([image for _, image in images])
+            entries += [future.result() for future in writing]
+            writing = [
+                pool.submit(write, file, image, one)
+                for (file, image), one in zip(images, found, strict=True)
+            ]
+        entries += [future.result() for future in writing]
     output.mkdir(parents=True, exist_ok=True)
     (output / "predictions.json").write_text(json.dumps(entries, indent=1) + "\n")
     print(f"{len(entries)} images: {output / 'predictions.json'}, and a picture of each beside it")
+    if len(unreadable) > _NAMED:
+        print("\n".join(["could not be read:", *unreadable]))
     if unreadable:
         raise DataError(
             f"{len(unreadable)} of {len(files)} files could not be read: "
-            + "; ".join([*unreadable[:3], *["..."] * (len(unreadable) > 3)])
+            + "; ".join([*unreadable[:_NAMED], *["..."] * (len(unreadable) > _NAMED)])
         )
     return entries
+
+
+_NAMED = 3  # unreadable files in the error; if there are more, all are listed before it
+
+
+def _read(file: Path) -> np.ndarray | str:
+    """The upright image, or why it cannot be read."""
+    try:
+        return read_image(str(file))
+    except DataError as error:
+        return str(error)
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:

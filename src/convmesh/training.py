@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from convmesh import compile_cache, devices, draw, durable, processes
+from convmesh import advice, compile_cache, devices, draw, durable, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, to_json
@@ -18,6 +18,7 @@ from convmesh.data import BadExample, identity, open_eval, open_train
 from convmesh.data.documents import read_json
 from convmesh.data.loader import reading_ahead, train_batches
 from convmesh.data.record import category_ids
+from convmesh.data.survey import survey
 from convmesh.errors import ConfigError, DataError, RunError, Stopped
 from convmesh.evaluation import CATEGORY_IDS, evaluate_variables, read_config
 from convmesh.flops import ideal_seconds
@@ -144,6 +145,7 @@ def run_steps(
 
     if owed:
         metrics = evaluation(start)
+    advised = False
     share, meta = train_share(setup), _meta(setup, train_source)
     limit, skipped = config.train.max_nonfinite_steps, int(state.nonfinite_steps)
     nonfinite = NonFinite(workdir, start, skipped, limit, train_source, report.say)
@@ -204,12 +206,18 @@ def run_steps(
             if due_eval:
                 with stop.at_once():
                     metrics = evaluation(step)
+                if not advised and step >= advice.OPENING * setup.steps:
+                    advised = True
+                    advise(advice.of_curve(config, train_rows(workdir), setup.steps), report)
             if due_save:
                 log.restart_clock()
         log.flush()
         for problem, words in COUNTED.items():
             if count := sum(counts[problem] for counts in processes.gather(batches.counts)):
                 report.say(f"{count} {words}")
+        boxes = sum(counts["boxes"] for counts in processes.gather(batches.counts))
+        rows = [row for row in train_rows(workdir) if row["step"] > start]
+        advise(advice.at_end(rows, boxes, setup.steps - start), report)
     if nonfinite.skipped:
         report.say(
             f"{nonfinite.skipped} steps had a loss or gradient that was not finite and were skipped"
@@ -483,3 +491,19 @@ def announce(setup: Setup, state, train_source, eval_source, report: Report) -> 
         report.say(line)
     if int(state.step):
         report.say(f"going on from the checkpoint of step {int(state.step)}")
+    if processes.is_first():
+        found = survey(train_source)
+        advise(advice.at_start(config, setup.classes, setup.steps, found), report)
+
+
+def advise(sentences, report: Report) -> None:
+    """Says what may spare the user a useless run; empty sentences are left out."""
+    for sentence in filter(None, sentences):
+        report.say(f"advice: {sentence}")
+
+
+def train_rows(workdir: Path) -> list[dict]:
+    """The lines of `metrics.jsonl` that are of training steps; none but for the first process."""
+    if not processes.is_first():
+        return []
+    return [row for row in read_metrics(workdir / METRICS_FILE) if row["split"] == "train"]

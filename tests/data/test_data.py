@@ -82,6 +82,20 @@ def test_without_an_eval_split_a_part_of_training_is_held_out(made, size, fracti
     assert names(open_eval(config, "train")) == names(train)
 
 
+def test_only_the_first_of_the_training_split(made):
+    config = made({"train": 20, "test": 4}, first=3)
+    assert names(open_train(config)) == ["train/0", "train/1", "train/2"]
+    assert open_train(config).split == "train[:3]" and len(open_eval(config)) == 4
+    config.data.eval_split = "train"
+    assert names(open_eval(config)) == names(open_train(config))
+    assert [training for _, training in made.last.opened][-2:] == [True, False]
+    # After a part was held out, which stays as it was.
+    config = made({"train": 20}, val_fraction=0.2)
+    train, val = names(open_train(config)), names(open_eval(config))
+    config.data.first = 5
+    assert names(open_train(config)) == train[:5] and names(open_eval(config)) == val
+
+
 def test_what_is_held_out_follows_from_the_number_of_examples_alone(made):
     config = made({"train": 40}, val_fraction=0.2)
     first = names(open_eval(config))

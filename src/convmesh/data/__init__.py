@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from convmesh.data.cache import with_cache
 from convmesh.data.loader import permutation
 from convmesh.data.record import BadExample, DataSet, Record, Source, Subset, identity
+from convmesh.data.survey import first_examples
 from convmesh.errors import ConfigError, DataError
 
 __all__ = [
@@ -198,7 +199,18 @@ def _eval_split(dataset: DataSet, config: ConfigDict) -> str | None:
 
 
 def _train_part(dataset: DataSet, config: ConfigDict, training: bool) -> Source:
-    """Return the training split, without the part that is held out, if any is."""
+    """Return the training split, without what is held out of it, and of that `data.first`."""
+    source = _without_held_out(dataset, config, training)
+    first = config.data.first
+    if not first:
+        return source
+    # The same ones for training and evaluation: with objects that evaluation looks for.
+    judged = _without_held_out(dataset, config, training=False) if training else source
+    chosen = first_examples(judged, first, config.data.on_bad_example == "skip")
+    return Subset(source, chosen, f"{source.split}[:{first}]")
+
+
+def _without_held_out(dataset: DataSet, config: ConfigDict, training: bool) -> Source:
     source = dataset.source(config.data.train_split, training)
     if _eval_split(dataset, config) or not config.data.val_fraction:
         return source

@@ -47,6 +47,10 @@ class Cached:
         """Return the name of example `index`."""
         return self._source.name(index)
 
+    def below(self, index: int) -> tuple[Source, int]:
+        """Return the source that example `index` is kept of, and its number there."""
+        return self._source, index
+
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_records": len(self)}
 

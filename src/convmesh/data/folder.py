@@ -138,6 +138,10 @@ class FolderSource:
         """Return the path of image `index`, from the root of the data set."""
         return self._files[index]
 
+    def label(self, index: int) -> int:
+        """Return the class id of image `index`, without reading it."""
+        return self._labels[index]
+
 
 def class_folders(folder: Path) -> list[Path]:
     """Return the folders in `folder` that are not hidden, sorted by name."""

@@ -70,7 +70,8 @@ class Batches:
 
     counts: over the batches handed out so far: `images`; `unreadable` images passed by with weight
     0; `bad_boxes` of the source dropped or clipped; `truncated` boxes beyond `data.max_boxes`;
-    `bad_partners`, unreadable images that were to be mixed into another. Only of the examples that
+    `bad_partners`, unreadable images that were to be mixed into another; `boxes` that are there to
+    be found. Only of the examples that
     are this process's own, so that the sum over processes counts each once.
 
     partners: int64 [B, mixing.PARTNERS], the places in `source` of the images mixed into each
@@ -84,7 +85,7 @@ class Batches:
         self._batches = iter(_in_background(batches, workers))
         self._shared = workers > 0
         self._owned = slice(None) if share is None else share.owned
-        names = ("images", "unreadable", "bad_boxes", "truncated", "bad_partners")
+        names = ("images", "unreadable", "bad_boxes", "truncated", "bad_partners", "boxes")
         self.counts = dict.fromkeys(names, 0)
 
     def __iter__(self) -> Batches:
@@ -101,6 +102,7 @@ class Batches:
         self.counts["bad_boxes"] += int(batch.pop("bad_boxes")[own].sum())
         if "truncated" in batch:
             self.counts["truncated"] += int(batch["truncated"][own].sum())
+            self.counts["boxes"] += int((batch["valid"] & ~batch["crowd"])[own].sum())
         if "bad_partners" in batch:
             self.counts["bad_partners"] += int(batch.pop("bad_partners")[own].sum())
         # Beside the batch: no device needs it.

@@ -109,6 +109,10 @@ class Subset:
         """Return the name of example `index` of the subset."""
         return self._source.name(int(self._indices[index]))
 
+    def below(self, index: int) -> tuple[Source, int]:
+        """Return the source that example `index` is taken from, and its number there."""
+        return self._source, int(self._indices[index])
+
 
 def category_ids(source: Source) -> tuple[int, ...] | None:
     """Return the source's own number of each class, or None where it has none."""

@@ -1,0 +1,111 @@
+"""What a split holds, without decoding what need not be: src/convmesh/data/survey.py."""
+
+import numpy as np
+import pytest
+
+from convmesh.data.annotated import Annotated
+from convmesh.data.cache import Cached
+from convmesh.data.record import BadExample, Record, Subset
+from convmesh.data.survey import first_examples, stated_labels, survey
+from convmesh.errors import DataError
+
+
+class Files:
+    """A source whose files state the labels; an image of 20 x 40 holds one box for each."""
+
+    split, classes = "train", ("a", "b", "c")
+
+    def __init__(self, labels, task="detect", crowd=(), bad=()):
+        self.labels, self.task, self.crowd, self.bad = labels, task, crowd, bad
+        self.decoded = []
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        self.decoded.append(index)
+        if index in self.bad:
+            raise BadExample(f"{index}: not an image")
+        n = len(self.labels[index])
+        return Record(
+            np.zeros((20, 40, 3), np.uint8),
+            index,
+            str(index),
+            boxes=np.tile(np.float32([2, 3, 12, 8]), (n, 1)),
+            labels=np.array(self.labels[index], np.int32),
+            crowd=np.full(n, index in self.crowd),
+        )
+
+
+class Stating(Files):
+    def annotated(self, index):
+        n = len(self.labels[index])
+        return Annotated(
+            None,
+            str(index),
+            index,
+            boxes=np.zeros((n, 4)),
+            labels=np.array(self.labels[index], np.int64),
+            difficult=np.full(n, index in self.crowd),
+            broken="cut short" if index in self.bad else "",
+        )
+
+
+class Folder(Files):
+    """A source of classes, which the names of folders state."""
+
+    def __init__(self, labels):
+        super().__init__(labels, task="classify")
+
+    def label(self, index):
+        return self.labels[index]
+
+
+OBJECTS = [[], [0, 0], [1], [], [2], [0]]
+
+
+def test_the_first_images_with_an_object_without_decoding_one():
+    source = Stating(OBJECTS, crowd={2}, bad={1})
+    assert first_examples(source, 2) == [4, 5] and not source.decoded
+    assert first_examples(Stating(OBJECTS), 2) == [1, 2]
+    assert first_examples(Stating(OBJECTS), 99) == [1, 2, 4, 5]
+
+
+def test_the_first_images_with_an_object_where_they_must_be_decoded():
+    source = Files(OBJECTS, crowd={1})
+    assert first_examples(source, 2) == [2, 4] and source.decoded == [0, 1, 2, 3, 4]
+    assert first_examples(Files(OBJECTS, bad={0}), 2, skip_bad=True) == [1, 2]
+    with pytest.raises(BadExample, match="0: not an image"):
+        first_examples(Files(OBJECTS, bad={0}), 2)
+
+
+def test_images_without_any_object_are_refused():
+    with pytest.raises(DataError, match="split 'train': none of its 2 images holds an object"):
+        first_examples(Stating([[], []]), 1)
+
+
+def test_classes_take_turns():
+    assert first_examples(Folder([0, 0, 0, 1, 1, 2]), 4) == [0, 1, 3, 5]
+    assert first_examples(Folder([0, 0, 0, 1, 1, 2]), 99) == [0, 1, 2, 3, 4, 5]
+    assert first_examples(Files([[]] * 9, task="classify"), 4) == [0, 1, 2, 3]
+
+
+def test_labels_are_stated_through_cache_and_subset():
+    source = Cached(Subset(Stating(OBJECTS, crowd={5}), [1, 2, 5], "val"))
+    assert [stated_labels(source, i).tolist() for i in range(3)] == [[0, 0], [1], []]
+    assert stated_labels(Cached(Files(OBJECTS)), 1) is None
+
+
+def test_a_survey_of_files_that_state_their_labels():
+    found = survey(Stating(OBJECTS, bad={3}))
+    assert found.images == 6 and found.per_class.tolist() == [2, 1, 1]
+    assert found.sizes.tolist() == [[20, 40]] * 5
+    assert [len(o) for o in found.objects] == [0, 2, 1, 1, 1]
+    assert found.objects[2].tolist() == [[5, 10]]
+
+
+def test_a_survey_looks_at_a_few_images_from_first_to_last():
+    source = Files([[0]] * 1000)
+    found = survey(source)
+    assert found.per_class is None and len(found.sizes) == len(source.decoded) == 16
+    assert source.decoded[0] == 0 and source.decoded[-1] == 999
