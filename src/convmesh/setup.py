@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.extend import core
 
 from convmesh import devices
@@ -15,6 +14,7 @@ from convmesh import mesh as meshes
 from convmesh.errors import ConfigError
 from convmesh.models import make_model
 from convmesh.ops.windows import Window, describe_whole, noting
+from convmesh.optimizer import make_optimizer, make_schedule
 from convmesh.state import abstract_state
 from convmesh.tasks import make_task
 
@@ -162,35 +162,6 @@ def count_steps(config, train_images: int) -> int:
     if not epochs:
         epochs = min(300.0, max(12.0, 3000.0 / max(1, train_images) ** 0.5))
     return max(1, round(epochs * train_images / config.train.batch_size))
-
-
-def make_schedule(config, steps: int):
-    """Learning rate by step: a linear warm-up (5% of the run by default), then the schedule."""
-    peak, warmup = config.optimizer.learning_rate, config.schedule.warmup_steps
-    if warmup < 0:
-        warmup = round(0.05 * steps)
-    warmup = min(warmup, steps)
-    after = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, max(1, steps - warmup), alpha=0.01),
-    }[config.schedule.name]()
-    rise = optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1))
-    return optax.join_schedules([rise, after], [warmup])
-
-
-def make_optimizer(config, schedule):
-    """Clip by the global norm, then AdamW or SGD; norms and biases are not decayed."""
-    given = config.optimizer
-    decays = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
-    if given.name == "adamw":
-        rule = optax.adamw(schedule, weight_decay=given.weight_decay, mask=decays)
-    else:
-        decay = optax.add_decayed_weights(given.weight_decay, mask=decays)
-        momentum = given.momentum or None
-        rule = optax.chain(decay, optax.sgd(schedule, momentum=momentum))
-    if not given.clip_norm:
-        return rule
-    return optax.chain(optax.clip_by_global_norm(given.clip_norm), rule)
 
 
 def layout_notes(setup: Setup) -> list[str]:
