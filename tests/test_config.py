@@ -164,7 +164,7 @@ def test_the_later_override_wins(recipe):
         ("train.steps=-1", "train.steps: got -1, wanted an integer, at least 0"),
         ("optimizer.learning_rate=0", "wanted a number, above 0"),
         ("optimizer.learning_rate=nan", "wanted a number, above 0"),
-        ("ema.decay=1", "ema.decay: got 1.0, wanted a number, at least 0 and below 1"),
+        ("ema.decay=1", "ema.decay: got 1.0, wanted a number, -1 or at least 0 and below 1"),
         ("mesh.data=0", "mesh.data: got 0, wanted an integer, -1 or at least 1"),
         ("mesh.fsdp=maybe", "mesh.fsdp: got 'maybe', wanted true or false"),
         ("data.image_size=192", "data.image_size: got [192], wanted two integers"),
@@ -172,10 +172,14 @@ def test_the_later_override_wins(recipe):
         ("data.image_size=a,b", "data.image_size: got 'a,b', wanted two integers"),
         ("data.augment.scale=1.5,0.5", "two numbers with low <= high"),
         ("data.cache=sometimes", "data.cache: got 'sometimes', wanted auto, true or false"),
-        ("schedule.name=cosin", "wanted one of cosine, constant; did you mean cosine?"),
+        (
+            "schedule.name=cosin",
+            "cosine, flat_cosine, constant; did you mean cosine?",
+        ),
         ("train.accumulate=0", "train.accumulate: got 0, wanted an integer, at least 1"),
         ("model.remat=2", "model.remat: got '2', wanted true or false"),
-        ("init_from=a", "init_from: got 'a', which is not in this version"),
+        ("optimizer.layer_decay=0", "wanted a number, above 0 and at most 1"),
+        ("eval.every_steps=-2", "eval.every_steps: got -2, wanted an integer, -1 or at least 0"),
     ],
 )
 def test_a_wrong_override_names_the_key_and_the_way_out(recipe, override, message):
@@ -195,6 +199,12 @@ def test_a_wrong_override_names_the_key_and_the_way_out(recipe, override, messag
         ({"model.name": None}, "model.name: got None, wanted text"),
         ({"data.classes": "cat"}, "data.classes: got 'cat', wanted a list of names"),
         ({"data.classes": [1]}, "data.classes: got [1], wanted a list of names"),
+        ({"train.patience": 3}, "train.patience=3: counts evaluations, and eval.every_steps=0"),
+        ({"optimizer.nesterov": True}, "only optimizer.name sgd uses it, and this is adamw"),
+        (
+            {"optimizer": {"name": "sgd", "nesterov": True, "momentum": 0}},
+            "optimizer.nesterov: is a form of momentum, and optimizer.momentum is 0",
+        ),
     ],
 )
 def test_values_that_do_not_fit_are_refused(recipe, overrides, message):
@@ -350,7 +360,14 @@ def test_json_that_is_no_config_is_refused():
         ("data.root", "/elsewhere", True),
         ("eval.every_steps", 9, True),
         ("checkpoint.keep", 9, True),
+        ("train.max_nonfinite_steps", 9, True),
         ("checkpoint.best_metric", "AP50", False),
+        ("init_from", "/elsewhere", False),
+        ("schedule.floor", 0.1, False),
+        ("schedule.flat", 0.1, False),
+        ("optimizer.backbone_rate", 0.1, False),
+        ("optimizer.layer_decay", 0.1, False),
+        ("train.frozen_stages", 1, False),
         ("train.seed", 9, False),
         ("train.batch_size", 9, False),
         ("data.image_size", (9, 9), False),
@@ -367,6 +384,14 @@ def test_resume_takes_only_changes_that_leave_it_the_same_run(name, value, allow
     else:
         before = dict(cfg.flatten(old))[name]
         assert f"{name} ({before!r} -> {value!r})" in refused(cfg.check_resume, old, new)
+
+
+def test_patience_may_change_and_nesterov_may_not():
+    old = cfg.apply_overrides(cfg.defaults("detect"), {"eval.every_steps": 5})
+    cfg.check_resume(old, cfg.apply_overrides(old, {"train.patience": 2}))
+    old = cfg.apply_overrides(cfg.defaults("detect"), {"optimizer.name": "sgd"})
+    new = cfg.apply_overrides(old, {"optimizer.nesterov": True})
+    assert "optimizer.nesterov (False -> True)" in refused(cfg.check_resume, old, new)
 
 
 def test_every_resume_prefix_is_a_key_or_a_group():

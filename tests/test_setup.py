@@ -10,6 +10,7 @@ from convmesh.setup import (
     compute_type,
     config_mesh,
     count_steps,
+    ema_decay_for,
     layout_notes,
     make_run_mesh,
     make_setup,
@@ -42,6 +43,44 @@ def config(**changes):
 )
 def test_steps(changes, images, steps):
     assert count_steps(config(**changes), images) == round(steps)
+
+
+# --- what suits the length of a run ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "steps, decay",
+    [
+        (1, 0.998),
+        (10_000, 0.998),
+        (20_000, 0.999),
+        (50_000, 0.9996),
+        (10**5, 0.9998),
+        (10**7, 0.9998),
+    ],
+)
+def test_the_decay_of_the_average_that_suits_a_run(steps, decay):
+    assert ema_decay_for(steps) == pytest.approx(decay, abs=1e-12)
+
+
+@pytest.mark.parametrize("steps, every", [(1, 1), (9, 1), (100, 10), (101, 11), (95_000, 9500)])
+def test_about_ten_evaluations_a_run(steps, every):
+    chosen = {"ema__decay": -1, "eval__every_steps": -1}
+    mesh = make_run_mesh(config())
+    setup = make_setup(config(train__steps=steps, **chosen), "ab", mesh)
+    assert setup.eval_every == every and setup.ema_decay == ema_decay_for(steps)
+    assert setup.abstract_state().ema is not None
+    given = make_setup(config(train__steps=steps, ema__decay=0.5, eval__every_steps=7), "ab", mesh)
+    assert given.eval_every == 7 and given.ema_decay == 0.5
+    assert make_setup(config(ema__decay=0), "ab", mesh).abstract_state().ema is None
+
+
+def test_stages_that_are_not_there_are_refused():
+    mesh = make_run_mesh(config())
+    given = config(model__name="tiny_net", train__frozen_stages=3)
+    with pytest.raises(ConfigError, match="train.frozen_stages=3: tiny_net has 2 stages"):
+        make_setup(given, "ab", mesh)
+    make_setup(config(model__name="tiny_net", train__frozen_stages=2), "ab", mesh)
 
 
 # --- the mesh and the rest ------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from runs import TinyNet
 
 import convmesh.step as steps
 from convmesh import mesh as meshes
+from convmesh.config import apply_overrides, defaults
 from convmesh.models import make_model
 from convmesh.models.detector import BINS, DetectorOutput
+from convmesh.optimizer import make_optimizer
 from convmesh.proof import differences, sgd_steps
 from convmesh.state import TrainState, create_state
 from convmesh.step import ema_decay, jit_predict_step, jit_train_step, train_step
@@ -398,3 +400,39 @@ def test_predictions_are_whole_on_every_device_and_the_same_as_on_one(run):
         found.append(np.asarray(out))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     np.testing.assert_allclose(found[0].sum(1), 1, rtol=1e-5)
+
+
+# --- frozen stages --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_frozen_stages_stay_bit_for_bit_and_do_not_count(accumulate):
+    mesh, size = equality.make_mesh((2, 2, 2)), 4 * accumulate
+    task, model = Classify(CLASSES, (SIZE, SIZE)), TinyNet(CLASSES)
+    changes = {"train.frozen_stages": 1, "optimizer.name": "sgd", "optimizer.weight_decay": 0.1}
+    config = apply_overrides(defaults("classify"), changes | {"optimizer.clip_norm": 0})
+    optimizer = make_optimizer(config, lambda step: 1e-2)
+    state = create_state(model, optimizer, (SIZE, SIZE), mesh, 0, True)
+    for tree in (state.batch_stats, state.ema["batch_stats"]):  # by nature 0 and 1, too easy
+        tree["stem"]["norm"] = jax.tree.map(lambda leaf: leaf + 0.1, tree["stem"]["norm"])
+    before = host(state)
+
+    share = meshes.share_of(mesh, size, SIZE, accumulate)
+    batch = equality.random_batch(task, SIZE, size)
+    placed = meshes.place(mesh, share.take(batch), share)
+    parts = dict(model=model, task=task, optimizer=optimizer, decay=0.9, frozen=1)
+    step = jit_train_step(mesh, state, placed, accumulate=accumulate, **parts)
+    state, numbers = step(state, placed)
+    momenta = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    # After one step each is a gradient, and the decay of a kernel.
+    trained = jax.tree.leaves([before["params"][name] for name in ("head", "stage2_block1")])
+    assert len(momenta) == len(trained)
+    gradients = [m - 0.1 * p * (p.ndim > 1) for m, p in zip(momenta, trained, strict=True)]
+    norm = float(optax.tree.norm(gradients))
+    assert float(numbers["gradient_norm"]) == pytest.approx(norm, rel=1e-5)
+
+    state, _ = step(state, placed)
+    same = same_bits(before, host(state))
+    for kept in (same["params"], same["batch_stats"], *same["ema"].values()):
+        for name, tree in kept.items():
+            assert all(jax.tree.leaves(tree)) is (name in ("stem", "stage1_block1")), name

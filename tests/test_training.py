@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import time
 import types
@@ -264,6 +265,65 @@ def test_the_best_is_told_by_evaluations_alone(tmp_path, photos):
     with Checkpoints(tmp_path / "run", scores=scores) as checkpoints:
         assert checkpoints.steps() == [4, 8]
         assert checkpoints.choose(best=True) == 4
+
+
+# --- a run that ends early, and one that starts from another --------------------------------------
+
+
+def test_a_run_out_of_patience_has_finished(tmp_path, photos, capsys):
+    # It learns nothing, so the second evaluation is no better than the first, and is one too many.
+    changes = {"optimizer.learning_rate": 1e-12, "eval.every_steps": 1, "train.patience": 1}
+    config, workdir = runs.photo_config(photos, changes), tmp_path / "run"
+    recipe = runs.write_recipe(tmp_path / "recipe.py", config)
+    call = ["train", "--config", recipe, "--workdir", str(workdir)]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(Stopped):
+            training.train(config, workdir)
+    # The evaluation that the signal has prevented comes first, and ends the run.
+    assert cli.main(call) == 0
+    without = "2 of 8, after 1 evaluations without a better top1 (train.patience=1)"
+    assert f"the run ends at step {without}" in capsys.readouterr().err
+    assert [row["step"] for row in lines(workdir) if row["split"] == "val"] == [1, 2]
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert cli.main(call) == 0
+    without = "at step 2, after 1 evaluations without a better top1 (train.patience=1)"
+    assert f"{workdir}: this run has finished, {without}" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    # With more patience it goes on, and ends by itself.
+    assert cli.main([*call, "--config.train.patience=2"]) == 0
+    assert [row["step"] for row in lines(workdir) if row["split"] == "val"] == [1, 2, 3]
+    assert "the run ends at step 3 of 8, after 2 evaluations" in capsys.readouterr().err
+
+
+def test_a_run_from_anothers_weights_with_frozen_stages(tmp_path, photos, photo_run, capsys):
+    source = runs.copy(photo_run, tmp_path / "source")
+    changes = {"init_from": str(source), "train.frozen_stages": 1, "eval.every_steps": 0}
+    config = runs.photo_config(photos, changes | {"train.steps": 2})
+    workdir = runs.train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert f"init_from: weights of {source}, step 8, averaged" in said
+    assert "init_from: 32 of this model's 32 arrays start from them" in said
+
+    # Only at the start: it goes on without it.
+    shutil.rmtree(source)
+    runs.train(runs.photo_config(photos, changes | {"train.steps": 3}), workdir)
+    assert "init_from" not in capsys.readouterr().err
+    state, _ = final_state(workdir)
+    wanted = final_state(photo_run)[0].ema
+    for found in (state.ema, state.variables()):
+        for name in ("params", "batch_stats"):
+            for layer in ("stem", "stage1_block1"):
+                assert_same_bits(found[name][layer], wanted[name][layer])
+        moved = found["params"]["head"]["kernel"] != wanted["params"]["head"]["kernel"]
+        assert np.asarray(moved).any()
+
+
+def test_a_start_that_is_not_there_is_refused_before_anything_is_written(tmp_path, photos):
+    config = runs.photo_config(photos, {"init_from": str(tmp_path / "gone")})
+    with pytest.raises(ConfigError, match="init_from=.*gone: no checkpoints there"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_ctrl_c_stops_the_same_way(tmp_path, photos):

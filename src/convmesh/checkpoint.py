@@ -272,18 +272,18 @@ class Checkpoints:
         os.rename(self._folder(step), aside)
         return aside
 
-    def choose(self, step: int | None = None, best: bool = False) -> int:
+    def choose(self, step: int | None = None, best: bool = False, asked: str = "--step") -> int:
         """The step asked for, else the best if `best`, else the newest that is whole.
 
-        Raises DataError where there is none or the one asked for is damaged, ConfigError for a step
-        that is not there.
+        `asked` is how the user gave the step. Raises DataError where there is none or the one asked
+        for is damaged, ConfigError for a step that is not there.
         """
         steps = self.steps()
         if not steps:
             raise DataError(f"{self._directory}: no checkpoint yet; train first")
         if step is not None and step not in steps:
             raise ConfigError(
-                f"--step {step}: no such checkpoint; there are {', '.join(map(str, steps))}"
+                f"{asked} {step}: no such checkpoint; there are {', '.join(map(str, steps))}"
             )
         if step is None and best:
             step = self._best(steps)
@@ -291,11 +291,11 @@ class Checkpoints:
                 raise DataError(f"{self._directory}: no checkpoint was evaluated, so none is best")
         if step is None:
             return _first_decides(self._newest)
-        return _first_decides(lambda: self._whole(step))
+        return _first_decides(lambda: self._whole(step, asked))
 
-    def _whole(self, step: int) -> int:
+    def _whole(self, step: int, asked: str) -> int:
         if fault := durable.fault(self._folder(step)):
-            raise DataError(f"{self._directory}: {_told(step, fault)}; take another --step")
+            raise DataError(f"{self._directory}: {_told(step, fault)}; take another {asked}")
         return step
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict]:

@@ -79,8 +79,7 @@ class Key:
     """One key of the config.
 
     kind: a name in `KINDS`. choices: the only texts allowed. within: the range of the number, or
-    of both numbers of a pair. task: the only task that uses the key. later: the value is fixed in
-    this version, and another one is refused.
+    of both numbers of a pair. task: the only task that uses the key.
     """
 
     default: Any
@@ -89,7 +88,6 @@ class Key:
     choices: tuple[str, ...] = ()
     within: Range | None = None
     task: str = ""
-    later: bool = False
 
 
 # fmt: off
@@ -97,7 +95,8 @@ KEYS: dict[str, Key] = {
     "task": Key("", "str", "what is trained; every recipe states it", choices=TASKS),
     "precision": Key("float32", "str", "type of the convolutions; float64 on the CPU only, "
                      "for proofs", choices=("float32", "bfloat16", "float64")),
-    "init_from": Key("", "str", "checkpoint whose weights the run starts from", later=True),
+    "init_from": Key("", "str", "workdir, or WORKDIR/checkpoints/STEP, whose weights a fresh run "
+                     "starts from (of a workdir, the newest); '' = random ones"),
 
     "model.name": Key("", "str", "the model, by its name"),
     "model.norm_group": Key(0, "int", "examples that batch norm takes its statistics over (ghost "
@@ -183,6 +182,12 @@ KEYS: dict[str, Key] = {
     "train.max_nonfinite_steps": Key(10, "int", "steps in a row whose loss or gradient may be no "
                                      "finite number; more end the run; 0 = any number",
                                      within=_at_least(0)),
+    "train.frozen_stages": Key(0, "int", "the stem and so many stages of the backbone are not "
+                               "updated, and their batch norms keep their running statistics and "
+                               "use them; 0 = nothing is frozen", within=_at_least(0)),
+    "train.patience": Key(0, "int", "evaluations in a row without a new best of "
+                          "checkpoint.best_metric after which the run has finished; 0 = off",
+                          within=_at_least(0)),
 
     "loss.class_weight": Key(1.0, "float", "weight of the class loss; where runs are short and the "
                              "classes are hard to tell apart, 3 to 5 learn faster",
@@ -199,17 +204,29 @@ KEYS: dict[str, Key] = {
     "optimizer.name": Key("adamw", "str", "the optimiser", choices=("adamw", "sgd")),
     "optimizer.learning_rate": Key(1e-3, "float", "peak learning rate", within=POSITIVE),
     "optimizer.momentum": Key(0.9, "float", "momentum of sgd", within=FRACTION_BELOW_1),
+    "optimizer.nesterov": Key(False, "bool", "Nesterov's momentum; sgd only"),
     "optimizer.weight_decay": Key(0.05, "float", "weight decay; 0 = off", within=_at_least(0)),
     "optimizer.clip_norm": Key(10.0, "float", "largest norm of the whole gradient; 0 = off",
                                within=_at_least(0)),
+    "optimizer.backbone_rate": Key(1.0, "float", "learning rate of the backbone, relative to that "
+                                   "of the rest", within=POSITIVE),
+    "optimizer.layer_decay": Key(1.0, "float", "learning rate of each stage of the backbone, "
+                                 "relative to what follows it; the stem, which is first, has the "
+                                 "least", within=Range(low=0, high=1, open_low=True)),
 
-    "schedule.name": Key("cosine", "str", "learning rate after the warm-up",
-                         choices=("cosine", "constant")),
+    "schedule.name": Key("cosine", "str", "learning rate after the warm-up; flat_cosine keeps the "
+                         "peak for a while before it falls",
+                         choices=("cosine", "flat_cosine", "constant")),
+    "schedule.flat": Key(0.5, "float", "part of the run that flat_cosine keeps the peak for",
+                         within=FRACTION),
+    "schedule.floor": Key(0.01, "float", "learning rate at the end of a cosine, relative to the "
+                          "peak", within=FRACTION),
     "schedule.warmup_steps": Key(-1, "int", "steps of linear warm-up; -1 = 5% of the run",
                                  within=_at_least(0, also=(-1,))),
 
-    "ema.decay": Key(0.998, "float", "decay of the averaged weights; 0 = off",
-                     within=FRACTION_BELOW_1),
+    "ema.decay": Key(0.998, "float", "decay of the averaged weights; 0 = off; -1 = by the length "
+                     "of the run: 0.998 up to 10,000 steps, 0.9998 from 100,000",
+                     within=Range(low=0, high=1, open_high=True, also=(-1,))),
 
     "mesh.data": Key(-1, "int", "devices over the examples; -1 = all that are left",
                      within=_at_least(1, also=(-1,))),
@@ -219,8 +236,8 @@ KEYS: dict[str, Key] = {
                       within=_at_least(1, also=(-1,))),
     "mesh.fsdp": Key(False, "bool", "shard parameters, optimiser and average over mesh.data too"),
 
-    "eval.every_steps": Key(0, "int", "steps between two evaluations; 0 = once, at the end",
-                            within=_at_least(0)),
+    "eval.every_steps": Key(0, "int", "steps between two evaluations; 0 = once, at the end; -1 = a "
+                            "tenth of the run", within=_at_least(0, also=(-1,))),
     "eval.batch_size": Key(0, "int", "images in an evaluation step; 0 = train.batch_size",
                            within=_at_least(0)),
 
@@ -239,6 +256,7 @@ RESUME_MAY_CHANGE = (
     "train.epochs",
     "train.log_every_steps",
     "train.max_nonfinite_steps",
+    "train.patience",
     "mesh",
     "data.root",
     "data.train_annotations",
@@ -386,10 +404,6 @@ def _value(name: str, value: Any) -> Any:
         members = converted if isinstance(converted, tuple) else (converted,)
         if not all(number in key.within for number in members):
             raise _refused(name, value)
-    if key.later and converted != key.default:
-        raise ConfigError(
-            f"{name}: got {converted!r}, which is not in this version; leave it at {key.default!r}"
-        )
     return converted
 
 
@@ -596,6 +610,18 @@ def check(config: ConfigDict) -> ConfigDict:
             f"train.steps={given['train.steps']} and train.epochs={given['train.epochs']:g} are "
             "both set; set one of them to 0"
         )
+    if given["train.patience"] and not given["eval.every_steps"]:
+        raise ConfigError(
+            f"train.patience={given['train.patience']}: counts evaluations, and eval.every_steps=0 "
+            "makes one at the end; set eval.every_steps, -1 for ten in a run"
+        )
+    if given["optimizer.nesterov"] and given["optimizer.name"] != "sgd":
+        raise ConfigError(
+            f"optimizer.nesterov: only optimizer.name sgd uses it, and this is "
+            f"{given['optimizer.name']}"
+        )
+    if given["optimizer.nesterov"] and not given["optimizer.momentum"]:
+        raise ConfigError("optimizer.nesterov: is a form of momentum, and optimizer.momentum is 0")
     metrics = ("", *(DETECT_METRICS if task == "detect" else CLASSIFY_METRICS))
     if given["checkpoint.best_metric"] not in metrics:
         raise ConfigError(
@@ -685,7 +711,6 @@ def describe() -> str:
         group = name.partition(".")[0] if "." in name else ""
         default = "(required)" if name == "task" else repr(key.default)
         note = f"; task {key.task} only" if key.task else ""
-        note += "; fixed in this version" if key.later else ""
         lines.append(f"{name} = {default}")
         text = f"{key.doc} [{_wanted(key)}{note}]"
         lines += textwrap.wrap(text, 96, initial_indent="    ", subsequent_indent="    ")

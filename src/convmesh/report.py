@@ -235,10 +235,15 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def read_scores(workdir, metric: str) -> dict[int, float]:
     """What a run's evaluations found of `metric`, by step; nothing where none was logged."""
+    found = read_evaluations(workdir, metric)
+    return {step: value for step, value in found.items() if value is not None}
+
+
+def read_evaluations(workdir, metric: str) -> dict[int, float | None]:
+    """As `read_scores`, and None for an evaluation that found no such number."""
     path = Path(workdir) / METRICS_FILE
     rows = read_metrics(path) if path.exists() else []
-    found = {row["step"]: row.get(metric) for row in rows if row.get("split") != "train"}
-    return {step: value for step, value in found.items() if value is not None}
+    return {row["step"]: row.get(metric) for row in rows if row.get("split") != "train"}
 
 
 def json_numbers(numbers: Mapping[str, Any]) -> dict[str, int | float | None]:

@@ -14,9 +14,11 @@ from convmesh import mesh as meshes
 from convmesh.errors import ConfigError
 from convmesh.models import make_model
 from convmesh.ops.windows import Window, describe_whole, noting
-from convmesh.optimizer import make_optimizer, make_schedule
+from convmesh.optimizer import check_stages, make_optimizer, make_schedule, needs_stages
 from convmesh.state import abstract_state
 from convmesh.tasks import make_task
+
+EVALUATIONS = 10  # of a run, where the config leaves it to us
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +42,20 @@ class Setup:
             image_size=tuple(self.config.data.image_size),
             mesh=self.mesh,
             seed=self.config.train.seed,
-            ema=self.config.ema.decay > 0,
+            ema=self.config.ema.decay != 0,
         )
+
+    @property
+    def ema_decay(self) -> float:
+        """Decay of the averaged weights: the config's, or the one that suits the run's length."""
+        given = self.config.ema.decay
+        return given if given >= 0 else ema_decay_for(self.steps)
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two evaluations: the config's number, or a tenth of the run; 0 for none."""
+        given = self.config.eval.every_steps
+        return given if given >= 0 else -(-self.steps // EVALUATIONS)
 
     def abstract_state(self):
         """Shapes, types and shardings of the train state."""
@@ -55,7 +69,7 @@ def make_setup(config, classes, mesh, train_images: int = 0) -> Setup:
     model = make_model(given.name, config.task, len(classes), kind, given.norm_group, given.remat)
     steps = count_steps(config, train_images)
     schedule = make_schedule(config, steps)
-    return Setup(
+    setup = Setup(
         config=config,
         classes=tuple(classes),
         mesh=mesh,
@@ -65,6 +79,9 @@ def make_setup(config, classes, mesh, train_images: int = 0) -> Setup:
         schedule=schedule,
         optimizer=make_optimizer(config, schedule),
     )
+    if needs_stages(config):
+        check_stages(config, setup.abstract_state().params)
+    return setup
 
 
 def make_run_mesh(config):
@@ -162,6 +179,15 @@ def count_steps(config, train_images: int) -> int:
     if not epochs:
         epochs = min(300.0, max(12.0, 3000.0 / max(1, train_images) ** 0.5))
     return max(1, round(epochs * train_images / config.train.batch_size))
+
+
+def ema_decay_for(steps: int) -> float:
+    """Decay of the averaged weights that suits a run of that many steps: 1 - 20 / steps.
+
+    That is an average over about a twentieth of the run; at least 0.998 (up to 10,000 steps), at
+    most 0.9998 (from 100,000 steps on).
+    """
+    return min(0.9998, max(0.998, 1 - 20 / max(1, steps)))
 
 
 def layout_notes(setup: Setup) -> list[str]:

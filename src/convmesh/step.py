@@ -5,9 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from convmesh import mesh as meshes
 from convmesh.devices import compiler_options
+from convmesh.models.depth import frozen_norms, with_frozen
 from convmesh.state import TrainState
 from convmesh.tasks import normalise
 
@@ -26,6 +28,7 @@ def train_step(
     optimizer,
     decay: float = 0.0,
     accumulate: int = 1,
+    frozen: int = 0,
     unroll: bool = False,
 ):
     """One update: (state, batch) -> (state, numbers), in the global view.
@@ -33,8 +36,10 @@ def train_step(
     With `accumulate` above 1 the batch's leaves are [accumulate, batch / accumulate, ...]: the
     micro-batches go one after another, their gradients and totals are summed, and all is divided
     once. Batch norm sees one micro-batch at a time; the running statistics take their mean.
-    `unroll` makes no loop of it. A step whose loss or gradient is not finite changes nothing but
-    the counters.
+    `unroll` makes no loop of it. The stem and the first `frozen` stages of the backbone stay bit
+    for bit as they are, running statistics included, which their batch norms use; their gradient is
+    zero, in the norm too. A step whose loss or gradient is not finite changes nothing but the
+    counters.
     """
 
     # What any process has noted, such as a signal to stop, all are told.
@@ -45,9 +50,13 @@ def train_step(
         """Gradients and sums of a micro-batch, nothing divided yet, and its running statistics."""
 
         def loss_of(params):
+            params = with_frozen(lax.stop_gradient, frozen, params)
             variables = {"params": params, "batch_stats": state.batch_stats}
             images = normalise(micro["image"], model.dtype)
-            outputs, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            with frozen_norms(frozen):
+                outputs, changed = model.apply(
+                    variables, images, train=True, mutable=["batch_stats"]
+                )
             sums = task.sums(outputs, micro)
             return sums["loss"], (sums, changed.get("batch_stats", {}))
 
@@ -65,9 +74,11 @@ def train_step(
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = lambda new, old: old  # noqa: E731
     new = {
-        "params": optax.apply_updates(state.params, updates),
-        "batch_stats": batch_stats,
+        "params": with_frozen(keep, frozen, params, state.params),
+        "batch_stats": with_frozen(keep, frozen, batch_stats, state.batch_stats),
         "opt_state": opt_state,
         "ema": state.ema,
     }

@@ -26,10 +26,12 @@ from convmesh.ledger import Ledger
 from convmesh.lock import RunLock
 from convmesh.models import check_model
 from convmesh.nonfinite import NonFinite
+from convmesh.patience import Patience
 from convmesh.profile import Profile
 from convmesh.report import METRICS_FILE, Report, read_metrics, read_scores
 from convmesh.setup import Setup, layout_notes, make_run_mesh, make_setup
 from convmesh.signals import StopSignal, tell
+from convmesh.start import Start, find_start
 from convmesh.state import create_state
 from convmesh.step import jit_train_step
 
@@ -68,6 +70,8 @@ def train(
         setup = make_setup(config, train_source.classes, mesh, len(train_source))
         check_readable(train_source, config)
         check_same_classes(setup, workdir)
+        with stop.noted():
+            begin = find_start(setup, workdir)
 
         if processes.is_first():
             open_parts.enter_context(lock)
@@ -75,13 +79,16 @@ def train(
         processes.wait_for_all("lock")
         checkpoints = open_parts.enter_context(open_checkpoints(setup, workdir, lock))
         open_parts.callback(stop.note_only)
-        state = restore_or_create(setup, checkpoints, train_source, stop)
+        state = restore_or_create(setup, checkpoints, train_source, stop, begin)
         if processes.is_first():
             write_identity(setup, workdir, category_ids(train_source))
         owed = evaluation_owed(setup, int(state.step), workdir, eval_source.split)
-        if int(state.step) >= setup.steps and not owed:
+        limit, metric = config.train.patience, best_metric(setup)
+        patience = Patience.of_run(limit, metric, workdir, int(state.step))
+        if (int(state.step) >= setup.steps or patience.is_out) and not owed:
             if processes.is_first():
-                print(f"{workdir}: this run has finished, at step {int(state.step)}")
+                why = f", after {patience}" if patience.is_out else ""
+                print(f"{workdir}: this run has finished, at step {int(state.step)}{why}")
                 draw_curves(workdir, again=False)
             return last_metrics(workdir, eval_source.split)
         report = open_parts.enter_context(
@@ -94,6 +101,8 @@ def train(
             )
         )
         announce(setup, state, train_source, eval_source, report)
+        for line in begin.notes if begin else ():
+            report.say(line)
         profile = open_parts.enter_context(
             Profile(workdir, int(state.step), profile_steps, report.say)
         )
@@ -104,7 +113,17 @@ def train(
             open_parts.enter_context(book)
         open_parts.callback(stop.note_only)
         metrics = run_steps(
-            setup, state, train_source, eval_source, checkpoints, report, stop, owed, profile, book
+            setup,
+            state,
+            train_source,
+            eval_source,
+            checkpoints,
+            report,
+            stop,
+            owed,
+            profile,
+            book,
+            patience,
         )
     if processes.is_first():
         draw_curves(workdir)
@@ -122,15 +141,17 @@ def run_steps(
     owed: bool = False,
     profile: Profile | None = None,
     ledger: Ledger | None = None,
+    patience: Patience | None = None,
 ):
     """The steps that are left: step, log, save, evaluate; returns the last evaluation's metrics.
 
     `owed`: an earlier call was stopped where an evaluation was due, so that comes first. Each
-    evaluation is of a state that is saved, so that whatever ends it, it ends nothing else.
+    evaluation is of a state that is saved, so that whatever ends it, it ends nothing else. Once
+    `patience` is out, the run has finished.
     """
     config, workdir = setup.config, checkpoints.workdir
     start = int(state.step)
-    best_metric = config.checkpoint.best_metric or setup.task.best_metric
+    patience = patience or Patience(0, best_metric(setup))
     metrics: dict[str, float] = {}
 
     def evaluation(step: int) -> dict[str, float]:
@@ -140,7 +161,11 @@ def run_steps(
             setup, variables, eval_source, directory, report.say, each_batch=checkpoints.check
         )
         report.log(step, eval_source.split, found)
-        checkpoints.note_score(step, found.get(best_metric))
+        score = found.get(best_metric(setup))
+        checkpoints.note_score(step, score)
+        patience.note(score)
+        if patience.is_out and step < setup.steps:
+            report.say(f"the run ends at step {step} of {setup.steps}, after {patience}")
         return found
 
     if owed:
@@ -158,6 +183,8 @@ def run_steps(
     ):
         step_fn = None
         for step in range(start + 1, setup.steps + 1):
+            if patience.is_out:
+                break
             if profile and profile.turns_at(step):
                 log.flush()
                 profile.turn(step)
@@ -189,7 +216,7 @@ def run_steps(
                 log.restart_clock()
 
             last, stopped = step == setup.steps, together.agreed()
-            due_eval = last or _due(step, config.eval.every_steps)
+            due_eval = last or _due(step, setup.eval_every)
             due_save = due_eval or stopped or _due(step, config.checkpoint.every_steps)
             if due_save:
                 log.flush()
@@ -233,6 +260,11 @@ COUNTED = {
 }
 
 
+def best_metric(setup: Setup) -> str:
+    """The metric that names the best checkpoint."""
+    return setup.config.checkpoint.best_metric or setup.task.best_metric
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -243,8 +275,9 @@ def step_parts(setup: Setup) -> dict:
         model=setup.model,
         task=setup.task,
         optimizer=setup.optimizer,
-        decay=setup.config.ema.decay,
+        decay=setup.ema_decay,
         accumulate=setup.config.train.accumulate,
+        frozen=setup.config.train.frozen_stages,
     )
 
 
@@ -403,7 +436,7 @@ def write_identity(setup: Setup, workdir: Path, ids: tuple[int, ...] | None = No
 def open_checkpoints(setup: Setup, workdir: Path, lock: RunLock) -> Checkpoints:
     """The checkpoints of a run that is about to go on."""
     config = setup.config
-    scores = read_scores(workdir, config.checkpoint.best_metric or setup.task.best_metric)
+    scores = read_scores(workdir, best_metric(setup))
     keep = config.checkpoint.keep
     if processes.is_first():
         return Checkpoints(workdir, keep, scores, say=tell, guard=lock.check)
@@ -419,15 +452,19 @@ def told_of(step: int, checkpoints: Checkpoints) -> str:
     return f"at step {step}, which was not saved; {newest}"
 
 
-def restore_or_create(setup: Setup, checkpoints: Checkpoints, train_source, stop: StopSignal):
+def restore_or_create(
+    setup: Setup, checkpoints: Checkpoints, train_source, stop: StopSignal, begin: Start | None
+):
     """The state of the newest checkpoint that is whole, or a fresh one where there is none.
 
-    Raises DataError if the data is not what the run began with: the order would be another.
+    A fresh one has the weights of `begin`, where they fit. Raises DataError if the data is not what
+    the run began with: the order would be another.
     """
     step = checkpoints.newest()
     if step is None:
         stop.told = lambda: "before the first step; run it again to begin"
-        return create_state(**setup.state_arguments())
+        state = create_state(**setup.state_arguments())
+        return begin.graft(state) if begin else state
     stop.told = functools.partial(told_of, step, checkpoints)
     with stop.noted():  # Orbax would take the end for an error of the disk's
         state, meta = checkpoints.restore(step, setup.abstract_state())
@@ -455,7 +492,7 @@ def draw_curves(workdir: Path, again: bool = True) -> None:
 def evaluation_owed(setup: Setup, step: int, workdir: Path, split: str) -> bool:
     """Whether `step` was to be evaluated and was not, since a signal stopped the run just there."""
     path = workdir / METRICS_FILE
-    due = step > 0 and (step >= setup.steps or _due(step, setup.config.eval.every_steps))
+    due = step > 0 and (step >= setup.steps or _due(step, setup.eval_every))
     if due and path.exists():
         due = not any(row["step"] == step and row["split"] == split for row in read_metrics(path))
     return processes.broadcast(due)  # a network's file system may show it to some alone

@@ -252,11 +252,15 @@ class Step:
             )
             if given.name == "adamw"
             else torch.optim.SGD(
-                self.parameters, given.learning_rate, momentum=given.momentum, fused=True
+                self.parameters,
+                given.learning_rate,
+                momentum=given.momentum,
+                nesterov=given.nesterov,
+                fused=True,
             )
         )
         self.clip = given.clip_norm
-        averaged = self.parameters if config.ema.decay > 0 else []
+        averaged = self.parameters if config.ema.decay else []
         self.average = [p.detach().clone() for p in averaged]
         self.run = torch.compile(model) if on_gpu else model
         task = make_task(config, len(classes))
@@ -293,6 +297,9 @@ def main() -> None:
     config = from_json(config)
     if config.model.name not in MODELS:
         answer(f"no torch model like {config.model.name}; there is {', '.join(MODELS)}")
+        return
+    if config.train.frozen_stages:
+        answer("no frozen stages in torch's model; leave train.frozen_stages at 0")
         return
     if on_gpu and not torch.cuda.is_available():
         answer(f"no GPU for this torch ({torch.__version__})")

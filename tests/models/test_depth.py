@@ -1,0 +1,127 @@
+"""Where in a backbone a layer stands, by its name; and what freezing does to batch norms."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+from convmesh.models import make_model
+from convmesh.models.depth import (
+    BEHIND,
+    depth_of,
+    frozen_norms,
+    in_backbone,
+    is_frozen,
+    path_names,
+    stages_of,
+    with_frozen,
+)
+from convmesh.models.layers import BatchNorm
+
+
+@pytest.mark.parametrize(
+    "path, depth",
+    [
+        ("backbone/stem/conv/kernel", 0),
+        ("backbone/stage1_block1/conv1/conv/kernel", 1),
+        ("backbone/down2/norm/scale", 2),
+        ("backbone/stage12_block3/conv1", 12),
+        ("backbone/stage4", 4),
+        ("backbone/last_norm/scale", BEHIND),
+        ("backbone/stages2/scale", BEHIND),
+        ("stem/conv/kernel", 0),
+        ("stage3_block2/conv1", 3),
+        ("pyramid/down1/conv/kernel", None),
+        ("pyramid/stem", None),
+        ("head/class/kernel", None),
+        ("Dense_0/kernel", None),
+    ],
+)
+def test_depth_of_a_path(path, depth):
+    assert depth_of(path.split("/")) == depth
+    assert is_frozen(path.split("/"), 2) is (depth in (0, 1, 2))
+    assert not is_frozen(path.split("/"), 0)
+
+
+def test_a_backbone_is_the_same_alone_and_in_a_detector():
+    assert in_backbone(("backbone", "stem", "conv")) == in_backbone(("stem", "conv"))
+    assert in_backbone(("pyramid", "backbone")) == ("pyramid", "backbone")
+
+
+@pytest.mark.parametrize(
+    "name, task, stages, trained",
+    [
+        ("resnet18", "classify", 4, {"head", "stage3", "stage4"}),
+        ("detector_tiny", "detect", 4, {"backbone", "pyramid", "head"}),
+        ("detector_nano", "detect", 4, {"backbone", "pyramid", "head"}),
+        ("small_cnn", "classify", 0, {"Conv", "Dense"}),
+    ],
+)
+def test_the_names_of_the_models(name, task, stages, trained):
+    model = make_model(name, task, 3, jnp.float32)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    assert stages_of(shapes) == stages
+    paths = [path_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    # Nothing in a backbone has a name that says no depth.
+    assert BEHIND not in {depth_of(names) for names in paths}
+    rest = {names[0].partition("_")[0] for names in paths if not is_frozen(names, 2)}
+    assert rest == trained
+
+
+def test_with_frozen_calls_on_frozen_leaves_alone():
+    tree = {"stem": 1, "stage1": 2, "stage2": 3, "head": {"stem": 4}}
+    double = lambda leaf, other: other * 2  # noqa: E731
+    other = jax.tree.map(lambda leaf: 10 * leaf, tree)
+    found = with_frozen(double, 1, tree, other)
+    assert found == {"stem": 20, "stage1": 40, "stage2": 3, "head": {"stem": 4}}
+    assert with_frozen(double, 0, tree, other) == tree
+
+
+class _Norms(nn.Module):
+    """A norm in the stem and one in the head."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return BatchNorm(name="head")(BatchNorm(name="stem")(x, train), train)
+
+
+def moved(variables, changed):
+    """The first names of the running statistics that are no more what they were."""
+    same = jax.tree.map(
+        lambda a, b: a.tobytes() == b.tobytes(),
+        *jax.device_get((variables["batch_stats"], changed["batch_stats"])),
+    )
+    return {name for name, tree in same.items() if not all(jax.tree.leaves(tree))}
+
+
+def test_frozen_norms_use_their_running_statistics_and_leave_them():
+    x = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
+    variables = jax.jit(lambda x: _Norms().init(jax.random.key(0), x, False))(x)
+    variables["batch_stats"]["stem"] = {"mean": jnp.full(3, 5.0), "var": jnp.full(3, 4.0)}
+
+    def apply(frozen):
+        with frozen_norms(frozen):
+            step = lambda x: _Norms().apply(variables, x, True, mutable=["batch_stats"])  # noqa: E731
+            return jax.jit(step)(x)[1]
+
+    changed = apply(1)
+    assert moved(variables, changed) == {"head"}
+    # The head's norm has seen (x - 5) / 2, and takes a tenth of its mean.
+    seen = (x - 5) / np.sqrt(4 + 1e-5)
+    found = changed["batch_stats"]["head"]["mean"]
+    np.testing.assert_allclose(found, 0.1 * seen.mean((0, 1, 2)), rtol=1e-6)
+    assert "stem" in moved(variables, apply(0))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_norms_inside_blocks_are_found_by_their_place(remat):
+    model = runs.TinyNet(3, remat=remat)
+    noise = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    variables = jax.jit(lambda x: model.init(jax.random.key(0), x))(noise)
+    with frozen_norms(1):
+        step = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))
+        _, changed = step(noise)
+    assert moved(variables, changed) == {"stage2_block1"}
