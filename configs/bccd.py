@@ -27,6 +27,6 @@ def get_config():
     config.data.augment.mosaic = 0.5
     config.data.augment.last_plain = 0.4
     config.train.batch_size = 16
-    config.train.steps = 4000
+    config.train.steps = 3000
     config.optimizer.learning_rate = 4e-3
     return config
