@@ -12,6 +12,7 @@ from convmesh.config import apply_overrides, defaults
 from convmesh.models import MODELS, make_model
 from convmesh.models.detector import BINS, STRIDES, Head, grid_points
 from convmesh.models.layers import BatchNorm, Conv
+from convmesh.setup import make_setup
 from convmesh.tasks import make_task
 from convmesh.tasks.detect import Detect
 
@@ -76,17 +77,16 @@ def test_the_model_has_those_points_at_any_size(kind, size):
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_the_task_has_the_points_of_its_model(name):
-    model = make_model(name, "detect", 3, jnp.float32)
-    config = apply_overrides(
-        defaults("detect"), {"model.name": name, "data.image_size": (640, 480)}
-    )
-    task = make_task(config, 3, model)
+def test_the_task_of_a_run_has_the_points_of_its_model(name):
+    given = {"model.name": name, "data.image_size": (640, 480), "train.steps": 1}
+    config = apply_overrides(defaults("detect"), given)
+    setup = make_setup(config, "abc", equality.make_mesh((1, 1, 1)))
     more = {"detector_resnet50_p7": (64, 128)}.get(name, ())
-    assert task.strides == model.strides == (8, 16, 32, *more)
+    assert setup.task.strides == setup.model.strides == (8, 16, 32, *more)
+    n = len(grid_points((640, 480), setup.model.strides)[0])
+    boxes = jax.eval_shape(setup.task.boxes, jnp.zeros((1, n, 4, BINS)))
+    assert boxes.shape == (1, n, 4)
     assert make_task(config, 3).strides == STRIDES
-    logits = jnp.zeros((1, len(grid_points((640, 480), model.strides)[0]), 4, BINS))
-    assert jax.eval_shape(task.boxes, logits).shape == (*logits.shape[:2], 4)
 
 
 def test_a_task_with_other_strides_than_its_model_fails():
