@@ -98,6 +98,7 @@ def test_cocos_own_files_and_folders(tmp_path):
         ("annotations/train.json", "train/x", "x/a.jpg"),
         ("annotations/train.json", "anywhere/x", "anywhere/x/a.jpg"),
         ("annotations/train.json", "train/x", "x\\a.jpg"),
+        ("annotations/train.json", "train", "./a.jpg"),
         ("train/_annotations.coco.json", "train", "a.jpg"),  # Roboflow
         ("all/_annotations.coco.json", "all", "a.jpg"),
         ("_annotations.coco.json", ".", "a.jpg"),
@@ -105,6 +106,8 @@ def test_cocos_own_files_and_folders(tmp_path):
         ("result.json", "images", "images/a.jpg"),  # Label Studio
         ("result.json", "images", "../../media/upload/1/a.jpg"),
         ("result.json", "images", "/data/local-files/?d=some%20where/a.jpg"),
+        ("result.json", "images", "/data/local-files/?d=a.jpg"),
+        ("result.json", "images", "/data/upload/%61.jpg"),
         ("instances_train.json", "images", "a.jpg"),
         ("set.json", "images", "a.jpg"),
     ],
@@ -117,6 +120,8 @@ def test_the_names_that_tools_give_to_files_and_folders(tmp_path, annotations, p
     train = open_train(made)
     assert train.name(0) == (f"{pictures}/a.jpg" if pictures != "." else "a.jpg")
     assert train[0].boxes.tolist() == [[1, 2, 4, 6]]
+    # What is not there under its own name is told of.
+    assert bool(warnings(open_set(made))) == name.startswith(("..", "/data"))
 
 
 def test_a_name_found_by_its_last_part_is_told_of_and_must_be_the_only_one(tmp_path):

@@ -414,7 +414,7 @@ def _size(entry: dict) -> tuple[int, int] | None:
 
 def _crowd(entry: dict) -> bool:
     value = entry.get("iscrowd")
-    if value not in (0, 1, None) or isinstance(value, float):
+    if value not in (0, 1, None):
         raise _Wrong(f"iscrowd: {value!r} is neither 0 nor 1")
     return bool(value)
 
