@@ -99,7 +99,7 @@ def test_a_learning_rate_too_high(rows, said):
     "rows",
     [
         curve(FALLING, gradient_norm=[11.0] * 28, nonfinite_steps=[1.0] * 28),
-        curve(np.linspace(2, 5, 28)),
+        curve(np.linspace(2, 7, 28)),
         curve(np.full(28, 5.0), gradient_norm=[9.0] * 28),
         curve([2, 9]),
         [],
@@ -120,7 +120,7 @@ def test_a_learning_rate_too_low():
 
 def test_only_the_opening_of_a_run_is_judged_and_one_thing_is_said():
     config = defaults("detect")
-    rows = curve([*FALLING, *np.full(112, 2.6)])
+    rows = curve([*FALLING, *np.full(112, 40.0)])
     assert advice.of_curve(config, rows, 2800) == []
     [said] = advice.of_curve(config, curve(np.full(28, 5.0), gradient_norm=[11.0] * 28), 2800)
     assert "a tenth" in said
