@@ -245,6 +245,29 @@ def test_a_stopped_run_goes_on_as_if_never_stopped(tmp_path, photos, photo_run, 
         assert written == (photo_run / "eval/val" / name).read_bytes()
 
 
+def test_a_run_at_several_sizes_stops_and_goes_on_alike(tmp_path, photos, monkeypatch, capsys):
+    compiled = []
+    jit = training.jit_train_step
+    monkeypatch.setattr(
+        training,
+        "jit_train_step",
+        lambda mesh, state, batch, **parts: (
+            compiled.append((batch["image"].shape[1:3], parts["task"].image_size)),
+            jit(mesh, state, batch, **parts),
+        )[1],
+    )
+    changes = {"data.sizes": (1, 2), "data.image_size": (32, 32)}
+    config = runs.photo_config(photos, changes)
+    whole = runs.train(config, tmp_path / "whole")
+    assert sorted(compiled) == [((32, 32), (32, 32)), ((64, 64), (64, 64))]
+    assert "images of 32 x 32, 64 x 64 (height x width), each compiled" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, 3)
+        runs.train(config, tmp_path / "parts")
+    parts = runs.train(config, tmp_path / "parts")
+    assert_same_bits(final_state(parts)[0], final_state(whole)[0])
+
+
 def test_a_run_stopped_in_its_last_step_is_still_evaluated(tmp_path, photos, photo_run):
     config = runs.photo_config(photos)
     with pytest.MonkeyPatch.context() as patch:

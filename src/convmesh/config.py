@@ -126,6 +126,9 @@ KEYS: dict[str, Key] = {
                         "data"),
     "data.image_size": Key((224, 224), "ints", "(height, width) of the network's input in pixels",
                            within=_at_least(1)),
+    "data.sizes": Key((), "floats", "factors on data.image_size, as in (0.75, 1, 1.25): each "
+                      "training step takes one of these sizes, to multiples of 32; each is "
+                      "compiled; () = image_size alone", within=Range(low=0.25, high=4)),
     "data.cache": Key("auto", "auto_bool", "keep the decoded images in memory; auto = if they "
                       "fit"),
     "data.workers": Key(0, "int", "processes that read and augment; 0 = in this process",
@@ -325,6 +328,10 @@ def _interval(value: Any) -> tuple[float, float]:
     return low, high
 
 
+def _floats(value: Any) -> tuple[float, ...]:
+    return tuple(map(_float, _sequence(value)))
+
+
 def _strs(value: Any) -> tuple[str, ...]:
     return tuple(map(_str, _sequence(value)))
 
@@ -368,6 +375,11 @@ KINDS: dict[str, Kind] = {
     "interval": Kind(
         "(low, high), two numbers with low <= high",
         _interval,
+        lambda text: _parse_numbers(text, float),
+    ),
+    "floats": Kind(
+        "a list of numbers, as in (0.75, 1, 1.25)",
+        _floats,
         lambda text: _parse_numbers(text, float),
     ),
     "strs": Kind("a list of names, as in cat,dog", _strs, _parse_list),

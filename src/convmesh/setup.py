@@ -11,6 +11,7 @@ from jax.extend import core
 
 from convmesh import devices
 from convmesh import mesh as meshes
+from convmesh.data.sizes import input_sizes
 from convmesh.errors import ConfigError
 from convmesh.models import make_model
 from convmesh.ops.windows import Window, describe_whole, noting
@@ -103,6 +104,13 @@ def make_run_mesh(config):
             f"train.batch_size={batch_size}: does not divide over {over}; take {near}, or another "
             "mesh.data"
         )
+    sizes = input_sizes(config)
+    for height, _ in sizes if len(sizes) > 1 else ():
+        if not meshes.share_of(mesh, batch_size, height, parts).whole:
+            raise ConfigError(
+                "data.sizes: processes share the rows of an image here; leave it empty, or keep "
+                "mesh.spatial within a process"
+            )
     return mesh
 
 
@@ -117,7 +125,7 @@ def expected_temporaries(config) -> float:
     images = config.train.batch_size // config.train.accumulate
     # Batches that do not divide are refused later, with the sizes of the mesh.
     images = max(1, images) if not given.norm_group else max(given.norm_group, images)
-    shape = (images, *config.data.image_size, 3)
+    shape = (images, *input_sizes(config)[-1], 3)
 
     def forward(key, images):
         return model.init_with_output(key, images, train=True)[0]

@@ -22,6 +22,15 @@ class Share:
         every = np.arange(batch_size)
         return cls(batch_size, height, 1, every, every >= 0, slice(0, height))
 
+    def resized(self, height: int) -> "Share":
+        """The same examples of images of another height, which one process holds whole."""
+        return dataclasses.replace(self, height=height, rows=slice(0, height))
+
+    @property
+    def whole(self) -> bool:
+        """Whether this process holds all rows of its images."""
+        return self.rows == slice(0, self.height)
+
     def take(self, batch: dict) -> dict:
         """This part of a batch that is there whole."""
         held = {name: leaf[self.examples] for name, leaf in batch.items()}

@@ -1,11 +1,13 @@
 """Training: the one loop, for both tasks and any mesh."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from convmesh.data import BadExample, identity, open_eval, open_train
 from convmesh.data.documents import read_json
 from convmesh.data.loader import reading_ahead, train_batches
 from convmesh.data.record import category_ids
+from convmesh.data.sizes import input_sizes, size_of_step
 from convmesh.data.survey import survey
 from convmesh.errors import ConfigError, DataError, RunError, Stopped
 from convmesh.evaluation import CATEGORY_IDS, evaluate_variables, read_config
@@ -171,7 +174,7 @@ def run_steps(
     if owed:
         metrics = evaluation(start)
     advised = False
-    share, meta = train_share(setup), _meta(setup, train_source)
+    share, meta, sizes = train_share(setup), _meta(setup, train_source), input_sizes(config)
     limit, skipped = config.train.max_nonfinite_steps, int(state.nonfinite_steps)
     nonfinite = NonFinite(workdir, start, skipped, limit, train_source, report.say)
     log = StepLog(setup, report, nonfinite)
@@ -181,7 +184,7 @@ def run_steps(
         contextlib.closing(nonfinite),
         train_batches(train_source, config, start, share, setup.steps) as batches,
     ):
-        step_fn = None
+        step_fns: dict[tuple[int, int], Any] = {}  # by the size of their images
         for step in range(start + 1, setup.steps + 1):
             if patience.is_out:
                 break
@@ -192,18 +195,26 @@ def run_steps(
             before = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - before
-            if step_fn is None and processes.is_first():
+            if not step_fns and processes.is_first():
                 picture = draw.draw_batch(batch, setup.classes)
                 draw.save_png(picture, workdir / "plots" / "first_batch.png")
-            placed = together.put_into(meshes.place(setup.mesh, batch, share))
-            if step_fn is None:
-                step_fn = jit_train_step(setup.mesh, state, placed, **step_parts(setup))
-                # Nothing is lost while XLA compiles, and images can be read.
-                with stop.at_once(), reading_ahead(train_source, config, start, share):
-                    step_fn = step_fn.lower(state, placed).compile()
-                if profile:
-                    profile.learn(step_fn)
-            state, numbers = step_fn(state, placed)
+            size = size_of_step(sizes, config.train.seed, step)
+            its_share = share if len(sizes) == 1 else share.resized(size[0])
+            placed = together.put_into(meshes.place(setup.mesh, batch, its_share))
+            if size not in step_fns:
+                log.flush()
+                step_fn = jit_train_step(setup.mesh, state, placed, **step_parts(setup, size))
+                with contextlib.ExitStack() as meanwhile:
+                    if not step_fns:  # nothing is lost while XLA compiles, and images can be read
+                        meanwhile.enter_context(stop.at_once())
+                        ahead = reading_ahead(train_source, config, start, share)
+                        meanwhile.enter_context(ahead)
+                    step_fns[size] = step_fn.lower(state, placed).compile()
+                if len(step_fns) > 1:
+                    log.restart_clock()
+                elif profile:
+                    profile.learn(step_fns[size])
+            state, numbers = step_fns[size](state, placed)
             together.take_from(numbers)
             if ledger:
                 ledger.take(step, batch, batches.partners)
@@ -269,11 +280,12 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def step_parts(setup: Setup) -> dict:
-    """What `train_step` needs besides state and batch."""
+def step_parts(setup: Setup, size: tuple[int, int] | None = None) -> dict:
+    """What `train_step` needs besides state and batch, for images of `size` (height, width)."""
+    task = dataclasses.replace(setup.task, image_size=size) if size else setup.task
     return dict(
         model=setup.model,
-        task=setup.task,
+        task=task,
         optimizer=setup.optimizer,
         decay=setup.ema_decay,
         accumulate=setup.config.train.accumulate,
@@ -303,7 +315,8 @@ class StepLog:
     def __init__(self, setup: Setup, report: Report, nonfinite: NonFinite):
         """Writes the numbers of every `train.log_every_steps`-th step to `report`."""
         self._setup, self._report, self._nonfinite = setup, report, nonfinite
-        self._ideal_seconds = ideal_seconds(setup)
+        one_size = len(input_sizes(setup.config)) == 1
+        self._ideal_seconds = ideal_seconds(setup) if one_size else None
         self._learning_rate = jax.jit(setup.schedule)  # uncompiled it takes 20 ms
         self._pending: tuple[int, dict, np.ndarray] | None = None
         # When the last steps were done, and how long each had waited for its batch.
@@ -520,6 +533,10 @@ def announce(setup: Setup, state, train_source, eval_source, report: Report) -> 
         f"evaluate ({eval_source.split}), {len(setup.classes)} classes; "
         f"{setup.steps} steps of {config.train.batch_size}"
     )
+    sizes = input_sizes(config)
+    if len(sizes) > 1:
+        named = ", ".join(f"{height} x {width}" for height, width in sizes)
+        report.say(f"images of {named} (height x width), each compiled when it is first met")
     options = devices.compiler_options(meshes.platform(setup.mesh))
     if options:
         told = " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from convmesh.data import augment, images
 from convmesh.data.record import Record
+from convmesh.data.sizes import input_sizes
 from convmesh.errors import ConfigError, DataError, nearest
 
 # A folder with one of these names that holds folders makes ROOT/SPLIT/CLASS.
@@ -40,7 +41,7 @@ class FolderSet:
         self.splits = tuple(self._folders)
         crops = config.data.augment
         self._shrink = augment.Shrink(
-            tuple(config.data.image_size), tuple(crops.crop), crops.quarter_turn > 0
+            input_sizes(config)[-1], tuple(crops.crop), crops.quarter_turn > 0
         )
         given = tuple(config.data.classes)
         self.classes = given or tuple(

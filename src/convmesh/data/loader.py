@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike
 from convmesh.data import augment, mixing
 from convmesh.data.cache import Cached
 from convmesh.data.record import BadExample, Record, Source, check_label
+from convmesh.data.sizes import input_sizes, size_of_step
 from convmesh.errors import DataError
 from convmesh.share import Share
 
@@ -134,8 +135,9 @@ def train_batches(
 
     Of each batch only the examples of `share` are read, and of their images only its rows kept;
     None is the whole batch. A batch, B = `config.train.batch_size` and M = `config.data.max_boxes`:
-    image uint8 [B, H, W, 3]; index int64 [B], the place in `source`; present bool [B], False for an
-    image that could not be read (weight 0). Classification: label int32 [B]. Detection: boxes
+    image uint8 [B, H, W, 3], H and W those of the step (`sizes.size_of_step`); index int64 [B], the
+    place in `source`; present bool [B], False for an image that could not be read (weight 0).
+    Classification: label int32 [B]. Detection: boxes
     float32 [B, M, 4], x0 y0 x1 y1 in pixels of the input, largest first; labels int32 [B, M];
     valid bool [B, M]; crowd bool [B, M], True for a region to ignore (then valid, too); truncated
     int32 [B], boxes beyond M.
@@ -147,7 +149,8 @@ def train_batches(
     mixed = math.inf
     if steps is not None:
         mixed = (1 - config.data.augment.last_plain) * steps * batch_size
-    example = _TrainExample(source, form, _settings(config), config.train.seed, mixed)
+    seed, sizes = config.train.seed, input_sizes(config)
+    example = _TrainExample(source, form, _settings(config), seed, mixed, sizes, batch_size)
     places = _Places.of(batch_size, share)
     # A step count that no run reaches; grain wants an end.
     positions = grain.MapDataset.range(0, len(places.held) * 2**40).map(places)
@@ -265,6 +268,10 @@ class _Form:
             rows=None if share is None else share.rows,
         )
 
+    def resized(self, size: tuple[int, int]) -> _Form:
+        """Return the same for an input of `size`, whose rows are all kept."""
+        return replace(self, size=size, rows=None)
+
     def read(self, source: Source, index: int) -> Record | None:
         """Return the record, or None if it is bad and such are passed by."""
         _give_way()
@@ -349,10 +356,16 @@ class _TrainExample:
     settings: augment.Settings
     seed: int
     mixed: float
+    sizes: tuple[tuple[int, int], ...]
+    batch_size: int
 
     def __call__(self, position: int) -> Batch:
         epoch, index = example_at(int(position), len(self.source), self.seed)
-        record, form = self.form.read(self.source, index), self.form
+        form = self.form
+        if len(self.sizes) > 1:
+            step = int(position) // self.batch_size + 1
+            form = form.resized(size_of_step(self.sizes, self.seed, step))
+        record = form.read(self.source, index)
         # What every example of a run has, one that is mixed or not.
         told = _mixed_with(_NOBODY, 0) if self.settings.mixes else {}
         if record is None:
@@ -363,31 +376,33 @@ class _TrainExample:
             image = augment.augment_for_classification(record.image, form.size, self.settings, rng)
             return form.labelled(image, index, record.label)
         if self.settings.mixes and position < self.mixed:
-            return self._mixed(record, epoch, index, rng)
+            return self._mixed(record, form, epoch, index, rng)
         image, boxes, crowd, kept = augment.augment_for_detection(
             record.image, record.boxes, record.crowd, form.size, self.settings, rng
         )
         labels = record.labels[kept]
         return form.boxed(image, index, record.bad_boxes, boxes, labels, crowd) | told
 
-    def _mixed(self, record: Record, epoch: int, index: int, rng: np.random.Generator) -> Batch:
+    def _mixed(
+        self, record: Record, form: _Form, epoch: int, index: int, rng: np.random.Generator
+    ) -> Batch:
         # A stream of its own, so that what is not mixed is what it would be without mixing.
         more = np.random.default_rng((self.seed, _MIX, epoch, index))
         wanted = mixing.draw_partners(len(self.source), self.settings, more)
-        read = [self.form.read(self.source, i) if i >= 0 else None for i in wanted.tolist()]
+        read = [form.read(self.source, i) if i >= 0 else None for i in wanted.tolist()]
         bad = np.array([partner is None for partner in read]) & (wanted >= 0)
         *quarters, blended = read
         image, labelled = mixing.mix(
             record,
             quarters if wanted[0] >= 0 else None,
             blended,
-            self.form.size,
+            form.size,
             self.settings,
             rng,
             more,
         )
         # The bad boxes of partners are counted when their turn comes: once an epoch.
-        example = self.form.boxed(image, index, record.bad_boxes, *labelled)
+        example = form.boxed(image, index, record.bad_boxes, *labelled)
         return example | _mixed_with(np.where(bad, -1, wanted), int(bad.sum()))
 
 

@@ -19,6 +19,7 @@ from tensorflow_datasets.core import constants, read_only_builder
 
 from convmesh.data import augment, images
 from convmesh.data.record import BadExample, Record, check_label, sound_boxes
+from convmesh.data.sizes import input_sizes
 from convmesh.errors import ConfigError, DataError, nearest
 
 # Where stock sets keep things, tried in this order: coco and voc have `objects`, open_images
@@ -73,7 +74,7 @@ class TfdsSource:
         self._shrink = None
         if training and self.task == "classify":
             self._shrink = augment.Shrink(
-                tuple(data.image_size), tuple(data.augment.crop), data.augment.quarter_turn > 0
+                input_sizes(config)[-1], tuple(data.augment.crop), data.augment.quarter_turn > 0
             )
         wanted = _Features(config, builder.info.features, self._name, training)
         self.classes = _class_names(data.classes, wanted.label_feature, wanted.label, self._name)
