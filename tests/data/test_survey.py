@@ -104,6 +104,11 @@ def test_a_survey_of_files_that_state_their_labels():
     assert found.objects[2].tolist() == [[5, 10]]
 
 
+def test_crowds_are_no_objects_of_a_survey():
+    found = survey(Files([[0, 0], [1]], crowd={0}))
+    assert [len(o) for o in found.objects] == [0, 1]
+
+
 def test_a_survey_looks_at_a_few_images_from_first_to_last():
     source = Files([[0]] * 1000)
     found = survey(source)
