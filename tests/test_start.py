@@ -10,10 +10,11 @@ import pytest
 import runs
 
 from convmesh.checkpoint import Checkpoints
+from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError, DataError
 from convmesh.models import MODELS
 from convmesh.setup import make_run_mesh, make_setup
-from convmesh.start import find_start
+from convmesh.start import compared, find_start
 from convmesh.state import create_state
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
@@ -136,6 +137,21 @@ def test_a_backbone_is_found_by_its_place_alone_and_in_a_larger_model(
     setup = fresh(photos, photo_run, model__name="in_backbone")
     found = find_start(setup, tmp_path).notes
     assert found[1:] == ("init_from: 32 of this model's 32 arrays start from them",)
+
+
+def test_a_detector_for_other_classes_has_one_layer_anew():
+    config = apply_overrides(
+        defaults("detect"), {"model.name": "detector_tiny", "data.image_size": (64, 64)}
+    )
+    mesh = make_run_mesh(config)
+    three, five = (make_setup(config, classes, mesh) for classes in ("abc", "abcde"))
+    found = three.abstract_state().ema
+    total = len(jax.tree.leaves(found))
+    assert compared(five, "source", three, found) == [
+        f"init_from: {total - 2} of this model's {total} arrays start from them",
+        "init_from: made anew, since they have other shapes: params/head/class/bias (3,) there, "
+        "(5,) here; params/head/class/kernel (1, 1, 16, 3) there, (1, 1, 16, 5) here",
+    ]
 
 
 def test_a_run_that_has_begun_takes_nothing(photos, photo_run, tmp_path):

@@ -431,6 +431,10 @@ def test_frozen_stages_stay_bit_for_bit_and_do_not_count(accumulate):
     norm = float(optax.tree.norm(gradients))
     assert float(numbers["gradient_norm"]) == pytest.approx(norm, rel=1e-5)
 
+    # The running statistics of frozen norms are used: with others the loss is another.
+    other = create_state(model, optimizer, (SIZE, SIZE), mesh, 0, True)
+    assert float(step(other, placed)[1]["loss"]) != float(numbers["loss"])
+
     state, _ = step(state, placed)
     same = same_bits(before, host(state))
     for kept in (same["params"], same["batch_stats"], *same["ema"].values()):

@@ -622,6 +622,8 @@ def check(config: ConfigDict) -> ConfigDict:
             f"train.steps={given['train.steps']} and train.epochs={given['train.epochs']:g} are "
             "both set; set one of them to 0"
         )
+    if len(given["data.sizes"]) == 1:
+        raise ConfigError("data.sizes: one size alone is data.image_size; give several, or none")
     if given["train.patience"] and not given["eval.every_steps"]:
         raise ConfigError(
             f"train.patience={given['train.patience']}: counts evaluations, and eval.every_steps=0 "

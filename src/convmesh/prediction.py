@@ -167,6 +167,10 @@ def predict_files(
         describe = functools.partial(_describe_detections, category_ids=ids)
     output = Path(output)
     pictures = _picture_names(files)
+    inputs = {file.resolve() for file in files}
+    for name in pictures.values():
+        if (output / name).resolve() in inputs:
+            raise ConfigError(f"--output {output}: {name} there is an input; name another folder")
     entries: list[dict] = []
     unreadable: list[str] = []
 

@@ -105,7 +105,7 @@ def make_run_mesh(config):
             "mesh.data"
         )
     sizes = input_sizes(config)
-    for height, _ in sizes if len(sizes) > 1 else ():
+    for height, _ in sizes if config.data.sizes else ():
         if not meshes.share_of(mesh, batch_size, height, parts).whole:
             raise ConfigError(
                 "data.sizes: processes share the rows of an image here; leave it empty, or keep "

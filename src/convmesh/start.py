@@ -75,7 +75,7 @@ def _read(setup: Setup, path: Path) -> Start:
     weights = {_place(at): leaf for at, leaf in jax.tree_util.tree_leaves_with_path(found)}
     which = "" if target.ema is None else ", averaged"
     lines = [f"init_from: weights of {source}, step {step}{which}"]
-    lines += _compared(setup, path, theirs, found)
+    lines += compared(setup, path, theirs, found)
     return Start(weights, tuple(lines))
 
 
@@ -92,8 +92,11 @@ def _place(path) -> tuple[str, ...]:
     return collection, *in_backbone(names)
 
 
-def _compared(setup: Setup, path: Path, theirs: Setup, found) -> list[str]:
-    """Says which weights do not fit, each by name. Raises ConfigError if no parameter does."""
+def compared(setup: Setup, path: str | Path, theirs: Setup, found) -> list[str]:
+    """Which of the weights `found`, of `theirs`, do not fit `setup`'s model, by name: lines.
+
+    Shapes are all it needs. Raises ConfigError that names `path` if no parameter fits.
+    """
     ours = setup.abstract_state()
     model = {"params": ours.params, "batch_stats": ours.batch_stats}
     here, there = _shapes(model), _shapes(found)

@@ -199,16 +199,20 @@ def run_steps(
                 picture = draw.draw_batch(batch, setup.classes)
                 draw.save_png(picture, workdir / "plots" / "first_batch.png")
             size = size_of_step(sizes, config.train.seed, step)
-            its_share = share if len(sizes) == 1 else share.resized(size[0])
+            its_share = share if size[0] == share.height else share.resized(size[0])
             placed = together.put_into(meshes.place(setup.mesh, batch, its_share))
             if size not in step_fns:
                 log.flush()
                 step_fn = jit_train_step(setup.mesh, state, placed, **step_parts(setup, size))
-                with contextlib.ExitStack() as meanwhile:
-                    if not step_fns:  # nothing is lost while XLA compiles, and images can be read
-                        meanwhile.enter_context(stop.at_once())
-                        ahead = reading_ahead(train_source, config, start, share)
-                        meanwhile.enter_context(ahead)
+                # The first time nothing is lost while XLA compiles, and images can be read.
+                with (
+                    stop.noted() if step_fns else stop.at_once(),
+                    (
+                        contextlib.nullcontext()
+                        if step_fns
+                        else reading_ahead(train_source, config, start, share)
+                    ),
+                ):
                     step_fns[size] = step_fn.lower(state, placed).compile()
                 if len(step_fns) > 1:
                     log.restart_clock()

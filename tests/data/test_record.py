@@ -31,6 +31,7 @@ def test_good_boxes_pass_and_count_nothing():
         (GOOD, 3, "class id 3 is not one of 0..2"),
         ([2, 3, 10, 3], 0, "has no area"),
         (GOOD, -1, "class id -1"),
+        ([2, 3, 2 + 1e-8, 12], 0, "has no area"),  # float32 holds no such width
     ],
 )
 def test_a_bad_box_fails_naming_file_index_and_value(box, label, said):

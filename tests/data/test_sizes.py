@@ -17,7 +17,7 @@ def test_sizes_are_rounded_to_multiples_of_32_and_each_is_there_once():
     assert input_sizes(sized()) == ((96, 160),)
     assert input_sizes(sized(image_size=(50, 70))) == ((50, 70),)  # alone it is taken as it is
     assert input_sizes(sized(2, 1, 1.01)) == ((96, 160), (192, 320))
-    assert input_sizes(sized(0.25, image_size=(64, 64))) == ((32, 32),)
+    assert input_sizes(sized(0.25, 0.3, image_size=(64, 64))) == ((32, 32),)
 
 
 def test_the_size_of_a_step_depends_on_seed_and_step_alone():

@@ -192,10 +192,9 @@ def _same_split(wanted: str, splits: tuple[str, ...]) -> str | None:
 def _eval_split(dataset: DataSet, config: ConfigDict) -> str | None:
     """Return the split that a run evaluates, or None where that is held out of training."""
     wanted = config.data.eval_split
-    if wanted and wanted not in VALIDATION:
-        return wanted
-    names = VALIDATION if wanted else (*VALIDATION, "test")
-    return next((name for name in names if name in dataset.splits), None)
+    if wanted:
+        return _same_split(wanted, dataset.splits) if wanted in VALIDATION else wanted
+    return next((name for name in (*VALIDATION, "test") if name in dataset.splits), None)
 
 
 def _train_part(dataset: DataSet, config: ConfigDict, training: bool) -> Source:

@@ -318,6 +318,8 @@ def _read_boxes(
             box, crowd = _box(entry), _crowd(entry)
             area = entry.get("area")
             area = box[2] * box[3] if area is None else _number(area, "area")
+            if not abs(area) < _LARGEST_AREA and np.isfinite(box).all():
+                raise _Wrong(f"area {area!r} is no number of square pixels")
             rows.append((image, _integer(entry, "category_id"), *box, area, crowd))
         except _Wrong as wrong:
             problems.append(Problem(known, str(wrong), _place(entry, i)))
@@ -421,6 +423,7 @@ def _crowd(entry: dict) -> bool:
 
 _NO_BOX = (float("nan"),) * 4
 _NUMBERS = frozenset((int, float))
+_LARGEST_AREA = 1e30  # of what float32 holds
 _LARGEST = 1e300  # JSON may hold infinite numbers, and whole ones of thousands of digits
 
 

@@ -398,7 +398,7 @@ def _alike(findings: list[Finding], parts: Sequence[Part]) -> list[Finding]:
     for p, part in enumerate(parts):
         units = [f for f in findings if f.kind == "units" and f.at and f.at[0] == p]
         if len(units) > MOST_ALIKE:
-            found = [f for f in found if f not in units]
+            found = [f for f in found if not (f.kind == "units" and f.at and f.at[0] == p)]
             first = units[0]
             what = f"{len(units)} images, {first.problem.file} first: {first.problem.what}"
             problem = Problem(f"split {part.split}", what, error=False)

@@ -362,7 +362,7 @@ class _TrainExample:
     def __call__(self, position: int) -> Batch:
         epoch, index = example_at(int(position), len(self.source), self.seed)
         form = self.form
-        if len(self.sizes) > 1:
+        if self.sizes != (form.size,):
             step = int(position) // self.batch_size + 1
             form = form.resized(size_of_step(self.sizes, self.seed, step))
         record = form.read(self.source, index)

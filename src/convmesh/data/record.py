@@ -206,6 +206,7 @@ def sound_boxes(
     boxes = np.where(finite[:, None], boxes, 0.0)
     area = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     clipped = np.clip(boxes, 0, np.array([width, height, width, height]))
+    clipped = clipped.astype(np.float32).astype(np.float64)  # as it will be stored
     keep = good
     if on_bad_box == "clip":
         left = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
@@ -228,7 +229,9 @@ def faulty(
     box has its own. rounding: by how much a side may pass the edge, or [n, 1].
     """
     known = (labels >= 0) & (labels < num_classes)
-    area = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    with np.errstate(over="ignore"):
+        stored = boxes.astype(np.float32)  # in which a sliver may have no width
+    area = np.isfinite(stored).all(1) & (stored[:, 2:] > stored[:, :2]).all(1)
     frame = np.asarray(size, np.float64)[..., [1, 0, 1, 0]]
     with np.errstate(invalid="ignore"):
         moved = np.abs(np.clip(boxes, 0, frame) - boxes)
@@ -257,6 +260,7 @@ def box_faults(
             faults[i] = f"class id {labels[i]} is not one of 0..{num_classes - 1}"
         else:
             where = ", ".join(f"{v:g}" for v in box)
-            sound = np.isfinite(box).all() and (box[2:] > box[:2]).all()
+            stored = box.astype(np.float32)
+            sound = np.isfinite(stored).all() and (stored[2:] > stored[:2]).all()
             faults[i] = f"({where}) {'is outside of' if sound else 'has no area in'} {frame}"
     return faults
