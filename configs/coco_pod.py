@@ -28,11 +28,17 @@ def get_config():
     config.data.image_size = (640, 640)
     config.data.workers = 16  # of each host
     config.data.on_bad_box = "clip"  # a few boxes have no area; they are counted
+    config.data.max_boxes = 300  # a mosaic holds those of four images
     config.data.augment.scale = (0.1, 2.0)
+    config.data.augment.mosaic = 0.5
+    config.data.augment.mixup = 0.1
+    config.data.augment.last_plain = 0.07  # 20 epochs
     config.train.batch_size = 1024
     config.train.epochs = 300.0
     config.train.log_every_steps = 100
     config.optimizer.learning_rate = 8e-3
+    config.schedule.name = "flat_cosine"
+    config.schedule.floor = 0.05
     config.schedule.warmup_steps = 1000
     config.ema.decay = 0.9995  # the average goes over fewer steps, but as many images
     config.mesh.data = -1

@@ -7,12 +7,10 @@ DIR is the ILSVRC folder as it is distributed, with `Annotations/DET`, `Data/DET
 `ImageSets/DET`. 24 epochs of some 456,600 images in batches of 128: 85,600 steps.
 
 What it aims at: AP50 0.45 on val. AP at IoU 0.5 is what the challenge measures; of a model of one
-stage and this size no figure is known to us. What there is: Faster R-CNN on ResNet-101 got 0.588 on
-the test set (arXiv 1512.03385, appendix B), from a backbone trained on ImageNet's classification
-set, with box refinement, context and several image sizes. Why this may stay below its aim: a
-ResNet-50 from nothing, one size of image, and classes whose images differ in number by two orders
-of magnitude, which are not balanced here. (On COCO, with such a backbone, TOOD on a ResNet-50,
-which is a detector of this kind, gets AP 42.4 in 12 epochs: arXiv 2108.07755, mmdetection's table.)
+stage and this size no figure is known to us, so the aim is a guess. (On COCO, TOOD on a ResNet-50,
+a detector of this kind, gets AP 42.4 in 12 epochs, from a backbone trained on ImageNet: arXiv
+2108.07755, mmdetection's table.) Why this may stay below: a ResNet-50 from nothing, one size of
+image, and no balance between frequent and rare classes.
 """
 
 from convmesh.config import defaults
