@@ -16,9 +16,3 @@ def test_the_tiny_detector_on_every_mesh(shape):
 def test_the_demos_detector(shape):
     result = equality.three_steps(*equality.case("detector_nano"), shape)
     equality.assert_equal(result, equality.one_device("detector_nano"))
-
-
-@pytest.mark.parametrize("name", ["tiny csp detector", "tiny resnet detector"])
-def test_the_tiny_detectors_of_other_backbones(name):
-    result = equality.three_steps(*equality.case(name), (2, 2, 2))
-    equality.assert_equal(result, equality.one_device(name))

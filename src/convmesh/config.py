@@ -36,7 +36,10 @@ from ml_collections import ConfigDict
 from convmesh.errors import ConfigError, nearest
 
 TASKS = ("detect", "classify")
-DETECT_METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
+DETECT_METRICS = (
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large", "F1"),
+)
 CLASSIFY_METRICS = ("top1", "top5")
 
 

@@ -319,8 +319,9 @@ class StepLog:
     def __init__(self, setup: Setup, report: Report, nonfinite: NonFinite):
         """Writes the numbers of every `train.log_every_steps`-th step to `report`."""
         self._setup, self._report, self._nonfinite = setup, report, nonfinite
-        one_size = len(input_sizes(setup.config)) == 1
-        self._ideal_seconds = ideal_seconds(setup) if one_size else None
+        # Of several sizes, or of stages without a backward pass, it says nothing.
+        usual = len(input_sizes(setup.config)) == 1 and not setup.config.train.frozen_stages
+        self._ideal_seconds = ideal_seconds(setup) if usual else None
         self._learning_rate = jax.jit(setup.schedule)  # uncompiled it takes 20 ms
         self._pending: tuple[int, dict, np.ndarray] | None = None
         # When the last steps were done, and how long each had waited for its batch.

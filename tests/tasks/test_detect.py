@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from coco_oracle import CLASSES, random_case
 from jax.sharding import NamedSharding
 from jax.test_util import check_grads
 
 from convmesh import mesh as meshes
+from convmesh.config import DETECT_METRICS
 from convmesh.mesh import DATA, P
 from convmesh.models.detector import BINS, DetectorOutput, grid_points
 from convmesh.ops import boxes as box_ops
@@ -450,3 +452,8 @@ def test_left_to_the_partitioner_they_would_talk(monkeypatch):
     assign = functools.partial(TASK.assign)
     program = compiled(assign, noise(8), batch_of(*EIGHT), mesh=equality.make_mesh((8, 1, 1)))
     assert COLLECTIVES.search(program.as_text())
+
+
+def test_every_metric_that_may_choose_a_checkpoint_is_measured():
+    measured = Detect(len(CLASSES), SIZE).metrics(*random_case(0), CLASSES)
+    assert [name for name in DETECT_METRICS if name not in measured] == []
