@@ -59,7 +59,7 @@ def test_one_box_one_point():
     a = assigned([[4, 4], [12, 4]], [box, box], [box])
     assert a.positive.tolist() == [True, False]
     assert a.target.tolist() == close([1, 0])
-    assert a.iou.tolist() == close([1, 0])
+    assert a.confidence.tolist() == close([1, 0])
     assert a.box[0] == 0 and a.missed == 0 and not a.ignored.any()
 
 
@@ -68,7 +68,7 @@ def test_targets_are_the_metric_scaled_to_the_best_overlap():
     points, box = [[4, 4], [12, 4]], [0, 0, 16, 8]
     a = assigned(points, [[0, 0, 16, 8], [0, 0, 8, 8]], [box])
     assert a.target.tolist() == close([1, 1 / 64])
-    assert a.iou.tolist() == close([1, 1 / 2])
+    assert a.confidence.tolist() == close([1, 1 / 64])  # not the overlap of each
     # Overlaps 1/2 and 1/4: the best point has the box's best overlap 1/2, the other a 64th of it.
     a = assigned(points, [[0, 0, 8, 8], [0, 0, 4, 8]], [box])
     assert a.target.tolist() == close([1 / 2, 1 / 128])
@@ -80,7 +80,6 @@ def test_the_best_point_has_the_boxs_best_overlap_though_it_is_anothers():
     logits = [[0, 0], [np.log(0.01 / 0.99), 0]]
     a = assigned([[2, 5], [8, 5]], [[0, 0, 8, 10], [0, 0, 10, 10]], [[0, 0, 10, 10]], logits)
     assert a.target.tolist() == close([1, 0.01 / 0.131072])
-    assert a.iou.tolist() == close([0.8, 1])
 
 
 def test_the_score_is_that_of_the_boxs_class():
@@ -99,7 +98,6 @@ def test_a_point_taken_twice_goes_to_the_higher_overlap():
     boxes, logits = [[0, 0, 16, 8], [8, 0, 16, 8]], [[0, 0], [5, -5]]
     a = assigned(points, predicted, boxes, logits, labels=[0, 1])
     assert a.box.tolist() == [0, 1]
-    assert a.iou.tolist() == close([1 / 4, 1])
     assert a.target.tolist() == close([1 / 4, 1])
     assert a.missed == 0
     # Without (4, 4) the first box has no point.
@@ -172,7 +170,7 @@ def test_crowds_mask_what_they_cover_but_positives():
 def test_no_boxes():
     a = assigned([[4, 4], [12, 4]], [[0, 0, 8, 8]] * 2, [])
     assert not a.positive.any() and not a.ignored.any()
-    assert not a.target.any() and not a.iou.any() and a.missed == 0
+    assert not a.target.any() and not a.confidence.any() and a.missed == 0
 
 
 def test_boxes_without_a_point_are_counted():
@@ -185,7 +183,7 @@ def test_boxes_without_a_point_are_counted():
 def test_a_point_that_overlaps_nothing_yet_learns_no_class():
     a = assigned([[4, 4]], [[50, 50, 60, 60]], [[0, 0, 8, 8]])
     assert a.positive.tolist() == [True]
-    assert a.target.tolist() == [0] and a.iou.tolist() == [0]
+    assert a.target.tolist() == [0] and a.confidence.tolist() == [0]
 
 
 def test_tiny_metrics_do_not_vanish():
@@ -197,7 +195,7 @@ def test_tiny_metrics_do_not_vanish():
 
 
 def plain(points, strides, predicted, logits, boxes, labels, valid, crowd):
-    """The assignment in loops: (box, positive, target, iou) of each point, and boxes missed."""
+    """The assignment in loops: (box, positive, target) of each point, and boxes missed."""
     taken, real = {}, [i for i in range(len(boxes)) if valid[i] and not crowd[i]]
     for i in real:
         centre, half = (boxes[i, :2] + boxes[i, 2:]) / 2, (boxes[i, 2:] - boxes[i, :2]) / 2
@@ -210,11 +208,11 @@ def plain(points, strides, predicted, logits, boxes, labels, valid, crowd):
         for p in sorted(metrics, key=metrics.get, reverse=True)[:13]:
             taken.setdefault(p, []).append((reference.iou(boxes[i], predicted[p]), -i, metrics[p]))
     kept = {p: max(claims) for p, claims in taken.items()}
-    result = np.zeros((4, len(points)))
-    for p, (overlap, minus_i, metric) in kept.items():
+    result = np.zeros((3, len(points)))
+    for p, (_, minus_i, metric) in kept.items():
         own = [claim for claim in kept.values() if claim[1] == minus_i]
         target = metric / max(c[2] for c in own) * max(c[0] for c in own)
-        result[:, p] = -minus_i, 1, target, overlap
+        result[:, p] = -minus_i, 1, target
     return *result, len(real) - len({-claim[1] for claim in kept.values()})
 
 
@@ -235,8 +233,8 @@ def test_random_images_equal_loops():
         np.testing.assert_array_equal(a.positive, wanted[1])
         np.testing.assert_array_equal(np.where(a.positive, a.box, 0), wanted[0])
         np.testing.assert_allclose(a.target, wanted[2], rtol=1e-3, atol=1e-6)
-        np.testing.assert_allclose(a.iou, wanted[3], rtol=1e-4, atol=1e-6)
-        assert a.missed == wanted[4]
+        np.testing.assert_array_equal(a.confidence, a.target)
+        assert a.missed == wanted[3]
         positives += int(a.positive.sum())
         shared += int(a.missed)
     assert positives > 100 and shared > 0  # the cases are not empty
@@ -279,7 +277,7 @@ def test_centres_give_a_point_taken_twice_to_the_smaller_box_and_crowds_are_igno
         predicted=[[10, 10, 30, 20], [0, 0, 1, 1]],
     )
     assert a.box[0] == 1 and a.positive.tolist() == [True, False]
-    assert a.iou.tolist() == close([0.5, 0]) and a.ignored.tolist() == [False, True]
+    assert a.confidence.tolist() == close([0.5, 0]) and a.ignored.tolist() == [False, True]
     assert a.missed == 1  # the larger box has lost its only point
 
 

@@ -141,11 +141,11 @@ def test_the_parts_by_their_formulas():
     # Two positive points, one of them at a coarser level; two that a crowd covers.
     outputs, batch = noise(1), batch_of([(BOX, 2), ([10, 20, 60, 62], 0)])
     fine, coarse, covered = point_at(12, 20), point_at(40, 40), [3, 70]
-    box, target, iou = np.zeros((1, N), np.int32), np.zeros((1, N)), np.zeros((1, N))
+    box, target, sure = np.zeros((1, N), np.int32), np.zeros((1, N)), np.zeros((1, N))
     box[0, coarse] = 1
-    target[0, [fine, coarse]], iou[0, [fine, coarse]] = [0.9, 0.6], [0.7, 0.5]
+    target[0, [fine, coarse]], sure[0, [fine, coarse]] = [0.9, 0.6], [0.7, 0.5]
     ignored = np.isin(np.arange(N), covered)[None]
-    given = Assignment(box, target > 0, target, iou, ignored, np.array([1]))
+    given = Assignment(box, target > 0, target, sure, ignored, np.array([1]))
     _, numbers = loss_of(outputs, batch, given)
 
     total, seen = 0.9 + 0.6, [p for p in range(N) if p not in covered]
@@ -153,7 +153,7 @@ def test_the_parts_by_their_formulas():
     classes[fine, 2], classes[coarse, 0] = 0.9, 0.6
     wanted = dict.fromkeys(PARTS, 0.0)
     wanted["class"] = losses.quality_focal(outputs.class_logits[0], classes)[seen,].sum()
-    confidence = losses.quality_focal(outputs.confidence_logits[0], iou[0])
+    confidence = losses.quality_focal(outputs.confidence_logits[0], sure[0])
     wanted["confidence"] = confidence[seen,].sum()
     predicted = TASK.boxes(outputs.distance_logits)[0]
     for p, weight, truth in [(fine, 0.9, BOX), (coarse, 0.6, [10, 20, 60, 62])]:

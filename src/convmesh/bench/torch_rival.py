@@ -156,7 +156,7 @@ class DetectionLoss:
 
     @torch.no_grad()
     def assign(self, predicted, class_logits, batch):
-        """Of each point [batch, points]: box, positive, target, IoU, ignored."""
+        """Of each point [batch, points]: box, positive, target, ignored."""
         boxes, labels = batch["boxes"], batch["labels"].long()  # [b, m, 4], [b, m]
         real = batch["valid"] & ~batch["crowd"]
         centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
@@ -181,18 +181,18 @@ class DetectionLoss:
             (self.points >= boxes[:, :, None, :2]) & (self.points < boxes[:, :, None, 2:])
         ).all(-1)
         ignored = (ignored & (batch["valid"] & batch["crowd"])[..., None]).any(1) & ~kept.any(1)
-        return box, kept.any(1), (quality * kept).sum(1), (overlap * kept).sum(1), ignored
+        return box, kept.any(1), (quality * kept).sum(1), ignored
 
     def __call__(self, outputs, batch):
         """The loss of a batch, over the sum of its targets."""
         class_logits, distance_logits, confidence_logits = outputs
         predicted = self.boxes(distance_logits)
-        box, positive, target, iou, ignored = self.assign(predicted, class_logits, batch)
+        box, positive, target, ignored = self.assign(predicted, class_logits, batch)
         weight = (~ignored).float()
         label = batch["labels"].long().gather(1, box)
         class_target = F.one_hot(label, self.task.classes) * target[..., None]
         class_loss = (_quality_focal(class_logits, class_target).sum(-1) * weight).sum()
-        confidence_loss = (_quality_focal(confidence_logits, iou) * weight).sum()
+        confidence_loss = (_quality_focal(confidence_logits, target) * weight).sum()
         truth = batch["boxes"].gather(1, box[..., None].expand(-1, -1, 4))
         truth = torch.where(positive[..., None], truth, predicted.detach())
         box_loss = ((1 - _iou(predicted, truth)[1]) * target).sum()

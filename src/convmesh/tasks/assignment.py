@@ -24,7 +24,7 @@ class Assignment(NamedTuple):
     box: Any  # int32 [points]: the box a point learns; meaningless where not positive
     positive: Any  # bool [points]
     target: Any  # float [points]: the class confidence to learn; 0 where not positive
-    iou: Any  # float [points]: of the predicted box with its box; 0 where not positive
+    confidence: Any  # float [points]: the box confidence to learn; 0 where not positive
     ignored: Any  # bool [points]: covered by a crowd region, and not positive
     missed: Any  # int32 []: boxes left without a point
 
@@ -42,7 +42,8 @@ def assign(points, strides, predicted, class_logits, boxes, labels, valid, crowd
     A point is a candidate of a box that it is inside of; for this test alone a box is grown to at
     least one finest stride a side, or many a small box would hold no point. Each box takes its 13
     candidates of the highest metric; a point taken twice goes to the box of the higher IoU. Over
-    the points that a box keeps, targets are the metric scaled to the box's best IoU.
+    the points that a box keeps, targets are the metric scaled to the box's best IoU, and the box
+    confidence learns the same: the IoU of each would ask all 13 for a high one (docs/results.md).
     """
     dtype = jnp.promote_types(predicted.dtype, jnp.float32)
     points, strides, predicted, boxes = (
@@ -71,11 +72,12 @@ def assign(points, strides, predicted, class_logits, boxes, labels, valid, crowd
     relative = jnp.exp(metric - jnp.where(jnp.isfinite(top), top, 0))
     quality = relative * jnp.where(kept, overlap, 0).max(axis=1, keepdims=True)
 
+    target = jnp.sum(jnp.where(kept, quality, 0), axis=0)
     return Assignment(
         box=box.astype(jnp.int32),
         positive=positive,
-        target=jnp.sum(jnp.where(kept, quality, 0), axis=0),
-        iou=jnp.sum(jnp.where(kept, overlap, 0), axis=0),
+        target=target,
+        confidence=target,
         ignored=_covered(points, boxes, valid & crowd) & ~positive,
         missed=jnp.sum(real & ~jnp.any(kept, axis=1)).astype(jnp.int32),
     )
@@ -86,7 +88,7 @@ def assign_centres(points, strides, predicted, class_logits, boxes, labels, vali
 
     A box takes the points within 1.5 strides of its centre that are inside it, on the level whose
     strides suit it: no side farther than 8, nor, but on the finest, than 4. A point taken twice
-    goes to the smaller box. Every target is 1.
+    goes to the smaller box. Every target is 1; the box confidence learns the IoU.
     """
     dtype = jnp.promote_types(predicted.dtype, jnp.float32)
     points, strides, predicted, boxes = (
@@ -110,7 +112,7 @@ def assign_centres(points, strides, predicted, class_logits, boxes, labels, vali
         box=box.astype(jnp.int32),
         positive=positive,
         target=positive.astype(dtype),
-        iou=jnp.sum(jnp.where(kept, pairwise_iou(boxes, predicted), 0), axis=0),
+        confidence=jnp.sum(jnp.where(kept, pairwise_iou(boxes, predicted), 0), axis=0),
         ignored=_covered(points, boxes, valid & crowd) & ~positive,
         missed=jnp.sum(real & ~jnp.any(kept, axis=1)).astype(jnp.int32),
     )

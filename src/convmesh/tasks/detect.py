@@ -71,7 +71,9 @@ class Detect(Loss):
         class_target = jax.nn.one_hot(label, self.classes, dtype=dtype) * target[..., None]
         class_loss = quality_focal(outputs.class_logits, class_target).sum(-1)
 
-        confidence_loss = quality_focal(outputs.confidence_logits, assigned.iou.astype(dtype))
+        confidence_loss = quality_focal(
+            outputs.confidence_logits, assigned.confidence.astype(dtype)
+        )
 
         # Points that are not positive get a box that is right, so that no arithmetic goes wrong.
         predicted = self.boxes(outputs.distance_logits)
