@@ -247,3 +247,17 @@ def test_a_stated_size_that_is_not_the_images_is_refused(tmp_path):
     train = open_train(config(tmp_path, val_fraction=0.0))
     with pytest.raises(DataError, match="a.jpg: is 15 x 10, but Annotations/a.xml says 30 x 20"):
         train[0]
+
+
+def test_linked_folders_are_followed_and_hidden_ones_left_out(tmp_path):
+    root = tmp_path / "root"
+    for name in "ab":
+        write(tmp_path / "elsewhere", name, [("dog", 1, 2, 9, 9)])
+    write(root, "c", [("dog", 1, 2, 9, 9)])
+    write(root, ".hidden/d", [("dog", 1, 2, 9, 9)])
+    for folder in ("JPEGImages", "Annotations"):
+        (root / folder / "more").symlink_to(tmp_path / "elsewhere" / folder)
+        (root / folder / "up").symlink_to(root / folder)  # a circle
+    train = open_train(config(root, val_fraction=0.0))
+    names = [train.name(i) for i in range(len(train))]
+    assert names == ["JPEGImages/c.jpg", "JPEGImages/more/a.jpg", "JPEGImages/more/b.jpg"]

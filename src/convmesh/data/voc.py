@@ -18,13 +18,14 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from convmesh.data.annotated import Annotated, AnnotatedSet
+from convmesh.data.annotated import Annotated, AnnotatedSet, files_below
 from convmesh.data.documents import path_inside, read_text, read_xml
 from convmesh.data.images import SUFFIXES
 from convmesh.data.problems import Problem
@@ -210,19 +211,17 @@ class _Layout:
                 self.problems.append(Problem(path, what, error=False))
 
 
-def _files(root: Path, wanted) -> dict[PurePosixPath, str]:
+def _files(root: Path, wanted: Callable[[str], bool]) -> dict[PurePosixPath, str]:
     """Return the files in and below `root` by their path without suffix, sorted; hidden ones not.
 
-    Links to folders are not followed: they may lead in circles.
+    wanted: says of a suffix in lower case whether it is one of theirs. Linked folders are followed.
+    Raises DataError for a folder that may not be read.
     """
     found = {}
-    for where, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = PurePosixPath(Path(where).relative_to(root).as_posix())
-        for name in sorted(files):
-            stem, suffix = os.path.splitext(name)
-            if not name.startswith(".") and wanted(suffix.lower()):
-                found[below / stem] = str(below / name)
+    for name in files_below(root):
+        stem, suffix = os.path.splitext(name)
+        if wanted(suffix.lower()):
+            found[PurePosixPath(stem)] = name
     return dict(sorted(found.items()))
 
 
