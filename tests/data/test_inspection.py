@@ -161,6 +161,10 @@ def no_annotation(root):
     cv2.imwrite(str(root / "JPEGImages/z.png"), noise(1))
 
 
+def of_one_name(root):
+    cv2.imwrite(str(root / "JPEGImages/b.jpg"), noise(2))
+
+
 def turned(root, orientation, stated):
     write(root, "b", [DOG], stated=stated)
     exif = Image.Exif()
@@ -211,6 +215,10 @@ FAULTS = [
     ),
     (no_image, "Annotations/z.xml: warning: an annotation without an image"),
     (no_annotation, "JPEGImages/z.png: warning: an image without an annotation"),
+    (
+        of_one_name,
+        "Annotations/b.xml: JPEGImages/b.jpg and JPEGImages/b.png have its name; rename or remove",
+    ),
     (
         turned_as_stored,
         "JPEGImages/b.png: warning: EXIF turns the image (orientation 6); its boxes are stated on"

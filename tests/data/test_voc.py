@@ -6,7 +6,7 @@ import pytest
 
 from convmesh.config import defaults
 from convmesh.data import find_format, open_eval, open_set, open_train
-from convmesh.data.record import category_ids
+from convmesh.data.record import BadExample, category_ids
 from convmesh.errors import DataError
 
 XML = """<annotation><filename>x</filename><size><width>{w}</width><height>{h}</height></size>
@@ -261,3 +261,36 @@ def test_linked_folders_are_followed_and_hidden_ones_left_out(tmp_path):
     train = open_train(config(root, val_fraction=0.0))
     names = [train.name(i) for i in range(len(train))]
     assert names == ["JPEGImages/c.jpg", "JPEGImages/more/a.jpg", "JPEGImages/more/b.jpg"]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_two_images_of_one_name_are_refused_and_none_is_chosen(tmp_path, listed):
+    for name in "ab":
+        write(tmp_path, name, [("dog", 1, 2, 9, 9)])
+    cv2.imwrite(str(tmp_path / "JPEGImages" / "a.png"), np.full((20, 30, 3), 9, np.uint8))
+    if listed:
+        lists = tmp_path / "ImageSets" / "Main"
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("a\nb\n")
+    said = "Annotations/a.xml: JPEGImages/a.jpg and JPEGImages/a.png have its name; rename or"
+    with pytest.raises(DataError, match=said):
+        open_train(config(tmp_path, val_fraction=0.0))
+    train = open_train(config(tmp_path, val_fraction=0.0, on_bad_example="skip"))
+    with pytest.raises(BadExample, match=said):
+        train[0]
+    assert train[1].boxes.tolist() == [[1, 2, 9, 9]]
+
+
+def test_two_annotations_of_one_name_are_refused(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9)])
+    (tmp_path / "Annotations" / "a.XML").write_text("<annotation/>")
+    with pytest.raises(DataError, match=r"Annotations/a.XML and Annotations/a.xml have its name"):
+        open_train(config(tmp_path, val_fraction=0.0))
+
+
+def test_of_two_images_of_one_name_in_no_split_both_are_told_of(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9)])
+    for ext in ("jpg", "png"):
+        cv2.imwrite(str(tmp_path / "JPEGImages" / f"b.{ext}"), np.zeros((20, 30, 3), np.uint8))
+    told = [problem.file for problem in open_set(config(tmp_path)).problems]
+    assert told == ["JPEGImages/b.jpg", "JPEGImages/b.png"]

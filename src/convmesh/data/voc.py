@@ -123,6 +123,12 @@ class _Layout:
         self._image_root = folders[0] if folders else root
         self._xml = _files(self._xml_root, lambda suffix: suffix == ".xml")
         self._images = _files(self._image_root, SUFFIXES.__contains__)
+        self._twice = {
+            stem: " and ".join(self.known(top / name) for name in names)
+            for top, files in ((self._xml_root, self._xml), (self._image_root, self._images))
+            for stem, names in files.items()
+            if len(names) > 1
+        }
         # ImageNet's lists name `n02084071/x` for Annotations/DET/train/n02084071/x.xml.
         self._by_name: dict[str, list[PurePosixPath]] = {}
         for stem in dict.fromkeys([*self._xml, *self._images]):
@@ -134,13 +140,17 @@ class _Layout:
 
     def xml(self, stem: PurePosixPath) -> Path | None:
         """Return the annotation of an image, or None."""
-        name = self._xml.get(stem)
-        return None if name is None else self._xml_root / name
+        names = self._xml.get(stem)
+        return self._xml_root / names[0] if names else None
 
     def image(self, stem: PurePosixPath) -> Path | None:
         """Return the image file of a name, or None."""
-        name = self._images.get(stem)
-        return None if name is None else self._image_root / name
+        names = self._images.get(stem)
+        return self._image_root / names[0] if names else None
+
+    def twice(self, stem: PurePosixPath) -> str:
+        """Return the files that share a name where one is due, as a.jpg and a.png; '' if none."""
+        return self._twice.get(stem, "")
 
     def is_empty(self, stem: PurePosixPath) -> bool:
         """Return whether an image without an annotation is known to hold no object."""
@@ -200,34 +210,43 @@ class _Layout:
 
     def _without(self, named: set[PurePosixPath]) -> None:
         """Note what has lost its other half."""
-        for stem, name in self._xml.items():
-            if stem not in self._images and stem not in named:
-                what = "an annotation without an image"
-                self.problems.append(Problem(self.known(self._xml_root / name), what, error=False))
-        for stem, name in self._images.items():
-            if stem not in self._xml and stem not in named:
-                what = "an image without an annotation; it is in no split"
-                path = self.known(self._image_root / name)
-                self.problems.append(Problem(path, what, error=False))
+        xml_only = "an annotation without an image"
+        image_only = "an image without an annotation; it is in no split"
+        for files, others, top, what in (
+            (self._xml, self._images, self._xml_root, xml_only),
+            (self._images, self._xml, self._image_root, image_only),
+        ):
+            for stem, names in files.items():
+                if stem not in others and stem not in named:
+                    found = (self.known(top / name) for name in names)
+                    self.problems += [Problem(path, what, error=False) for path in found]
 
 
-def _files(root: Path, wanted: Callable[[str], bool]) -> dict[PurePosixPath, str]:
+def _files(root: Path, wanted: Callable[[str], bool]) -> dict[PurePosixPath, list[str]]:
     """Return the files in and below `root` by their path without suffix, sorted; hidden ones not.
+
+    Several may share a path: a.jpg and a.png.
 
     wanted: says of a suffix in lower case whether it is one of theirs. Linked folders are followed.
     Raises DataError for a folder that may not be read.
     """
-    found = {}
+    found: dict[PurePosixPath, list[str]] = {}
     for name in files_below(root):
         stem, suffix = os.path.splitext(name)
         if wanted(suffix.lower()):
-            found[PurePosixPath(stem)] = name
+            found.setdefault(PurePosixPath(stem), []).append(name)
     return dict(sorted(found.items()))
 
 
 def _read(layout: _Layout, stem: PurePosixPath, number: int) -> tuple[Annotated, tuple[str, ...]]:
     """Return image `stem` and the class name of each of its boxes."""
     xml, path = layout.xml(stem), layout.image(stem)
+    if (path or xml) and layout.twice(stem):
+        # Any of them may be the one that is meant: none is taken for it.
+        broken = f"{layout.twice(stem)} have its name; rename or remove all but one"
+        file, annotation = path or xml, layout.known(xml) if xml else ""
+        assert file is not None
+        return Annotated(file, layout.known(file), number, annotation, broken=broken), ()
     if xml is None:
         if path is None:
             nowhere = Annotated(
