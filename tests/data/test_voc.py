@@ -294,3 +294,61 @@ def test_of_two_images_of_one_name_in_no_split_both_are_told_of(tmp_path):
         cv2.imwrite(str(tmp_path / "JPEGImages" / f"b.{ext}"), np.zeros((20, 30, 3), np.uint8))
     told = [problem.file for problem in open_set(config(tmp_path)).problems]
     assert told == ["JPEGImages/b.jpg", "JPEGImages/b.png"]
+
+
+def splits_of(root, **lists):
+    """Returns the names of the images of each split that the lists make, and all that is told."""
+    folder = root / "ImageSets" / "Main"
+    folder.mkdir(parents=True)
+    for name, text in lists.items():
+        (folder / f"{name}.txt").write_text(text)
+    found = open_set(config(root))
+    sources = {split: found.unchecked(split) for split in found.splits}
+    return {split: [s.name(i) for i in range(len(s))] for split, s in sources.items()}, [
+        str(problem) for problem in found.problems
+    ]
+
+
+def test_names_in_lists_may_hold_spaces_and_end_in_a_number(tmp_path):
+    for name in ("my photo 0", "my photo 1", "my photo", "b/other photo 0"):
+        write(tmp_path, name, [("dog", 1, 2, 9, 9)])
+    splits, told = splits_of(
+        tmp_path,
+        train="my photo 0\nmy photo 1.jpg\nother photo 0\n",
+        val="my photo  7\nmy photo 1 8\n",  # with numbers, as in ImageNet's
+        dog_train="my photo 0 -1\nmy photo 1 1\nmy photo 0\n",  # no list of a class
+        dog_val="my photo 0 -1\nmy photo 1 1\nmy photo -1\n",
+    )
+    assert splits == {
+        "train": [
+            "JPEGImages/my photo 0.jpg",
+            "JPEGImages/my photo 1.jpg",
+            "JPEGImages/b/other photo 0.jpg",
+        ],
+        "val": ["JPEGImages/my photo.jpg", "JPEGImages/my photo 1.jpg"],
+        "dog_train": ["JPEGImages/my photo 0.jpg", "JPEGImages/my photo 1.jpg"],
+    }
+    assert told == ["ImageSets/Main/dog_train.txt: names my photo 0 2 times"]
+
+
+def test_a_name_in_a_list_that_is_nowhere_is_told_whole(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9)])
+    splits, _ = splits_of(tmp_path, train="a\nmy photo 3 of it\n", val="a 0\nnone 1 2\n")
+    assert splits == {"train": ["JPEGImages/a.jpg", "my photo 3 of it"], "val": splits["val"]}
+    with pytest.raises(DataError, match="^my photo 3 of it: no image and no annotation"):
+        open_train(config(tmp_path))
+
+
+def test_one_line_without_a_flag_makes_a_list_a_split(tmp_path):
+    for name in "ab":
+        write(tmp_path, name, [("dog", 1, 2, 9, 9)])
+    splits, _ = splits_of(tmp_path, train="a 0\nb\n", dog_train="a  1\nb -1\n", val="a 1\n")
+    a, b = "JPEGImages/a.jpg", "JPEGImages/b.jpg"
+    assert splits == {"train": [a, b], "val": [a]}
+
+
+def test_a_list_that_names_an_image_in_two_ways_has_it_once(tmp_path):
+    write(tmp_path, "x/a", [("dog", 1, 2, 9, 9)])
+    splits, told = splits_of(tmp_path, train="a\nx/a\nx/a.jpg\n")
+    assert splits == {"train": ["JPEGImages/x/a.jpg"]}
+    assert told == ["ImageSets/Main/train.txt: names a 3 times"]

@@ -133,6 +133,10 @@ class _Layout:
         self._by_name: dict[str, list[PurePosixPath]] = {}
         for stem in dict.fromkeys([*self._xml, *self._images]):
             self._by_name.setdefault(stem.name, []).append(stem)
+        # ImageNet's lists have a million lines; none is looked up as a whole without need.
+        self._spaced = any(
+            len(str(stem).split()) > 1 for names in self._by_name.values() for stem in names
+        )
         self._listed_empty: set[PurePosixPath] = set()
         self.splits = self._listed() or self._folders() or {train_split: list(self._xml)}
         named = {stem for stems in self.splits.values() for stem in stems}
@@ -168,16 +172,17 @@ class _Layout:
             folders = [*(sets / name for name in _IMAGENET), sets]
         files = next((sorted(f.glob("*.txt")) for f in folders if any(f.glob("*.txt"))), [])
         for file in files:
-            lines = [line.split() for line in read_text(file).splitlines() if line.strip()]
-            # A list of one class says of each image whether the class is in it.
-            if any(len(parts) == 2 and parts[1] in ("-1", "0") for parts in lines):
+            lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+            named = [self._line(line, file) for line in lines]
+            if _of_one_class([number for _, number in named]):
                 continue
-            counts = Counter(parts[0] for parts in lines)
-            for name, times in sorted(counts.items()):
-                if times > 1:
-                    what = f"names {name} {times} times"
-                    self.problems.append(Problem(self.known(file), what, error=False))
-            stems = [self._stem(name, file) for name in counts]
+            names: dict[PurePosixPath, list[str]] = {}
+            for name, _ in named:
+                names.setdefault(self._stem(name, file), []).append(name)
+            for same in sorted(same for same in names.values() if len(same) > 1):
+                what = f"names {same[0]} {len(same)} times"
+                self.problems.append(Problem(self.known(file), what, error=False))
+            stems = list(names)
             if stems:
                 found[file.stem] = stems
             # Of a split that has no XML at all, as the test images, nothing is known.
@@ -185,11 +190,27 @@ class _Layout:
                 self._listed_empty.update(stem for stem in stems if stem not in self._xml)
         return found
 
+    def _line(self, line: str, file: Path) -> tuple[str, str]:
+        """Return the name that a line of a list holds, and the number after it, or ''.
+
+        Names may hold spaces, and end in a number: the longest that is known is taken. Where none
+        is, what comes before the numbers is the name, for people to look for.
+        """
+        name, numbers = line, list[str]()
+        while len(parts := name.rsplit(maxsplit=1)) == 2 and _is_number(parts[1]):
+            if self._spaced and self._known_stem(name, file):
+                break
+            name, numbers = parts[0], [parts[1], *numbers]
+        return name, " ".join(numbers)
+
     def _stem(self, name: str, file: Path) -> PurePosixPath:
-        """Return the image that a line of a list names, by its path or its last part."""
+        """Return the image that a list names, by its path or its last part."""
         path_inside(self.root, name, file)  # no name may lead out of the root
-        path = PurePosixPath(name.replace("\\", "/"))
-        given = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+        return self._known_stem(name, file) or _without_suffix(name)
+
+    def _known_stem(self, name: str, file: Path) -> PurePosixPath | None:
+        """Return the image of a name in a list, or None where there is none."""
+        given = _without_suffix(name)
         if given in self._xml or given in self._images:
             return given
         same = self._by_name.get(given.name, [])
@@ -197,7 +218,7 @@ class _Layout:
         for folder in (file.parent.name, file.stem):  # ImageNet's lie in DET/train or DET/val
             if len(ends) > 1:
                 ends = [stem for stem in ends if folder in stem.parts] or ends
-        return ends[0] if ends else given
+        return ends[0] if ends else None
 
     def _folders(self) -> dict[str, list[PurePosixPath]]:
         """Return the splits that folders make: ROOT/SPLIT/*.xml."""
@@ -220,6 +241,18 @@ class _Layout:
                 if stem not in others and stem not in named:
                     found = (self.known(top / name) for name in names)
                     self.problems += [Problem(path, what, error=False) for path in found]
+
+
+def _without_suffix(name: str) -> PurePosixPath:
+    """Return a name in a list as a path without an image's suffix."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+
+
+def _of_one_class(numbers: list[str]) -> bool:
+    """Return whether a list says of each image whether a class is in it: -1, 0 or 1 after each."""
+    # ImageNet counts the images of a split from 1: with 1 alone it is a split of one image.
+    return set(numbers) <= {"-1", "0", "1"} and not set(numbers) <= {"1"}
 
 
 def _files(root: Path, wanted: Callable[[str], bool]) -> dict[PurePosixPath, list[str]]:
