@@ -208,6 +208,23 @@ def test_one_key_leaves_the_other_split_to_be_found(tmp_path):
     assert open_eval(made).name(0) == "there/val.jpg"
 
 
+@pytest.mark.parametrize("found", ["val", "valid", "validation", "valid2017"])
+def test_the_file_that_is_named_for_evaluation_is_evaluated_whatever_else_is_found(tmp_path, found):
+    for split in ("train", found, "test"):
+        picture(tmp_path / split / f"{split}.jpg")
+        write(tmp_path / "annotations" / f"{split}.json", [image(1, f"{split}.jpg")])
+    picture(tmp_path / "images" / "mine.jpg")
+    write(tmp_path / "mine.json", [image(1, "mine.jpg")])
+    made = config(tmp_path, eval_annotations="mine.json")
+    assert open_eval(made).name(0) == "images/mine.jpg"
+    assert open_set(made).splits == ("val", "test", "train")
+    # Of a name of its own beside the one that is found; and another split can still be asked for.
+    assert open_eval(config(tmp_path, eval_annotations="mine.json", eval_split="mine")).split == (
+        "mine"
+    )
+    assert open_eval(made, "test").name(0) == "test/test.jpg"
+
+
 def test_classes_of_all_files_are_put_together_by_their_ids(tmp_path):
     for split, categories in (("train", CATEGORIES), ("val", [{"id": 5, "name": "cow"}])):
         picture(tmp_path / split / "a.jpg")

@@ -115,6 +115,9 @@ def _files(root: Path, config: ConfigDict) -> list[_File]:
     if len(given) == 2:
         return given
     taken = {file.path.resolve() for file in given} | {file.split for file in given}
+    if data.eval_annotations and not data.eval_split:
+        # The file that is named is the validation split; one that is found would come before it.
+        taken |= set(_VALIDATION) - {data.train_split}
     found = []
     for file in _found(root, data.train_split, strict=False):
         names = {file.split, file.alias}
