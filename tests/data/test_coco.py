@@ -11,6 +11,7 @@ from PIL import Image
 from convmesh.config import defaults
 from convmesh.data import find_format, open_eval, open_set, open_train
 from convmesh.data.coco import looks_like_coco
+from convmesh.data.inspection import inspect
 from convmesh.errors import ConfigError, DataError
 
 CATEGORIES = [{"id": 7, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "cat"}]
@@ -383,6 +384,68 @@ def test_a_file_of_no_split_that_is_used_is_left_out_and_told_of(tmp_path):
     assert warnings(dataset) == [
         "annotations/licences.json: no COCO annotations: it is or has a list; left out"
     ]
+
+
+ONCE = {"images": [image(1, "a.jpg")], "categories": CATEGORIES}
+
+
+@pytest.mark.parametrize(
+    "document, said",
+    [
+        (ONCE | {"annotations": [{"id": 4}]}, "has no image_id: annotation 4"),
+        (ONCE | {"annotations": [], "images": [{"id": 1}]}, "has no file_name"),
+        (
+            ONCE | {"annotations": [], "images": [image(1, "x/a.jpg"), image(2, "y/a.jpg")]},
+            "x/a.jpg and y/a.jpg are the same image",
+        ),
+        (
+            ONCE | {"annotations": [], "categories": [{"id": 7, "name": "cow"}]},
+            "category 7 is 'cow', but 'dog' in annotations/train.json",
+        ),
+        (
+            ONCE | {"annotations": [], "categories": [{"id": 1, "name": "dog"}]},
+            "category 1 is 'dog', which is category 7 in annotations/train.json",
+        ),
+        (
+            ONCE
+            | {
+                "annotations": [box(1, 1, category_id=1), box(2, 1, category_id=2)],
+                "categories": [{"id": n, "name": "cow"} for n in (1, 2)],
+            },
+            "categories 1 and 2 are all 'cow'",
+        ),
+        ("{", "line 1: no JSON"),
+    ],
+)
+@pytest.mark.parametrize("other", ["extra", "test"])  # before and after `train` and `val`
+def test_a_fault_of_a_split_that_is_not_used_refuses_nothing(tmp_path, document, said, other):
+    for split in ("train", "val"):
+        picture(tmp_path / split / "a.jpg")
+        write(tmp_path / "annotations" / f"{split}.json", [image(1, "a.jpg")], [box(1, 1)])
+    picture(tmp_path / other / "a.jpg")
+    text = document if isinstance(document, str) else json.dumps(document)
+    (tmp_path / "annotations" / f"{other}.json").write_text(text)
+    made = config(tmp_path)
+    for source in (open_train(made), open_eval(made)):
+        assert source.classes[-1] == "dog" and len(set(source.classes)) == len(source.classes)
+        assert source[0].labels.tolist() == [len(source.classes) - 1]
+    with pytest.raises(DataError, match=said):
+        open_eval(made, other)
+    told = [f.problem for f in inspect(made).findings if f.kind == "file"]
+    assert not any(problem.error for problem in told)
+    assert any(said.partition(":")[0] in problem.what for problem in told)
+    assert any(problem.what.endswith(f"(split {other!r}, which is not used)") for problem in told)
+
+
+def test_a_test_split_is_used_where_there_is_no_validation(tmp_path):
+    simple(tmp_path)
+    path = tmp_path / "annotations" / "test.json"
+    path.write_text("{")
+    with pytest.raises(DataError, match="test.json: line 1: no JSON"):
+        open_eval(config(tmp_path))
+    write(path, [{"id": 1}])
+    with pytest.raises(DataError, match="test.json: has no file_name"):
+        open_eval(config(tmp_path))
 
 
 def test_no_annotations_at_all(tmp_path):

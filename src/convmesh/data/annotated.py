@@ -136,7 +136,7 @@ class AnnotatedSet:
         Raises ConfigError for a split that is not there, DataError for what the policies refuse.
         """
         split = self._known(split)
-        refuse(self.problems)
+        refuse([problem for problem in self.problems if problem.split in ("", split)])
         source = AnnotatedSource(self, split, self._examples[split], self._config, training)
         refuse([p for i in source.suspects() for p in source.stated_problems(i) if p.error])
         if not len(source):
@@ -152,9 +152,13 @@ class AnnotatedSet:
         return AnnotatedSource(self, split, self._examples[split], self._config, training=True)
 
     def _known(self, split: str) -> str:
-        """Return the split that has the name, or the other name, `split`. Raises ConfigError."""
+        """Return the split that has the name, or the other name, `split`.
+
+        Raises ConfigError where there is none, DataError where its file could not be read.
+        """
         split = split if split in self._examples else self._aliases.get(split, split)
         if split not in self._examples:
+            refuse([problem for problem in self.problems if problem.split == split])
             raise ConfigError(
                 f"data: no split {split!r} in {self._config.data.root}; it has"
                 f" {', '.join(self.splits) or 'none'}{nearest(split, self.splits)}"

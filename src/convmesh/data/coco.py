@@ -46,22 +46,29 @@ def open_coco(config: ConfigDict) -> AnnotatedSet:
         raise ConfigError(f"data.root: {config.data.root or 'not set'} is not a folder")
     files, parsed, problems = [], [], list[Problem]()
     for file in _files(root, config):
+        known = _known(root, file.path)
         try:
-            parsed.append(_parsed(file.path, _known(root, file.path)))
+            parsed.append(_parsed(file.path, known))
         except _NotCoco as error:
+            # Of a test split often no more than the images is given out.
             if file.wanted:
                 raise
-            what = f"{error.what}; left out"
-            problems.append(Problem(_known(root, file.path), what, error=False))
+            problems.append(Problem(known, f"{error.what}; left out", error=False))
+            continue
+        except DataError as error:
+            if file.used:
+                raise
+            what = f"{str(error).removeprefix(f'{file.path}: ')}; left out"
+            problems.append(Problem(known, what, split=file.split))
             continue
         files.append(file)
-        problems += parsed[-1].problems
+        problems += _of_split(file.split, parsed[-1].problems)
     if not files:
         raise DataError(
             f"{root}: no COCO annotations; expected annotations/*.json or"
             " SPLIT/_annotations.coco.json, or data.train_annotations set"
         )
-    categories = _categories(parsed, problems)
+    categories = _categories(list(zip(files, parsed, strict=True)), problems)
     if not categories:
         refuse(problems)
         raise DataError(f"{parsed[0].known}: no categories, so no classes")
@@ -69,9 +76,14 @@ def open_coco(config: ConfigDict) -> AnnotatedSet:
     splits, indices = {}, dict[Path, list[str]]()
     for file, one in zip(files, parsed, strict=True):
         places = _Places(root, file, [image.file_name for image in one.images], indices)
-        splits[file.split] = _examples(one, places, categories, ids, problems)
+        splits[file.split], told = _examples(one, places, categories, ids)
+        problems += _of_split(file.split, told)
     aliases = {file.alias: file.split for file in files if file.alias not in splits}
     return AnnotatedSet(config, splits, classes, ids, problems, aliases)
+
+
+def _of_split(split: str, problems: Iterable[Problem]) -> list[Problem]:
+    return [replace(problem, split=split) for problem in problems]
 
 
 def looks_like_coco(root: Path, strict: bool = True) -> bool:
@@ -89,14 +101,16 @@ def looks_like_coco(root: Path, strict: bool = True) -> bool:
 class _File:
     """A JSON file.
 
-    split: what it is called. alias: that with the year. wanted: whether a run needs it. images: the
-    folder of its images, if the config gives it.
+    split: what it is called. alias: that with the year. wanted: whether a run needs it. used:
+    whether a run reads it: if it needs it, or as the test split where there is no validation.
+    images: the folder of its images, if the config gives it.
     """
 
     path: Path
     split: str
     alias: str
     wanted: bool = True
+    used: bool = True
     images: Path | None = None
 
 
@@ -119,14 +133,21 @@ def _files(root: Path, config: ConfigDict) -> list[_File]:
         # The file that is named is the validation split; one that is found would come before it.
         taken |= set(_VALIDATION) - {data.train_split}
     found = []
-    for file in _found(root, data.train_split, strict=False):
+    there = [
+        file
+        for file in _found(root, data.train_split, strict=False)
+        if file.path.resolve() not in taken and not {file.split, file.alias} & taken
+    ]
+    validated = not {file.split for file in [*given, *there]}.isdisjoint(_VALIDATION)
+    last_resort = "" if data.eval_split or validated else "test"
+    for file in there:
         names = {file.split, file.alias}
-        if file.path.resolve() in taken or names & taken:
-            continue
         trained, evaluated = data.train_split in names, not names.isdisjoint(eval_names)
         key = "train" if trained else "eval"
         images = _folder_given(root, config, key) if trained or evaluated else None
-        found.append(replace(file, wanted=trained or evaluated, images=images))
+        wanted = trained or evaluated
+        used = wanted or file.split == last_resort
+        found.append(replace(file, wanted=wanted, used=used, images=images))
     return given + found
 
 
@@ -457,33 +478,72 @@ def _box(entry: dict) -> Sequence[float]:
 # The classes of all files together.
 
 
-def _categories(parsed: Iterable[_Parsed], problems: list[Problem]) -> dict[int, str]:
-    """Return the name of each category id, by id. Notes what contradicts itself."""
-    found: dict[int, tuple[str, str]] = {}
-    used: set[int] = set()
-    for one in parsed:
-        used.update(np.unique(one.category).tolist())
+@dataclass(frozen=True)
+class _Category:
+    """A category, and the file that names it first."""
+
+    name: str
+    known: str
+    file: _File
+
+
+def _categories(files: Sequence[tuple[_File, _Parsed]], problems: list[Problem]) -> dict[int, str]:
+    """Return the name of each category id, by id. Notes what contradicts itself.
+
+    The files that a run uses say what a category is: what contradicts them in another is a fault of
+    that one alone.
+    """
+    found: dict[int, _Category] = {}
+    with_boxes: dict[bool, set[int]] = {True: set(), False: set()}  # in files that are used, or not
+    for file, one in sorted(files, key=lambda pair: not pair[0].used):
+        with_boxes[file.used].update(np.unique(one.category).tolist())
         for number, name in one.categories:
-            other, file = found.setdefault(number, (name, one.known))
-            if other != name:
-                what = f"category {number} is {name!r}, but {other!r} in {file}"
-                problems.append(Problem(one.known, what))
+            other = found.setdefault(number, _Category(name, one.known, file))
+            if other.name != name:
+                what = f"category {number} is {name!r}, but {other.name!r} in {other.known}"
+                problems.append(Problem(one.known, what, split=_blamed(file)))
     by_name: dict[str, list[int]] = {}
     for number in sorted(found):
-        by_name.setdefault(found[number][0], []).append(number)
+        by_name.setdefault(found[number].name, []).append(number)
     for name, numbers in by_name.items():
-        if len(numbers) < 2:
-            continue
-        # Roboflow puts a category 0 without boxes in front, often with the name of a true one.
-        idle = [number for number in numbers if number not in used][: len(numbers) - 1]
-        for number in idle:
-            what = f"category {number}, {name!r} as well, has no boxes; it is left out"
-            problems.append(Problem(found[number][1], what, error=False))
+        own = [number for number in numbers if found[number].file.used]
+        for number in set(numbers) - set(own) if own else ():
+            other, stranger = found[own[0]], found.pop(number)
+            what = f"category {number} is {name!r}, which is category {own[0]} in {other.known}"
+            problems.append(Problem(stranger.known, what, split=stranger.file.split))
+        _note_twins(name, own or numbers, found, with_boxes[bool(own)], problems)
+    return {number: found[number].name for number in sorted(found)}
+
+
+def _blamed(file: _File) -> str:
+    """Return the split to refuse for what `file` says of the classes, '' for all: see Problem."""
+    # The files that a run uses share its classes: where one is wrong, so are all of them.
+    return "" if file.used else file.split
+
+
+def _note_twins(
+    name: str,
+    numbers: list[int],
+    found: dict[int, _Category],
+    with_boxes: set[int],
+    problems: list[Problem],
+) -> None:
+    """Note the categories of one name, and leave those out that have no boxes."""
+    if len(numbers) < 2:
+        return
+    # Roboflow puts a category 0 without boxes in front, often with the name of a true one.
+    idle = [number for number in numbers if number not in with_boxes][: len(numbers) - 1]
+    for number in idle:
+        left = found.pop(number)
+        what = f"category {number}, {name!r} as well, has no boxes; it is left out"
+        problems.append(Problem(left.known, what, error=False, split=left.file.split))
+    rest = [number for number in numbers if number not in idle]
+    if len(rest) > 1:
+        last = found[rest[-1]]
+        what = f"categories {' and '.join(map(str, rest))} are all {name!r}"
+        problems.append(Problem(last.known, what, split=_blamed(last.file)))
+        for number in () if last.file.used else rest[1:]:  # a class has one number
             del found[number]
-        if len(numbers) - len(idle) > 1:
-            listed = " and ".join(str(number) for number in numbers if number not in idle)
-            problems.append(Problem(found[numbers[-1]][1], f"categories {listed} are all {name!r}"))
-    return {number: found[number][0] for number in sorted(found)}
 
 
 def _chosen(
@@ -584,9 +644,9 @@ def _examples(
     places: _Places,
     categories: dict[int, str],
     ids: Sequence[int],
-    problems: list[Problem],
-) -> list[Annotated]:
-    """Return the images of a split."""
+) -> tuple[list[Annotated], list[Problem]]:
+    """Return the images of a split, and what is wrong with how they are named."""
+    problems = list[Problem]()
     where = [_known(places.root, folder) for folder in places.looked_in]
     if places.by_last_part:
         count, first = len(places.by_last_part), places.by_last_part[0]
@@ -625,7 +685,7 @@ def _examples(
                 broken=broken,
             )
         )
-    return examples
+    return examples, problems
 
 
 def _missing(image: _Image, places: _Places, where: list[str]) -> str:

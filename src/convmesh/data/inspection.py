@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,16 @@ class Inspection:
             "refused": self.refused,
             "errors": sum(f.problem.error for f in self.findings),
             "warnings": sum(not f.problem.error for f in self.findings),
-            "problems": [{**f.problem.__dict__, "kind": f.kind} for f in self.findings],
+            "problems": [
+                {
+                    "file": f.problem.file,
+                    "what": f.problem.what,
+                    "where": f.problem.where,
+                    "error": f.problem.error,
+                    "kind": f.kind,
+                }
+                for f in self.findings
+            ],
             "summary": self.summary,
         }
 
@@ -177,7 +186,7 @@ def inspect(
     except DataError as error:
         return Inspection([Finding(Problem("", str(error)), "file")], {"splits": {}})
     see(parts, config.data.on_bad_example == "skip", progress)
-    findings = [Finding(problem, "file") for problem in getattr(dataset, "problems", ())]
+    findings = [Finding(problem, "file") for problem in _of_files(dataset, parts)]
     for p, part in enumerate(parts):
         for i, seen in enumerate(part.seen):
             findings += _stated(part, seen, (p, i))
@@ -190,6 +199,16 @@ def inspect(
     findings = sorted(_alike(findings, parts), key=lambda finding: finding.problem.file)
     about = {"format": find_format(config), "data": config.data.name or config.data.root}
     return Inspection(findings, about | summary, classes, parts)
+
+
+def _of_files(dataset: DataSet, parts: Sequence[Part]) -> Iterator[Problem]:
+    """Yield what is wrong with the files as such, of whatever split they are."""
+    used = {"", *(part.source.split for part in parts)}
+    for problem in getattr(dataset, "problems", ()):
+        if problem.error and problem.split not in used:
+            what = f"{problem.what} (split {problem.split!r}, which is not used)"
+            problem = replace(problem, what=what, error=False)
+        yield problem
 
 
 def _open(dataset: DataSet, split: str, task: str) -> Source:

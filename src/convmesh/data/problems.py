@@ -15,13 +15,15 @@ class Problem:
     """One fault.
 
     file: as people name it. what: the fault. where: line, number of the box, or '' for all of it.
-    error: training would be refused; else it is passed by, as the policy says, and counted.
+    error: training would be refused; else it is passed by, as the policy says, and counted. split:
+    the only one that it is about, so that a run that does not use that is not refused; '' for all.
     """
 
     file: str
     what: str
     where: str = ""
     error: bool = True
+    split: str = ""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.file, self.what, self.where) if part)
