@@ -1,9 +1,13 @@
 """What a split holds, without decoding what need not be: src/convmesh/data/survey.py."""
 
+import math
+
+import cv2
 import numpy as np
 import pytest
 
-from convmesh.data.annotated import Annotated
+from convmesh.config import defaults
+from convmesh.data.annotated import Annotated, AnnotatedSet
 from convmesh.data.cache import Cached
 from convmesh.data.record import BadExample, Record, Subset
 from convmesh.data.survey import first_examples, stated_labels, survey
@@ -50,6 +54,9 @@ class Stating(Files):
             broken="cut short" if index in self.bad else "",
         )
 
+    def kept(self, index):
+        return np.full(len(self.labels[index]), index not in self.bad)
+
 
 class Folder(Files):
     """A source of classes, which the names of folders state."""
@@ -94,6 +101,51 @@ def test_labels_are_stated_through_cache_and_subset():
     source = Cached(Subset(Stating(OBJECTS, crowd={5}), [1, 2, 5], "val"))
     assert [stated_labels(source, i).tolist() for i in range(3)] == [[0, 0], [1], []]
     assert stated_labels(Cached(Files(OBJECTS)), 1) is None
+
+
+@pytest.mark.parametrize(
+    "policy, counted", [("fail", [[1], [], []]), ("drop", [[1], [], []]), ("clip", [[1], [], [2]])]
+)
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_labels_counted_are_those_that_training_sees(tmp_path, policy, counted, relative):
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((20, 40, 3), np.uint8))
+    sound, no_area, nowhere, outside, far = (
+        (1, 2, 9, 9),
+        (5, 5, 5, 9),
+        (math.nan,) * 4,
+        (30, 2, 50, 9),
+        (41, 2, 50, 9),
+    )
+    images = [
+        ([sound, no_area, nowhere], [1, 0, 0]),
+        ([sound, sound, no_area], [-1, 7, 2]),
+        ([outside, far], [2, 1]),
+    ]
+    sides = np.array([40, 20, 40, 20]) if relative else 1
+    examples = [
+        Annotated(
+            path,
+            "a.png",
+            1,
+            boxes=np.array(boxes, np.float64) / sides,
+            labels=np.array(labels),
+            size=None if relative else (20, 40),
+            relative=relative,
+        )
+        for boxes, labels in images
+    ]
+    made = defaults("detect")
+    made.data.on_bad_box = policy
+    source = AnnotatedSet(made, {"train": examples}, ["a", "b", "c"]).unchecked("train")
+    assert [stated_labels(source, i).tolist() for i in range(3)] == counted
+    if policy != "fail":
+        assert [source[i].labels.tolist() for i in range(3)] == counted
+    held = [i for i, labels in enumerate(counted) if labels]
+    assert first_examples(source, 3) == held
+    if policy != "fail":
+        per_class = [sum(k in labels for labels in counted) for k in range(3)]
+        assert survey(source).per_class.tolist() == per_class
 
 
 def test_a_survey_of_files_that_state_their_labels():

@@ -17,7 +17,15 @@ from ml_collections import ConfigDict
 
 from convmesh.data import images
 from convmesh.data.problems import Problem, refuse
-from convmesh.data.record import ROUNDING, BadExample, Record, box_faults, faulty, sound_boxes
+from convmesh.data.record import (
+    ROUNDING,
+    BadExample,
+    Record,
+    box_faults,
+    faulty,
+    kept_as_stated,
+    sound_boxes,
+)
 from convmesh.errors import ConfigError, DataError, nearest
 
 # A box in pixels of an image of no stated size cannot be too far right or down.
@@ -184,6 +192,8 @@ class AnnotatedSource:
         self._examples, self._training = examples, training
         self._on_bad_box = config.data.on_bad_box
         self._bad_example_is_error = config.data.on_bad_example == "fail"
+        self._kept: np.ndarray | None = None  # of all boxes, once it is asked for
+        self._starts = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         """Return how many images there are."""
@@ -243,23 +253,43 @@ class AnnotatedSource:
         )
         return image, one.pixels((height, width)), fault, orientation
 
+    def kept(self, index: int) -> np.ndarray:
+        """Return bool [n]: the boxes of image `index` that training will see.
+
+        As far as the files tell; the image is not opened. Of an image that cannot be used, none.
+        """
+        if self._kept is None:
+            self._starts = np.cumsum([0, *(len(one.boxes) for one in self._examples)])
+            boxes, labels, sizes, rounding, _ = self._all_boxes()
+            self._kept = kept_as_stated(
+                boxes, labels, sizes, len(self.classes), self._on_bad_box, rounding
+            )
+        kept = self._kept[self._starts[index] : self._starts[index + 1]]
+        return kept & (not self._examples[index].broken)
+
+    def _all_boxes(self) -> tuple[np.ndarray, ...]:
+        """Return the boxes of all images one after another, as `faulty` takes them.
+
+        float64 [n, 4] and int64 [n], the labels; float64 [n, 2] and [n, 1], the size of each one's
+        frame and what is rounding in it; int64 [n], of which image each is.
+        """
+        counts = [len(one.boxes) for one in self._examples]
+        frames = [_frame(one) for one in self._examples]
+        return (
+            np.concatenate([np.zeros((0, 4)), *(one.boxes for one in self._examples)]),
+            np.concatenate([np.zeros(0, np.int64), *(one.labels for one in self._examples)]),
+            np.repeat(np.reshape([size for size, _ in frames], (-1, 2)), counts, axis=0),
+            np.repeat(np.reshape([rounding for _, rounding in frames], (-1, 1)), counts, axis=0),
+            np.repeat(np.arange(len(counts)), counts),
+        )
+
     # What is wrong, in words.
 
     def suspects(self) -> list[int]:
         """Return the images of which `stated_problems` tells something: one pass over all boxes."""
         suspect = np.array([bool(one.broken) for one in self._examples], bool)
-        counts = [len(one.boxes) for one in self._examples]
-        if not sum(counts):
-            return np.flatnonzero(suspect).tolist()
-        frames = [_frame(one) for one in self._examples]
-        bad = faulty(
-            np.concatenate([one.boxes for one in self._examples]),
-            np.concatenate([one.labels for one in self._examples]),
-            np.repeat([size for size, _ in frames], counts, axis=0),
-            len(self.classes),
-            np.repeat([[rounding] for _, rounding in frames], counts, axis=0),
-        )
-        suspect[np.repeat(np.arange(len(counts)), counts)[bad]] = True
+        boxes, labels, sizes, rounding, image = self._all_boxes()
+        suspect[image[faulty(boxes, labels, sizes, len(self.classes), rounding)]] = True
         return np.flatnonzero(suspect).tolist()
 
     def stated_problems(self, index: int) -> list[Problem]:

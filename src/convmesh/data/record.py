@@ -192,28 +192,55 @@ def sound_boxes(
         raise DataError(
             f"{file_name}: {len(boxes)} boxes, {len(labels)} labels and {len(crowd)} crowd marks"
         )
-    faults = box_faults(boxes, labels, size, num_classes)
-    good = np.array([not fault for fault in faults], bool)
+    good = ~faulty(boxes, labels, size, num_classes)
     if not good.all() and on_bad_box == "fail":
         first = int(np.argmin(good))
+        fault = box_faults(boxes, labels, size, num_classes)[first]
         raise DataError(
-            f"{file_name}: box {first}: {faults[first]}; mend it, or set data.on_bad_box to drop or"
-            " clip"
+            f"{file_name}: box {first}: {fault}; mend it, or set data.on_bad_box to drop or clip"
         )
-    height, width = size
+    clipped, left = _clipped(boxes, labels, size, num_classes)
+    # Rounding can leave nothing of a sliver on the very edge.
+    keep = left if on_bad_box == "clip" else good & left
+    return Checked(clipped, keep, int((~(good & keep)).sum()))
+
+
+def _clipped(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    size: tuple[float, float] | np.ndarray,
+    num_classes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the boxes cut to the image, float64 [n, 4], and bool [n]: where something is left.
+
+    Arguments as of `faulty`. Of a box whose class is wrong, nothing is left.
+    """
     known = (labels >= 0) & (labels < num_classes)
     finite = np.asarray(np.isfinite(boxes).all(1))
     boxes = np.where(finite[:, None], boxes, 0.0)
-    area = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    clipped = np.clip(boxes, 0, np.array([width, height, width, height]))
-    clipped = clipped.astype(np.float32).astype(np.float64)  # as it will be stored
-    keep = good
+    area = finite & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    clipped = np.clip(boxes, 0, np.asarray(size, np.float64)[..., [1, 0, 1, 0]])
+    with np.errstate(over="ignore"):
+        clipped = clipped.astype(np.float32).astype(np.float64)  # as it will be stored
+    return clipped, known & area & (clipped[:, 2:] > clipped[:, :2]).all(1)
+
+
+def kept_as_stated(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    size: tuple[float, float] | np.ndarray,
+    num_classes: int,
+    on_bad_box: str,
+    rounding: float | np.ndarray = ROUNDING,
+) -> np.ndarray:
+    """Return bool [n]: the boxes that training will see, as far as can be told from `size`.
+
+    Arguments as of `faulty` and `sound_boxes`; of what `fail` refuses, none.
+    """
+    _, left = _clipped(boxes, labels, size, num_classes)
     if on_bad_box == "clip":
-        left = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-        keep = known & area & left
-    # Rounding can leave nothing of a sliver on the very edge.
-    keep = keep & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    return Checked(clipped, keep, int((~(good & keep)).sum()))
+        return left
+    return left & ~faulty(boxes, labels, size, num_classes, rounding)
 
 
 def faulty(

@@ -55,17 +55,17 @@ def survey(source: Source) -> Survey:
 def stated_labels(source: Source, index: int) -> np.ndarray | None:
     """Return the class ids of what is to be found in an example, as its files state them.
 
-    None where the image would have to be decoded for that. Crowds and difficult boxes are not
-    among them.
+    None where the image would have to be decoded for that. Crowds, difficult boxes, and bad boxes
+    that training drops or refuses are not among them.
     """
     below = getattr(source, "below", None)
     if below is not None:
         return stated_labels(*below(index))
-    annotated, label = getattr(source, "annotated", None), getattr(source, "label", None)
-    if annotated is not None:
+    annotated, kept = getattr(source, "annotated", None), getattr(source, "kept", None)
+    if annotated is not None and kept is not None:
         one = annotated(index)
-        known = ~one.ignored(training=False) & (one.labels >= 0) & (not one.broken)
-        return one.labels[known & (one.labels < len(source.classes))]
+        return one.labels[kept(index) & ~one.ignored(training=False)]
+    label = getattr(source, "label", None)
     return None if label is None else np.array([label(index)])
 
 
