@@ -517,6 +517,22 @@ def test_a_box_is_told_of_by_the_image_it_is_of_in_whatever_order_they_stand(tmp
     assert list(places) == ["annotation 23", "annotation 13", "annotation 3"]
 
 
+def test_of_a_clipped_box_the_part_of_the_area_in_the_image_is_left(tmp_path):
+    picture(tmp_path / "train" / "a.jpg")
+    boxes = [
+        box(1, 1, (20, 10, 20, 20), area=100),  # a quarter of it is in the image
+        box(2, 1, (20, 10, 20, 20)),  # its own area
+        box(3, 1, (1, 2, 0, 4), area=7),  # dropped
+        box(4, 1, (0, 0, 30.01, 20), area=50),  # rounding is no clipping
+    ]
+    write(tmp_path / "annotations" / "train.json", [image(1, "a.jpg")], boxes)
+    record = open_train(config(tmp_path, on_bad_box="clip"))[0]
+    assert record.boxes.tolist() == [[20, 10, 30, 20]] * 2 + [[0, 0, 30, 20]]
+    assert record.area.tolist() == [25, 100, 50] and record.bad_boxes == 3
+    dropped = open_train(config(tmp_path, on_bad_box="drop"))[0]
+    assert dropped.area.tolist() == [50] and dropped.area.dtype == np.float32
+
+
 def test_only_a_detector_may_take_any_json_for_coco(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "notes.json").write_text("{}")

@@ -168,11 +168,13 @@ def check_boxes(
 class Checked:
     """What `sound_boxes` has found.
 
-    boxes: float64 [n, 4], cut to the image. kept: bool [n]. bad: how many were dropped or clipped.
+    boxes: float64 [n, 4], cut to the image. kept: bool [n]. good: bool [n], those without a fault.
+    bad: how many were dropped or clipped.
     """
 
     boxes: np.ndarray
     kept: np.ndarray
+    good: np.ndarray
     bad: int
 
 
@@ -202,7 +204,7 @@ def sound_boxes(
     clipped, left = _clipped(boxes, labels, size, num_classes)
     # Rounding can leave nothing of a sliver on the very edge.
     keep = left if on_bad_box == "clip" else good & left
-    return Checked(clipped, keep, int((~(good & keep)).sum()))
+    return Checked(clipped, keep, good, int((~(good & keep)).sum()))
 
 
 def _clipped(
