@@ -199,6 +199,10 @@ def test_a_wrong_override_names_the_key_and_the_way_out(recipe, override, messag
         ({"model.name": None}, "model.name: got None, wanted text"),
         ({"data.classes": "cat"}, "data.classes: got 'cat', wanted a list of names"),
         ({"data.classes": [1]}, "data.classes: got [1], wanted a list of names"),
+        (
+            {"data.classes": ("cat", "dog", "cat")},
+            "data.classes: 'cat' stands there 2 times; name it once",
+        ),
         ({"train.patience": 3}, "train.patience=3: counts evaluations, and eval.every_steps=0"),
         ({"optimizer.nesterov": True}, "only optimizer.name sgd uses it, and this is adamw"),
         (

@@ -26,6 +26,7 @@ import re
 import textwrap
 import traceback
 import types
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -625,6 +626,9 @@ def check(config: ConfigDict) -> ConfigDict:
             f"train.steps={given['train.steps']} and train.epochs={given['train.epochs']:g} are "
             "both set; set one of them to 0"
         )
+    for name, times in Counter(given["data.classes"]).items():
+        if times > 1:
+            raise ConfigError(f"data.classes: {name!r} stands there {times} times; name it once")
     if len(given["data.sizes"]) == 1:
         raise ConfigError("data.sizes: one size alone is data.image_size; give several, or none")
     if given["train.patience"] and not given["eval.every_steps"]:
