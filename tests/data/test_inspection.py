@@ -290,6 +290,17 @@ def test_more_boxes_than_a_batch_holds(root):
     )
 
 
+def test_all_images_are_looked_at_though_a_run_takes_the_first(root):
+    image_cut_short(root)
+    found = inspect(config_for(root, first=1))
+    assert [str(finding) for finding in found.findings if finding.kind != "example"] == [
+        "data.first: warning: a run trains on 1 of the 3 images of train; here all are looked at"
+        " and counted"
+    ]
+    assert found.refused and found.summary["splits"]["train"]["images"] == 3
+    assert len(inspect(config_for(root, first=3)).findings) == 1  # these are all there are
+
+
 def test_what_is_throughout_is_said_once(root):
     names = [f"x{i}" for i in range(inspection.MOST_ALIKE + 1)]
     for name in names:

@@ -172,6 +172,9 @@ def inspect(
 ) -> Inspection:
     """Open every example that a run of `config` would use, and say what is wrong with them.
 
+    `data.first` is passed over, and that is said: training judges the files of the whole split
+    before it takes the first, and what is asked for here is the state of the data.
+
     progress: told how many examples of how many are done. Raises ConfigError where the config
     itself is wrong; what is wrong with the data is in what is returned.
     """
@@ -375,6 +378,14 @@ def _about_the_set(
     def about(file: str, what: str, error: bool = False) -> Finding:
         return Finding(Problem(file, what, error=error), "set")
 
+    first, held = config.data.first, len(parts[0])
+    if first:
+        what = (
+            f"a run trains on {first} of the {_count(held, 'image')} of {parts[0].split}; here all"
+            " are looked at and counted"
+        )
+        if first < held:
+            yield about("data.first", what)
     if len(parts) == 1:
         yield about(
             "data.eval_split",
