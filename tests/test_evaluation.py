@@ -430,6 +430,8 @@ def test_a_save_that_is_under_way_is_left_alone(photo_run, tmp_path):
         (["--step", "5"], 2, "--step 5: no such checkpoint; there are 4, 8"),
         (["--config.mesh.data=3"], 2, "mesh.data=3"),
         (["--config.eval.batch_sise=3"], 2, "did you mean eval.batch_size?"),
+        (["--config.ema.decay=0"], 2, "ema.decay=0.0: "),
+        (["--config.model.name=small_cnn"], 2, "was trained with tiny_net, and its checkpoints"),
     ],
 )
 def test_wrong_calls(photo_run, tmp_path, capsys, flags, status, said):

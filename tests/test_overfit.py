@@ -1,6 +1,7 @@
 """The self-test of a recipe: learnt by heart, or the likely reasons why not."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_it_passes_on_what_can_be_learnt(call, capsys):
     assert call("run", "--steps", "60")[0] == 0 and "passed" in capsys.readouterr().out
 
 
+def test_what_cannot_be_read_is_passed_by_where_the_recipe_says_so(photos, tmp_path, capsys):
+    broken = shutil.copytree(photos, tmp_path / "photos")
+    (broken / "train" / "blue" / "0.png").write_bytes(b"no image")
+    config = runs.photo_config(broken, {"data.on_bad_example": "skip"})
+    recipe = runs.write_recipe(tmp_path / "recipe.py", config)
+    call = ["overfit", "--config", recipe, "--workdir", str(tmp_path / "run"), "--steps", "60"]
+    assert cli.main(call) == 0
+    assert "passed: top1 1.00 on 7 images" in capsys.readouterr().out
+
+
 def test_it_fails_where_nothing_is_learnt(call, capsys):
     status, _ = call("slow", "--steps", "2", "--config.optimizer.learning_rate=1e-9")
     err = capsys.readouterr().err.splitlines()[-1]
@@ -62,12 +73,13 @@ def test_nothing_of_a_long_run_is_left(task):
     config.train.epochs, config.train.accumulate, config.train.seed = 90.0, 2, 7
     config.optimizer.name, config.schedule.warmup_steps = "sgd", 500
     config.data.image_size, config.mesh.spatial = (96, 128), 2
+    config.data.sizes = (0.5, 1.0)
     made = overfit.overfit_config(config, 6, 50, ["train.batch_size=12"])
     train = made.train
     assert (train.steps, train.epochs, train.accumulate, train.seed) == (50, 0, 1, 7)
     assert (train.batch_size, made.data.first, made.data.eval_split) == (12, 6, "train")
     assert (made.optimizer.name, made.schedule.name, made.ema.decay) == ("adamw", "constant", 0)
-    assert (made.data.image_size, made.mesh.spatial) == ((96, 128), 2)
+    assert (made.data.image_size, made.data.sizes, made.mesh.spatial) == ((96, 128), (), 2)
     assert config.train.epochs == 90  # another config
 
 

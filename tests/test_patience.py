@@ -40,11 +40,14 @@ def test_scores_count_in_the_order_of_their_steps():
 def test_it_says_what_it_has_counted():
     patience = Patience(2, "top1", {1: 0.5, 2: 0.1, 3: 0.2})
     assert str(patience) == "2 evaluations without a better top1 (train.patience=2)"
+    assert "1 evaluation without a better top1 " in str(Patience(1, "top1", {1: 0.5, 2: 0.1}))
+    blind = "1 evaluation that found no number for AP_large, see checkpoint.best_metric "
+    assert str(Patience(1, "AP_large", {1: None})).startswith(blind)
 
 
 def test_it_goes_on_from_the_log_up_to_the_step_of_the_checkpoint(tmp_path):
     rows = [
-        {"step": 1, "split": "train", "top1": 0.99},  # of a batch
+        {"step": 1, "split": "train", "loss": 1, "top1": 0.99},  # of a batch
         {"step": 4, "split": "val", "top1": 0.5},
         {"step": 8, "split": "val", "top1": None},
         {"step": 12, "split": "val", "top1": 0.4},

@@ -123,6 +123,9 @@ def test_the_threshold_cuts_and_the_limit_counts(scene_run, any_box):
     assert len(found["classes"]) == 2 < len(names)
     assert (found["scores"] >= 0.5).all()
     np.testing.assert_allclose(found["scores"], every["scores"][:2], atol=1e-5)
+    # More than usually enter suppression.
+    many = Detector.load(scene_run, score_threshold=0.0, iou_threshold=1.0, max_detections=400)
+    assert len(many([image])[0]["classes"]) == 400
 
 
 def test_a_batch_with_a_remainder_is_as_its_images_alone(detector):

@@ -83,6 +83,18 @@ def test_stages_that_are_not_there_are_refused():
     make_setup(config(model__name="tiny_net", train__frozen_stages=2), "ab", mesh)
 
 
+def test_several_sizes_are_refused_where_they_cannot_be():
+    several = {"data__image_size": (64, 64), "data__sizes": (0.5, 1)}
+    given = config(model__name="tiny_net", **several)
+    make_setup(given, "ab", make_run_mesh(given))
+    given = config(model__name="small_cnn", **several)
+    with pytest.raises(ConfigError, match="data.sizes: small_cnn has weights for one size"):
+        make_setup(given, "ab", make_run_mesh(given))
+    given = config(data__image_size=(64, 64), data__sizes=(0.75, 1, 1.25))
+    with pytest.raises(ConfigError, match="to multiples of 32 all of them are 64 x 64"):
+        make_run_mesh(given)
+
+
 # --- the mesh and the rest ------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from convmesh.config import load_config
 from convmesh.data import open_train
 from convmesh.data.loader import Batches
 from convmesh.errors import ConfigError, DataError, RunError, Stopped
-from convmesh.evaluation import read_workdir
+from convmesh.evaluation import evaluate, read_workdir
 from convmesh.lock import RunLock
 from convmesh.models import MODELS
 from convmesh.report import read_metrics, read_scores
@@ -306,18 +306,41 @@ def test_a_run_out_of_patience_has_finished(tmp_path, photos, capsys):
             training.train(config, workdir)
     # The evaluation that the signal has prevented comes first, and ends the run.
     assert cli.main(call) == 0
-    without = "2 of 8, after 1 evaluations without a better top1 (train.patience=1)"
+    without = "2 of 8, after 1 evaluation without a better top1 (train.patience=1)"
     assert f"the run ends at step {without}" in capsys.readouterr().err
     assert [row["step"] for row in lines(workdir) if row["split"] == "val"] == [1, 2]
     before = (workdir / "metrics.jsonl").read_bytes()
     assert cli.main(call) == 0
-    without = "at step 2, after 1 evaluations without a better top1 (train.patience=1)"
+    without = "at step 2, after 1 evaluation without a better top1 (train.patience=1)"
     assert f"{workdir}: this run has finished, {without}" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
     # With more patience it goes on, and ends by itself.
     assert cli.main([*call, "--config.train.patience=2"]) == 0
     assert [row["step"] for row in lines(workdir) if row["split"] == "val"] == [1, 2, 3]
     assert "the run ends at step 3 of 8, after 2 evaluations" in capsys.readouterr().err
+
+
+def test_the_split_that_is_trained_on_may_judge(tmp_path, photos, capsys):
+    changes = {"data.eval_split": "train", "train.patience": 9}
+    config, workdir = runs.photo_config(photos, changes), tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(Stopped):
+            training.train(config, workdir)
+    # Line 4 of the training does not stand for the evaluation that the signal has prevented.
+    training.train(config, workdir)
+    assert list(read_scores(workdir, "top1")) == [4, 8]
+    best = evaluate(workdir, best=True)
+    assert best["top1"] == max(read_scores(workdir, "top1").values())
+
+
+def test_a_run_that_ends_early_tells_of_the_steps_it_has_done(tmp_path, photos):
+    told = []
+    changes = {"optimizer.learning_rate": 1e-12, "eval.every_steps": 1, "train.patience": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.advice, "at_end", lambda *given: told.append(given[-1]) or [])
+        training.train(runs.photo_config(photos, changes), tmp_path / "run")
+    assert told == [2]
 
 
 def test_a_run_from_anothers_weights_with_frozen_stages(tmp_path, photos, photo_run, capsys):

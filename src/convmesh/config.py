@@ -129,7 +129,7 @@ KEYS: dict[str, Key] = {
     "data.classes": Key((), "strs", "class names in the order of their ids; () = read from the "
                         "data"),
     "data.image_size": Key((224, 224), "ints", "(height, width) of the network's input in pixels",
-                           within=_at_least(1)),
+                           within=_at_least(4)),
     "data.sizes": Key((), "floats", "factors on data.image_size, as in (0.75, 1, 1.25): each "
                       "training step takes one of these sizes, to multiples of 32; each is "
                       "compiled; () = image_size alone", within=Range(low=0.25, high=4)),
@@ -177,7 +177,7 @@ KEYS: dict[str, Key] = {
 
     "train.batch_size": Key(16, "int", "images in a step, over all devices", within=_at_least(1)),
     "train.steps": Key(0, "int", "length of the run in steps; 0 with train.epochs 0 = chosen from "
-                       "the number of images", within=_at_least(0)),
+                       "the number of images", within=Range(low=0, high=2**31 - 1)),
     "train.epochs": Key(0.0, "float", "length of the run in passes over the data, instead of "
                         "train.steps", within=_at_least(0)),
     "train.seed": Key(0, "int", "seed of the weights, the data order and the augmentation",
@@ -625,6 +625,11 @@ def check(config: ConfigDict) -> ConfigDict:
         raise ConfigError(
             f"train.steps={given['train.steps']} and train.epochs={given['train.epochs']:g} are "
             "both set; set one of them to 0"
+        )
+    if task == "detect" and min(given["data.image_size"]) < 32:
+        raise ConfigError(
+            f"data.image_size: got {tuple(given['data.image_size'])}; a detector wants at least "
+            "32, its coarsest stride, on each side"
         )
     for name, times in Counter(given["data.classes"]).items():
         if times > 1:

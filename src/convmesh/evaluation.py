@@ -40,6 +40,7 @@ def evaluate(workdir, split=None, step=None, best=False, overrides=()) -> dict[s
     workdir = Path(workdir)
     config, classes = read_workdir(workdir)
     own_name = config.data.name
+    check_same_model(config, apply_overrides(config, overrides), workdir)
     config = apply_overrides(config, overrides)
     of_another = "" if config.data.name == own_name else config.data.name.replace("/", "-") + ":"
     if not config.data.classes:
@@ -57,6 +58,20 @@ def evaluate(workdir, split=None, step=None, best=False, overrides=()) -> dict[s
     say = print if processes.is_first() else _silent
     say(f"{workdir}: checkpoint of step {step}, split {of_what}")
     return evaluate_variables(setup, variables, source, workdir / "eval" / of_what, say)
+
+
+def check_same_model(trained, asked, workdir: Path) -> None:
+    """Raises ConfigError where `asked` is of another model than the one that was trained."""
+    for key, was, now in (
+        ("task", trained.task, asked.task),
+        ("model.name", trained.model.name, asked.model.name),
+        ("ema.decay", trained.ema.decay, asked.ema.decay),
+    ):
+        if was != now and (key != "ema.decay" or 0 in (was, now)):
+            raise ConfigError(
+                f"{key}={now}: {workdir} was trained with {was}, and its checkpoints hold no other "
+                "weights; leave it out"
+            )
 
 
 def _silent(text: str) -> None:

@@ -4,7 +4,8 @@ A model, labels and losses that fit together can do that in a few hundred steps;
 the numbers say what is likely to be wrong. The loop is that of training, with another config.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import numpy as np
 
 from convmesh import advice, processes
 from convmesh.config import KEYS, apply_overrides
-from convmesh.data import open_eval
+from convmesh.data import BadExample, open_eval
 from convmesh.data.documents import read_json
 from convmesh.errors import RunError
-from convmesh.report import METRICS_FILE, read_metrics
+from convmesh.report import METRICS_FILE, is_of_training, read_metrics
 from convmesh.tasks.average_precision import coco_metrics
 
 BAR = 0.95  # of AP50, or of top1
@@ -43,6 +44,7 @@ def overfit_config(config, images: int, steps: int, overrides=()):
     changes |= {
         "data.first": images,
         "data.eval_split": config.data.train_split,
+        "data.sizes": (),
         "data.cache": "true",
         "data.workers": 0,
         "model.norm_group": 0,
@@ -92,13 +94,20 @@ def overfit(
 def _why(config, workdir: Path, metrics: Mapping[str, float]) -> list[str]:
     """What the files of the run say of its end."""
     rows = read_metrics(workdir / METRICS_FILE)
-    train = [row for row in rows if row["split"] == "train"]
+    train = [row for row in rows if is_of_training(row)]
     source = open_eval(config)
-    truth = [source[index] for index in range(len(source))]
+    truth = list(_readable(source))
     if config.task == "classify":
         return why_classes([record.label for record in truth], metrics, train, source.classes)
     found = read_json(workdir / "eval" / source.split / "predictions.json")
     return why_boxes(truth, found, metrics, train)
+
+
+def _readable(source) -> Iterator[Any]:
+    """The records of a split; training has refused or passed by those that cannot be read."""
+    for index in range(len(source)):
+        with contextlib.suppress(BadExample):
+            yield source[index]
 
 
 def why_boxes(

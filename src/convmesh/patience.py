@@ -47,7 +47,9 @@ class Patience:
         return 0 < self._limit <= self._since
 
     def __str__(self) -> str:
-        return (
-            f"{self._since} evaluations without a better {self._metric} "
-            f"(train.patience={self._limit})"
-        )
+        times = f"{self._since} evaluation{'s' if self._since != 1 else ''}"
+        if self._best == -math.inf:
+            what = f"{times} that found no number for {self._metric}, see checkpoint.best_metric"
+        else:
+            what = f"{times} without a better {self._metric}"
+        return f"{what} (train.patience={self._limit})"

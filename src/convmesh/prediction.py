@@ -51,6 +51,8 @@ class _Predictor:
             raise ConfigError(f"{workdir}: its task is {config.task}; load it with {other}")
         setup = make_setup(config, classes, mesh_here(config))
         chosen = {name: value for name, value in task_options.items() if value is not None}
+        if "max_detections" in chosen:  # no more than enter suppression can leave it
+            chosen["candidates"] = max(setup.task.candidates, chosen["max_detections"])
         setup = dataclasses.replace(setup, task=dataclasses.replace(setup.task, **chosen))
         variables, _ = load_variables(setup, workdir, step, best)
         return cls(setup, variables, batch_size)

@@ -243,7 +243,15 @@ def read_evaluations(workdir, metric: str) -> dict[int, float | None]:
     """As `read_scores`, and None for an evaluation that found no such number."""
     path = Path(workdir) / METRICS_FILE
     rows = read_metrics(path) if path.exists() else []
-    return {row["step"]: row.get(metric) for row in rows if row.get("split") != "train"}
+    return {row["step"]: row.get(metric) for row in rows if not is_of_training(row)}
+
+
+def is_of_training(row: Mapping[str, Any]) -> bool:
+    """Whether a line of `metrics.jsonl` is of a training step, and of no evaluation.
+
+    The split does not tell: the one that judges may be `train` as well.
+    """
+    return "loss" in row
 
 
 def json_numbers(numbers: Mapping[str, Any]) -> dict[str, int | float | None]:

@@ -82,7 +82,24 @@ def make_setup(config, classes, mesh, train_images: int = 0) -> Setup:
     )
     if needs_stages(config):
         check_stages(config, setup.abstract_state().params)
+    _check_sizes(setup)
     return setup
+
+
+def _check_sizes(setup: Setup) -> None:
+    """Raises ConfigError if the run has several sizes of image and its model can take but one."""
+
+    def shapes(size):
+        images = jax.ShapeDtypeStruct((1, *size, 3), setup.model.dtype)
+        variables = jax.eval_shape(setup.model.init, jax.random.key(0), images)
+        return jax.tree.map(lambda leaf: leaf.shape, variables["params"])
+
+    sizes = input_sizes(setup.config)
+    if len(sizes) > 1 and any(shapes(size) != shapes(sizes[0]) for size in sizes[1:]):
+        raise ConfigError(
+            f"data.sizes: {setup.config.model.name} has weights for one size of image alone; leave "
+            "it empty"
+        )
 
 
 def make_run_mesh(config):
@@ -105,6 +122,11 @@ def make_run_mesh(config):
             "mesh.data"
         )
     sizes = input_sizes(config)
+    if config.data.sizes and len(sizes) == 1:
+        raise ConfigError(
+            f"data.sizes: to multiples of 32 all of them are {sizes[0][0]} x {sizes[0][1]}; give "
+            "factors farther apart, or none"
+        )
     for height, _ in sizes if config.data.sizes else ():
         if not meshes.share_of(mesh, batch_size, height, parts).whole:
             raise ConfigError(

@@ -52,7 +52,7 @@ def find_start(setup: Setup, workdir: Path) -> Start | None:
     begun = any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
     if processes.broadcast(begun):
         return None
-    return _read(setup, Path(setup.config.init_from))
+    return _read(setup, Path(setup.config.init_from).expanduser())
 
 
 def _read(setup: Setup, path: Path) -> Start:

@@ -31,7 +31,7 @@ from convmesh.models import check_model
 from convmesh.nonfinite import NonFinite
 from convmesh.patience import Patience
 from convmesh.profile import Profile
-from convmesh.report import METRICS_FILE, Report, read_metrics, read_scores
+from convmesh.report import METRICS_FILE, Report, is_of_training, read_metrics, read_scores
 from convmesh.setup import Setup, layout_notes, make_run_mesh, make_setup
 from convmesh.signals import StopSignal, tell
 from convmesh.start import Start, find_start
@@ -259,7 +259,7 @@ def run_steps(
                 report.say(f"{count} {words}")
         boxes = sum(counts["boxes"] for counts in processes.gather(batches.counts))
         rows = [row for row in train_rows(workdir) if row["step"] > start]
-        advise(advice.at_end(rows, boxes, setup.steps - start), report)
+        advise(advice.at_end(rows, boxes, int(state.step) - start), report)
     if nonfinite.skipped:
         report.say(
             f"{nonfinite.skipped} steps had a loss or gradient that was not finite and were skipped"
@@ -512,7 +512,8 @@ def evaluation_owed(setup: Setup, step: int, workdir: Path, split: str) -> bool:
     path = workdir / METRICS_FILE
     due = step > 0 and (step >= setup.steps or _due(step, setup.eval_every))
     if due and path.exists():
-        due = not any(row["step"] == step and row["split"] == split for row in read_metrics(path))
+        rows = [row for row in read_metrics(path) if not is_of_training(row)]
+        due = not any(row["step"] == step and row["split"] == split for row in rows)
     return processes.broadcast(due)  # a network's file system may show it to some alone
 
 
@@ -565,4 +566,4 @@ def train_rows(workdir: Path) -> list[dict]:
     """The lines of `metrics.jsonl` that are of training steps; none but for the first process."""
     if not processes.is_first():
         return []
-    return [row for row in read_metrics(workdir / METRICS_FILE) if row["split"] == "train"]
+    return [row for row in read_metrics(workdir / METRICS_FILE) if is_of_training(row)]
