@@ -294,6 +294,40 @@ def test_lines_of_a_text_file(predicted):
         assert score == pytest.approx(detection["score"], abs=1e-5)
 
 
+@pytest.mark.parametrize("output", ["images", "labels"])
+def test_labels_are_not_written_over(tmp_path, output):
+    write(tmp_path / "images/a.jpg", noise(20, 20))
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    before = sorted(tmp_path.rglob("*"))
+    given, output = [str(tmp_path / "images")], tmp_path / output
+    # Refused before the model is looked for: there is no workdir.
+    with pytest.raises(ConfigError, match="--save-txt would write over a.txt, .* another folder"):
+        predict_files(tmp_path / "none", given, output, save_txt=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (output / "a.txt").read_text() == "0 0.5 0.5 0.1 0.1\n"
+
+
+def test_a_picture_is_not_written_over_an_input(tmp_path):
+    write(tmp_path / "a.png", noise(20, 20))
+    with pytest.raises(ConfigError, match="a.png there is an input; name another folder"):
+        predict_files(tmp_path / "none", [str(tmp_path / "a.png")], tmp_path)
+
+
+def test_texts_of_an_earlier_prediction_are_replaced_but_none_beside_the_images(
+    scene_run, tmp_path
+):
+    write(tmp_path / "a.jpg", noise(20, 20))
+    for output in (tmp_path / "out", tmp_path):
+        predict_files(scene_run, [str(tmp_path / "a.jpg")], output, save_txt=True)
+    (tmp_path / "out/a.txt").write_text("old")
+    predict_files(scene_run, [str(tmp_path / "a.jpg")], tmp_path / "out", save_txt=True)
+    assert (tmp_path / "out/a.txt").read_text() != "old"
+    with pytest.raises(ConfigError, match="--save-txt would write over a.txt"):
+        predict_files(scene_run, [str(tmp_path / "a.jpg")], tmp_path, save_txt=True)
+
+
 def test_a_classifiers_files(photo_run, photos, tmp_path):
     predict_files(photo_run, [str(photos / "val/red")], tmp_path / "out", top_k=2)
     found = entries(tmp_path / "out")

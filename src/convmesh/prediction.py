@@ -5,7 +5,7 @@ import functools
 import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -146,11 +146,15 @@ def predict_files(
 ) -> list[dict]:
     """Predicts files, folders and globs; `output` gets predictions.json and a picture of each.
 
-    Returns what predictions.json holds. Files that are no readable image are named, and make it a
-    DataError in the end, after all others are written. The next batch is read, and the pictures of
-    the last one are drawn, while the devices work on this one.
+    Raises ConfigError, before anything is written, where `output` holds inputs or labels that would
+    be written over. Returns what predictions.json holds. Files that are no readable image are
+    named, and make it a DataError in the end, after all others are written. The next batch is read,
+    and the pictures of the last one are drawn, while the devices work on this one.
     """
     files = find_images(paths)
+    output = Path(output)
+    pictures = _picture_names(files)
+    _check_output(output, files, pictures.values(), save_txt)
     config, _ = read_workdir(Path(workdir))
     detect = config.task == "detect"
     if detect:
@@ -167,12 +171,6 @@ def predict_files(
     if detect:
         ids = read_category_ids(Path(workdir), predictor.classes)
         describe = functools.partial(_describe_detections, category_ids=ids)
-    output = Path(output)
-    pictures = _picture_names(files)
-    inputs = {file.resolve() for file in files}
-    for name in pictures.values():
-        if (output / name).resolve() in inputs:
-            raise ConfigError(f"--output {output}: {name} there is an input; name another folder")
     entries: list[dict] = []
     unreadable: list[str] = []
 
@@ -181,7 +179,7 @@ def predict_files(
         height, width = image.shape[:2]
         draw.save_png(picture, output / pictures[file])
         if save_txt:
-            (output / pictures[file]).with_suffix(".txt").write_text("".join(lines))
+            _text_file(output, pictures[file]).write_text("".join(lines))
         return {"file": str(file), "width": width, "height": height, **entry}
 
     batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
@@ -256,6 +254,32 @@ def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
         taken.add(name.lower())
         names[file] = name
     return names
+
+
+def _text_file(output: Path, picture: str) -> Path:
+    return (output / picture).with_suffix(".txt")
+
+
+def _check_output(
+    output: Path, files: Sequence[Path], pictures: Iterable[str], save_txt: bool
+) -> None:
+    """Refuses to write over inputs or, where text files are asked for, over labels.
+
+    Raises ConfigError. A text file is taken for labels if it lies beside inputs, or where no
+    earlier prediction has left its predictions.json: YOLO's labels lie in a folder of their own.
+    """
+    inputs = {file.resolve() for file in files}
+    folders = {file.parent.resolve() for file in files} | {file.parent for file in inputs}
+    predicted = (output / "predictions.json").exists() and output.resolve() not in folders
+    for name in pictures:
+        if (output / name).resolve() in inputs:
+            raise ConfigError(f"--output {output}: {name} there is an input; name another folder")
+        text = _text_file(output, name)
+        if save_txt and not predicted and text.exists():
+            raise ConfigError(
+                f"--output {output}: --save-txt would write over {text.name}, which may be labels;"
+                " name another folder"
+            )
 
 
 def _describe_detections(image, found, classes, category_ids=None):
