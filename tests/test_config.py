@@ -134,10 +134,10 @@ def test_an_override_is_read_as_the_type_of_its_key(recipe, override, value):
 
 
 def test_overrides_as_a_dict_flat_or_nested(recipe):
-    overrides = {"train.steps": np.int64(5), "data": {"image_size": [8, 9], "cache": False}}
+    overrides = {"train.steps": np.int64(5), "data": {"image_size": [40, 41], "cache": False}}
     config = cfg.load_config(recipe(), overrides)
     assert config.train.steps == 5 and type(config.train.steps) is int
-    assert config.data.image_size == (8, 9)
+    assert config.data.image_size == (40, 41)
     assert config.data.cache == "false"
     assert cfg.load_config(recipe(), "train.steps=5").train.steps == 5
 
@@ -300,11 +300,11 @@ def test_loading_a_recipe_leaves_nothing_beside_it(recipe):
 
 def test_check_puts_values_into_the_tables_form():
     config = cfg.defaults("detect")
-    config.data.image_size = [8, 9]
+    config.data.image_size = [40, 41]
     config.data.cache = True
     config.optimizer.learning_rate = 1
     cfg.check(config)
-    assert config.data.image_size == (8, 9)
+    assert config.data.image_size == (40, 41)
     assert config.data.cache == "true"
     assert type(config.optimizer.learning_rate) is float
     typed = ConfigDict(cfg.defaults("detect").to_dict())  # ConfigDict's own type check is on
@@ -377,7 +377,7 @@ def test_json_that_is_no_config_is_refused():
         ("train.frozen_stages", 1, False),
         ("train.seed", 9, False),
         ("train.batch_size", 9, False),
-        ("data.image_size", (9, 9), False),
+        ("data.image_size", (33, 33), False),
         ("precision", "bfloat16", False),
     ],
 )
