@@ -387,6 +387,14 @@ def test_smoothing_keeps_level_and_length_and_passes_over_gaps():
     np.testing.assert_allclose(draw._smooth(ramp, 5)[2:-2], ramp[2:-2])
 
 
+def test_an_evaluation_of_the_training_split_is_another_line_than_its_batches():
+    steps = [{"step": s, "split": "train", "loss": 1.0, "top1": 0.5} for s in (4, 8)]
+    judged = [{"step": s, "split": "train", "top1": 0.9} for s in (4, 8)]
+    series = draw._series([*steps, *judged])
+    assert series["train", "top1"][1].tolist() == [0.5, 0.5]
+    assert series["train, evaluated", "top1"][1].tolist() == [0.9, 0.9]
+
+
 def test_curves_draw_a_panel_for_each_kind_of_number(tmp_path):
     rows = [
         {"step": s, "split": "train", "loss": 9.0 / s, "loss/box": None if s == 30 else 1 / s}

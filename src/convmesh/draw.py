@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from convmesh import durable
-from convmesh.report import read_metrics
+from convmesh.report import is_of_training, read_metrics
 
 Color = tuple[int, int, int]
 
@@ -685,11 +685,14 @@ def _series(rows: Iterable[Mapping[str, Any]]) -> Series:
     """(split, name) -> steps [n] ascending and values [n], NaN where the file says null."""
     points: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
+        split = str(row.get("split", ""))
+        if split == "train" and not is_of_training(row):
+            split = "train, evaluated"  # other numbers than those of its batches
         for name, value in row.items():
             if name in ("step", "split") or isinstance(value, (str, list, dict)):
                 continue
             number = math.nan if value is None else float(value)
-            points.setdefault((str(row.get("split", "")), name), {})[row["step"]] = number
+            points.setdefault((split, name), {})[row["step"]] = number
     return {
         key: (np.array(sorted(at)), np.array([at[step] for step in sorted(at)], float))
         for key, at in points.items()
