@@ -67,19 +67,15 @@ def draw_detection_curves(curves: Mapping[str, Any], path: str | os.PathLike[str
     left.set_title(f"Precision and recall at IoU {curves['iou']:g}", loc="left", **TITLE)
     left.set_xlabel("recall: part of the objects that is found", fontsize=9)
     left.set_ylabel("precision: part of the detections that is right", fontsize=9)
-    right.set_title("F1 of the detections that a threshold keeps", loc="left", **TITLE)
+    title, best = "F1 by threshold", curves["best_threshold"]
+    if best is not None:
+        title += f": best {curves['best_F1']:.3f}, at score {best:.3g}"
+    right.set_title(title, loc="left", **TITLE)
     right.set_xlabel("score threshold", fontsize=9)
     right.set_ylabel("F1 (black: of all objects together)", fontsize=9)
-    best = curves["best_threshold"]
     if best is not None:
         right.axvline(best, color="0.35", linewidth=1, linestyle=":")
         right.plot([best], [curves["best_F1"]], "o", color="black", markersize=6)
-        right.annotate(
-            f"best: F1 {curves['best_F1']:.3f} at score {best:g}",
-            (best, 1.0), xytext=(6 if best < 0.6 else -6, -4), textcoords="offset points",
-            ha="left" if best < 0.6 else "right", va="top", fontsize=9, fontweight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-        )  # fmt: skip
     for axis in (left, right):
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1.02)
