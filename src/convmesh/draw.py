@@ -1,12 +1,11 @@
-"""Pictures for people: detections on an image, a batch as the network sees it, curves of a run.
+"""Pictures for people: detections on an image, a batch as the network sees it.
 
-Everything takes and gives uint8 RGB arrays in memory; `save_png` and `draw_curves` write files.
+Everything takes and gives uint8 RGB arrays in memory; `save_png` writes them.
 """
 
 from __future__ import annotations
 
 import colorsys
-import io
 import math
 import os
 import zlib
@@ -18,7 +17,6 @@ import cv2
 import numpy as np
 
 from convmesh import durable
-from convmesh.report import is_of_training, read_metrics
 
 Color = tuple[int, int, int]
 
@@ -290,51 +288,6 @@ def draw_examples(
             caption = f"{_class_name(classes, example['label'])}, {caption}"
         tiles.append((canvas, caption, INK))
     return _grid(tiles, columns or (4 if detection else 8))
-
-
-def draw_curves(metrics_path: str | os.PathLike[str], output_png: str | os.PathLike[str]) -> None:
-    """Draws the curves of a `metrics.jsonl`: loss and its parts, AP or top-1, learning rate, speed.
-
-    Only what the file holds is drawn. Where a step stands twice, the later line counts. Steps
-    whose loss was not finite are marked.
-
-    Raises:
-      DataError: there is no such file, or it is damaged.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    series = _series(read_metrics(metrics_path))
-    panels = [
-        (title, chosen, draw)
-        for title, names, draw in _PANELS
-        if (chosen := {key: xy for key, xy in series.items() if names(key[1])})
-    ]
-    last = max([1, *(steps[-1] for steps, _ in series.values())])
-    columns = min(len(panels), 2) or 1
-    height = -(-len(panels) // columns) or 1
-    # Without pyplot: no global state, and a notebook keeps its own backend.
-    figure = Figure(figsize=(6.0 * columns, 3.6 * height), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(height, columns, squeeze=False).ravel()
-    for axis, (title, chosen, draw) in zip(axes, panels, strict=False):
-        axis.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        axis.set_xlabel("step", fontsize=9)
-        axis.grid(True, color="0.9")
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=9)
-        axis.set_xlim(0, 1.02 * last)
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-        draw(axis, chosen)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    if not panels:
-        axes[0].text(0.5, 0.5, "no numbers yet", ha="center", va="center", color="0.4")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", facecolor="white")
-    _write(stream.getvalue(), output_png)
 
 
 def save_png(image: np.ndarray, path: str | os.PathLike[str]) -> None:
@@ -674,117 +627,6 @@ def _heading(text: str, key: Sequence[tuple[str, Color]], width: int) -> np.ndar
     for word, color, start in places:
         _put_text(paper, word, start, scale, color)
     return paper
-
-
-# Curves.
-
-Series = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
-
-
-def _series(rows: Iterable[Mapping[str, Any]]) -> Series:
-    """(split, name) -> steps [n] ascending and values [n], NaN where the file says null."""
-    points: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        split = str(row.get("split", ""))
-        if split == "train" and not is_of_training(row):
-            split = "train, evaluated"  # other numbers than those of its batches
-        for name, value in row.items():
-            if name in ("step", "split") or isinstance(value, (str, list, dict)):
-                continue
-            number = math.nan if value is None else float(value)
-            points.setdefault((split, name), {})[row["step"]] = number
-    return {
-        key: (np.array(sorted(at)), np.array([at[step] for step in sorted(at)], float))
-        for key, at in points.items()
-        if any(math.isfinite(value) for value in at.values()) or key[1] == "loss"
-    }
-
-
-def _smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Running mean of the finite values; the window shrinks at both ends."""
-    known = np.isfinite(values)
-    kernel = np.ones(window)
-    count = np.convolve(known, kernel, mode="same")
-    total = np.convolve(np.where(known, values, 0), kernel, mode="same")
-    return np.where(count > 0, total / np.maximum(count, 1), math.nan)
-
-
-def _line(axis, xy, label, **style) -> Any:
-    marker = "o" if len(xy[0]) < 25 else None
-    (line,) = axis.plot(*xy, label=label, marker=marker, markersize=3, **style)
-    return line
-
-
-def _draw_loss(axis, chosen: Series) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    drawn, broken = [], np.zeros(0)
-    for (split, name), (steps, values) in sorted(chosen.items(), key=lambda item: item[0][1]):
-        label = f"{name} ({split})"
-        if name != "loss":
-            style: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.9}
-            if split != "train":
-                style["linestyle"] = "--"
-        else:
-            broken = np.append(broken, steps[~np.isfinite(values)])
-            style = {"linewidth": 2.0, "color": "#1f4e9c" if split == "train" else "#d9480f"}
-        window = min(len(values) // 20, 51) | 1
-        if window >= 3:
-            line = axis.plot(steps, values, linewidth=0.8, alpha=0.25, color=style.get("color"))
-            style["color"] = line[0].get_color()
-            values = _smooth(values, window)
-        _line(axis, (steps, values), label, **style)
-        drawn.append(values[np.isfinite(values)])
-    everything = np.concatenate(drawn)
-    if everything.size and everything.min() > 0 and everything.max() > 20 * everything.min():
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
-    if broken.size:
-        bottom = np.zeros_like(broken)
-        axis.plot(
-            broken, bottom, "x", color="red", transform=axis.get_xaxis_transform(),
-            clip_on=False, label=f"not finite ({broken.size})",
-        )  # fmt: skip
-    _legend(axis)
-
-
-def _draw_scores(axis, chosen: Series) -> None:
-    main = {"AP": 2.0, "top1": 2.0}
-    splits = sorted({split for split, _ in chosen})
-    for (split, name), (steps, values) in chosen.items():
-        dashes = ("-", "--", ":", "-.")[splits.index(split) % 4]
-        if name in main and np.isfinite(values).any():
-            best = int(np.nanargmax(values))
-            label = f"{name} ({split}), best {values[best]:.3f} at {steps[best]}"
-        else:
-            label = f"{name} ({split})"
-        _line(axis, (steps, values), label, linestyle=dashes, linewidth=main.get(name, 1.1))
-    axis.set_ylim(bottom=0)
-    _legend(axis)
-
-
-def _draw_plain(axis, chosen: Series) -> None:
-    for (split, name), xy in chosen.items():
-        _line(axis, xy, f"{name} ({split})", linewidth=1.4)
-    axis.set_ylim(bottom=0)
-    if len(chosen) > 1:
-        _legend(axis)
-
-
-def _legend(axis) -> None:
-    axis.legend(frameon=False, fontsize=8)
-
-
-_SCORES = ("AP", "AP50", "AP75", "top1", "top5")
-# title, which names belong to it, how it is drawn
-_PANELS = (
-    ("loss", lambda name: name == "loss" or name.startswith("loss/"), _draw_loss),
-    ("accuracy", lambda name: name in _SCORES, _draw_scores),
-    ("learning rate", lambda name: name == "learning_rate", _draw_plain),
-    ("images per second", lambda name: name == "images_per_second", _draw_plain),
-)
 
 
 def _write(data: bytes, path: str | os.PathLike[str]) -> None:

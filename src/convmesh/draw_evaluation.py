@@ -31,7 +31,7 @@ def draw_detection_curves(curves: Mapping[str, Any], path: str | os.PathLike[str
     from matplotlib.collections import LineCollection  # slow to import
     from matplotlib.lines import Line2D
 
-    figure = _figure(13.5, 4.8)
+    figure = new_figure(13.5, 4.8)
     left, right = figure.subplots(1, 2)
     by_class = curves["precision"]["classes"]
     score = {name: float(np.mean(values)) for name, values in by_class.items() if values}
@@ -90,7 +90,7 @@ def draw_detection_curves(curves: Mapping[str, Any], path: str | os.PathLike[str
             lines, labels, loc="outside right upper", frameon=False, fontsize=9,
             title="AP50", title_fontsize=10, alignment="left",
         )  # fmt: skip
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def draw_confusion(
@@ -127,7 +127,7 @@ def draw_confusion(
     side, left, bottom, top = cell * count, label + 0.35, label + 0.4, 0.75
     width, height = max(left + side + 0.2, 5.4), bottom + side + top
     beside = 0.0 if numbered else 3.6
-    figure = _figure(width + beside, height, layout=None)
+    figure = new_figure(width + beside, height, layout=None)
     area = (left / (width + beside), bottom / height, side / (width + beside), side / height)
     axis = figure.add_axes(area)
 
@@ -172,7 +172,7 @@ def draw_confusion(
     if not numbered:
         write(width + 0.1, top, _told(table, pairs), va="top", fontsize=9, family="monospace",
               linespacing=1.5)  # fmt: skip
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def _told(table: np.ndarray, pairs: Sequence[Mapping[str, Any]]) -> str:
@@ -193,7 +193,7 @@ def _told(table: np.ndarray, pairs: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*form(lines), "", "most often confused", *(form(confused) or ["  none"])])
 
 
-def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained"):
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained"):
     """A figure of that size in inches.
 
     Without pyplot: no global state, and a notebook keeps its own backend.
@@ -220,7 +220,8 @@ def _short(name: str, most: int = 22) -> str:
     return name.replace("$", r"\$")
 
 
-def _save(figure, path: str | os.PathLike[str]) -> None:
+def write_figure(figure, path: str | os.PathLike[str]) -> None:
+    """Writes a figure as PNG, whole or not at all; makes the folder."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor="white")
     Path(path).parent.mkdir(parents=True, exist_ok=True)

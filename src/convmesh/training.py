@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from convmesh import advice, compile_cache, devices, draw, durable, processes
+from convmesh import advice, compile_cache, devices, draw, draw_curves, durable, processes
 from convmesh import mesh as meshes
 from convmesh.checkpoint import Checkpoints
 from convmesh.config import check, check_complete, check_resume, to_json
@@ -92,7 +92,7 @@ def train(
             if processes.is_first():
                 why = f", after {patience}" if patience.is_out else ""
                 print(f"{workdir}: this run has finished, at step {int(state.step)}{why}")
-                draw_curves(workdir, again=False)
+                draw_run(workdir, again=False)
             return last_metrics(workdir, eval_source.split)
         report = open_parts.enter_context(
             Report(
@@ -129,7 +129,7 @@ def train(
             patience,
         )
     if processes.is_first():
-        draw_curves(workdir)
+        draw_run(workdir)
     return metrics
 
 
@@ -500,11 +500,11 @@ def restore_or_create(
     return state
 
 
-def draw_curves(workdir: Path, again: bool = True) -> None:
+def draw_run(workdir: Path, again: bool = True) -> None:
     """Draws what was logged; with `again` also where there is such a picture."""
     path = workdir / "plots" / "curves.png"
     if again or not path.exists():
-        draw.draw_curves(workdir / METRICS_FILE, path)
+        draw_curves.draw_curves(workdir / METRICS_FILE, path)
 
 
 def evaluation_owed(setup: Setup, step: int, workdir: Path, split: str) -> bool:
