@@ -132,6 +132,23 @@ def test_images_without_a_label_file_are_counted_and_an_empty_one_is_fine(tmp_pa
         open_train(made)
 
 
+def test_a_split_without_any_label_file_is_refused_where_it_is_used(tmp_path):
+    for split in ("train", "test"):
+        picture(tmp_path / "images" / split / "a.jpg")
+    text(tmp_path / "labels" / "train" / "a.txt", ROW)
+    text(tmp_path / "classes.txt", "cat", "dog")
+    made = config(tmp_path)
+    assert len(open_train(made)) == 1
+    said = "images/test: none of the 1 images of split 'test' has a label file"
+    with pytest.raises(DataError, match=said):
+        open_eval(made)  # in want of another split, it is the one that judges
+    picture(tmp_path / "images" / "val" / "a.jpg")
+    text(tmp_path / "labels" / "val" / "a.txt", ROW)
+    assert open_eval(made).split == "val"
+    with pytest.raises(DataError, match=said):
+        open_eval(made, "test")
+
+
 def test_labels_without_an_image_are_told_of(tmp_path):
     made = simple(tmp_path)
     text(tmp_path / "labels" / "b.txt", ROW)

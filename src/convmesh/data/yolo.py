@@ -363,7 +363,7 @@ def _note_missing(layout: _Layout, split: str, listed: Sequence[str]) -> None:
         what = f"none of the {len(there)} images of split {split!r} has a label file, as"
         what += f" {layout.label(missing[0])} for {missing[0]}"
     where = layout.yaml or os.path.dirname(missing[0])
-    layout.problems.append(Problem(where, what, error=none and layout.is_wanted(split)))
+    layout.problems.append(Problem(where, what, error=none, split=split))
 
 
 def _note_without_images(layout: _Layout) -> None:
