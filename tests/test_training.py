@@ -202,6 +202,8 @@ def test_a_finished_run_says_so(photo_run, photos, tmp_path, capsys):
     assert cli.main(["train", "--config", recipe, "--workdir", str(workdir)]) == 0
     assert f"{workdir}: this run has finished, at step 8" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+    # Its own numbers, though other weights were judged since.
+    evaluate(workdir, step=4)
     metrics = training.train(runs.photo_config(photos), workdir)
     assert metrics == json.loads((photo_run / "eval/val/metrics.json").read_text())
 

@@ -518,10 +518,12 @@ def evaluation_owed(setup: Setup, step: int, workdir: Path, split: str) -> bool:
 
 
 def last_metrics(workdir: Path, split: str) -> dict[str, float]:
-    """What the last evaluation of `split` wrote, or nothing."""
-    path = workdir / "eval" / split / "metrics.json"
-    found = read_json(path) if path.exists() else {}
-    return {name: value for name, value in found.items() if name != "why_zero"}  # numbers alone
+    """What the run's last evaluation of `split` found, or nothing."""
+    path = workdir / METRICS_FILE
+    rows = read_metrics(path) if path.exists() else []
+    judged = [row for row in rows if row["split"] == split and not is_of_training(row)]
+    last = judged[-1] if judged else {}
+    return {name: value for name, value in last.items() if name not in ("step", "split")}
 
 
 def announce(setup: Setup, state, train_source, eval_source, report: Report) -> None:
