@@ -6,7 +6,7 @@ On a CPU with --cpu-devices 2. BCCD is the folder of https://github.com/Shenggan
 holds Annotations, JPEGImages and ImageSets (MIT). Trained on its `trainval` (292 images), judged on
 its `test` (72), by the last averaged weights. Settings were chosen on `train` and `val`.
 
-13 to 14 minutes on 2 CPU cores: test AP 0.619, 0.614, 0.604 and AP50 0.917, 0.921, 0.912 (seeds 0,
+12 to 13 minutes on 2 CPU cores: test AP 0.613, 0.612, 0.614 and AP50 0.913, 0.916, 0.917 (seeds 0,
 1, 2). See docs/results.md.
 """
 
