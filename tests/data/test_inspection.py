@@ -280,6 +280,12 @@ def test_a_class_that_is_not_known_and_one_that_never_occurs(root):
         "class emu: warning: occurs nowhere",
     ]
     assert found.summary["splits"]["train"]["boxes_by_class"] == {"dog": 2, "emu": 0}
+    # Of many one line.
+    many = tuple(f"emu{i}" for i in range(11))
+    found = inspect(config_for(root, classes=("cat", "dog", *many)))
+    assert [str(finding) for finding in found.findings] == [
+        f"classes: warning: 11 of 13 occur nowhere: {', '.join(many)}"
+    ]
 
 
 def test_more_boxes_than_a_batch_holds(root):

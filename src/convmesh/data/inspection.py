@@ -402,13 +402,22 @@ def _about_the_set(
                 f"{_count(len(ignored), 'file')} not taken for images: {named}",
             )
     empty = {path.name for path in getattr(parts[0].source, "empty", ())}
+    nowhere = [
+        name
+        for name in summary["classes"]
+        if name not in empty and not any(n[name] for n in counts.values())
+    ]
+    if len(nowhere) > MOST_ALIKE:
+        what = f"{len(nowhere)} of {len(summary['classes'])} occur nowhere: {', '.join(nowhere)}"
+        yield about("classes", what)
+        nowhere = []
     for name in summary["classes"]:
         elsewhere = {split: n[name] for split, n in counts.items() if n[name]}
         if name in empty:
             yield about(f"class {name}", f"its folder in {parts[0].split} has no images", True)
-        elif not elsewhere:
+        elif name in nowhere:
             yield about(f"class {name}", "occurs nowhere")
-        elif not trained[name]:
+        elif elsewhere and not trained[name]:
             told = " and ".join(f"{_count(n, 'time')} in {split}" for split, n in elsewhere.items())
             yield about(f"class {name}", f"occurs {told}, never in {parts[0].split}")
     numbers = summary["splits"][parts[0].split]
