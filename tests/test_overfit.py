@@ -55,6 +55,14 @@ def test_what_cannot_be_read_is_passed_by_where_the_recipe_says_so(photos, tmp_p
     assert "passed: top1 1.00 on 7 images" in capsys.readouterr().out
 
 
+def test_images_that_do_not_divide_are_refused_in_the_words_of_the_call(call, capsys):
+    assert call("odd", "--images", "3")[0] == 2
+    said = "--images 3: one batch of them does not divide over the 8 devices of the data axis; take"
+    assert said in capsys.readouterr().err
+    assert call("odd", "--images", "3", "--config.train.batch_size=4")[0] == 2
+    assert "error: train.batch_size=4: does not" in capsys.readouterr().err
+
+
 def test_it_fails_where_nothing_is_learnt(call, capsys):
     status, _ = call("slow", "--steps", "2", "--config.optimizer.learning_rate=1e-9")
     err = capsys.readouterr().err.splitlines()[-1]

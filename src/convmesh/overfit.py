@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from convmesh import advice, processes
-from convmesh.config import KEYS, apply_overrides
+from convmesh.config import KEYS, apply_overrides, parse_overrides
 from convmesh.data import BadExample, open_eval
 from convmesh.data.documents import read_json
-from convmesh.errors import RunError
+from convmesh.errors import ConfigError, RunError
 from convmesh.report import METRICS_FILE, is_of_training, read_metrics
 from convmesh.tasks.average_precision import coco_metrics
 
@@ -72,7 +72,15 @@ def overfit(
 
     config = overfit_config(config, images, steps, overrides)
     workdir = Path(workdir)
-    metrics = train(config, workdir)
+    try:
+        metrics = train(config, workdir)
+    except ConfigError as error:
+        # The batch is the images, unless the call says otherwise: in the words of the call.
+        key = f"train.batch_size={images}: "
+        if "train.batch_size" in parse_overrides(overrides) or not str(error).startswith(key):
+            raise
+        what = str(error).removeprefix(key)
+        raise ConfigError(f"--images {images}: one batch of them {what}") from None
     why = processes.broadcast(_why(config, workdir, metrics) if processes.is_first() else [])
     name = "AP50" if config.task == "detect" else "top1"
     score = metrics.get(name)
