@@ -160,7 +160,7 @@ def test_the_flags_of_several_processes(calls, workdir, monkeypatch):
         calls.made.append(("locally", [command(i, "127.0.0.1:9") for i in range(n)]))
         return 75
 
-    monkeypatch.setattr("convmesh.processes.run_locally", run_locally)
+    monkeypatch.setattr("convmesh.local_processes.run_locally", run_locally)
     flags = ["--coordinator", "10.0.0.1:1234", "--process-id", "1", "--num-processes=2"]
     for argv in ([*flags, "eval", "--workdir", workdir], ["eval", "--workdir", workdir, *flags]):
         assert cli.main(argv) == 0

@@ -102,7 +102,9 @@ def _run(argv: list[str]) -> int:
         simulate_devices(args.cpu_devices)
     together = args.coordinator, args.num_processes, args.process_id
     if (args.num_processes or 1) > 1 and together.count(None) == 2:
-        return processes.run_locally(_command_again(given), args.num_processes)
+        from convmesh.local_processes import run_locally
+
+        return run_locally(_command_again(given), args.num_processes)
     processes.start(*together)
     status = args.run(args, tuple(overrides))
     processes.finish()

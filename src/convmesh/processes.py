@@ -20,25 +20,23 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
-from convmesh.errors import ConfigError, ConvmeshError, Stopped
+from convmesh.errors import ConfigError, ConvmeshError
 
 START_SECONDS = 300  # how long processes wait for each other at the start
 HEARTBEAT_SECONDS = 30  # a process that was not heard of for so long is dead
 POLL_SECONDS = 0.5  # between two looks for another's failure
 TELL_SECONDS = 5  # what a failing process gives the others to hear of it
-END_SECONDS = 4  # what local processes get to end by themselves after one has failed
 _FOREVER_MS = 30 * 24 * 3600 * 1000  # the watcher ends a wait for one that never comes
 _CHUNK = 4 * 2**20
 _INLINE = 2**16
 
-_LAUNCHER = "CONVMESH_LAUNCHER"  # process id of the one that started this one with `run_locally`
+LAUNCHER = "CONVMESHLAUNCHER"  # process id of the one that started this one with `local_processes`
 _FLAGS = ("--coordinator", "--num-processes", "--process-id")
 
 
@@ -271,7 +269,7 @@ def _give_up(place: _Place) -> NoReturn:
     """Ends this process, in words: JAX would abort it, with a stack of addresses."""
     me, others = f"process {place.process_id} of {place.num_processes}", place.coordinator
     what = "no answer from process 0 at" if place.process_id else "not all others have come to"
-    _print(f"convmesh: error: {me}: {what} {others} within {START_SECONDS} s")
+    print_line(f"convmesh: error: {me}: {what} {others} within {START_SECONDS} s")
     _exit(ConvmeshError.exit_code)
 
 
@@ -564,7 +562,7 @@ def _fail(message: str, status: int) -> NoReturn:
         _print_failure_of_another(failure)
     elif me == 0:
         # A wrong call or config is so in all processes.
-        _print(f"convmesh: error: {message}" if status == ConfigError.exit_code else numbered)
+        print_line(f"convmesh: error: {message}" if status == ConfigError.exit_code else numbered)
     _leave(client, failure, alike, unless_alike=numbered if mine and me else "")
 
 
@@ -596,7 +594,7 @@ def _leave(client, failure: dict, alike: bool = False, unless_alike: str = "") -
     if failure["process"] == me and me != 0:
         heard = _wait_until_told(client, count() - 1)
         if unless_alike and heard.get(0) != "alike":
-            _print(unless_alike)
+            print_line(unless_alike)
     try:
         client.key_value_set(f"{_TOLD}/{me}", "alike" if alike else "")
     except Exception:
@@ -624,10 +622,11 @@ def _wait_until_told(client, processes: int) -> dict[int, str]:
 def _print_failure_of_another(failure: dict) -> None:
     # Processes that `run_locally` started share one terminal: once is enough.
     if index() == 0 or not launched():
-        _print(f"convmesh: error: process {failure['process']} failed: {failure['message']}")
+        print_line(f"convmesh: error: process {failure['process']} failed: {failure['message']}")
 
 
-def _print(line: str) -> None:
+def print_line(line: str) -> None:
+    """Prints a line to the terminal of this process, whatever its other threads do."""
     # Not by sys.stderr: a main thread that is blocked may hold its lock.
     os.write(2, f"{line}\n".encode())
 
@@ -673,126 +672,5 @@ def _look_for_failures() -> None:
 
 
 def launched() -> bool:
-    """Whether `run_locally` has started this process, and passes signals on to it."""
-    return os.environ.get(_LAUNCHER) == str(os.getppid())
-
-
-# --- several processes on this machine ------------------------------------------------------------
-
-
-def run_locally(command: Callable[[int, str], Sequence[str]], num_processes: int) -> int:
-    """Runs `command(process_id, coordinator)` for each process, until all have ended.
-
-    Signals go on to all of them. Process 0 has this process's output; lines of the others are
-    marked. When one fails, the others get a few seconds to end. Each gets its share of the GPUs,
-    unless devices are simulated. Returns the status of the first that failed, 75 if they were
-    stopped, else 0.
-    """
-    kind = find_cluster(os.environ)
-    if kind is not None:
-        raise ConfigError(
-            f"--num-processes {num_processes}: {kind} has already started several processes; leave "
-            "the flag away"
-        )
-    gpus = visible_gpus(os.environ)
-    if 0 < gpus < num_processes:
-        raise ConfigError(
-            f"--num-processes {num_processes}: this machine has {gpus} GPU(s), and two processes "
-            "cannot share one; add --cpu-devices to try it on the CPU"
-        )
-    coordinator = f"127.0.0.1:{free_port()}"
-    processes: list[subprocess.Popen] = []
-    readers: list[threading.Thread] = []
-    received: list[int] = []
-
-    def forward(number, frame=None):
-        received.append(number)
-        _signal(processes, number if len(received) < 3 else signal.SIGKILL)
-
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, forward) for number in handled}
-    try:
-        for i in range(num_processes):
-            env = os.environ | {_LAUNCHER: str(os.getpid())}
-            share = share_of_gpus(gpus, i, num_processes)
-            if share is not None:
-                env.setdefault("JAX_LOCAL_DEVICE_IDS", ",".join(map(str, share)))
-            process = _start_one(command(i, coordinator), env, piped=i > 0)
-            processes.append(process)
-            if i > 0:
-                readers.append(_pass_on(process, f"[process {i}] "))
-            if received:  # while they were being started
-                _signal([process], received[-1])
-        return _wait_for_local(processes, received)
-    finally:
-        _signal(processes, signal.SIGKILL)
-        for process in processes:
-            process.wait()
-        for reader in readers:
-            reader.join(2)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _start_one(command: Sequence[str], env: dict, piped: bool) -> subprocess.Popen:
-    # A session of its own: a terminal's ^C comes to this process, which passes it on, once.
-    return subprocess.Popen(
-        command,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if piped else None,
-        stderr=subprocess.STDOUT if piped else None,
-        start_new_session=True,
-    )
-
-
-def _pass_on(process: subprocess.Popen, mark: str) -> threading.Thread:
-    def copy() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if b"Expected number of connected peer ranks" in line:  # gloo greets each peer
-                continue
-            sys.stderr.write(mark + line.decode(errors="replace"))
-            sys.stderr.flush()
-
-    thread = threading.Thread(target=copy, daemon=True)
-    thread.start()
-    return thread
-
-
-def _signal(processes: Sequence[subprocess.Popen], number: int) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(number)
-
-
-def _wait_for_local(processes: Sequence[subprocess.Popen], received: Sequence[int]) -> int:
-    """Waits for all; ends the others some seconds after one has failed."""
-    failed, since = 0, 0.0
-    while True:
-        codes = [process.poll() for process in processes]
-        for i, code in enumerate(codes):
-            if code is None or code in (0, Stopped.exit_code) or failed:
-                continue
-            failed, since = _status(code), time.monotonic()
-            if code < 0 and not received:
-                _print(f"convmesh: error: process {i} was ended by {signal.Signals(-code).name}")
-        if None not in codes:  # all 0 or 75, or one has failed
-            return failed or max(code or 0 for code in codes)
-        if failed and time.monotonic() - since > END_SECONDS:
-            _signal(processes, signal.SIGTERM)
-            time.sleep(1)
-            _signal(processes, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def _status(code: int) -> int:
-    """An exit status as a shell gives it."""
-    return code if code >= 0 else 128 - code
+    """Whether `local_processes` has started this process, and passes signals on to it."""
+    return os.environ.get(LAUNCHER) == str(os.getppid())

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convmesh import processes
 from convmesh.errors import ConfigError, DataError
+from convmesh.local_processes import free_port
 from convmesh.report import read_metrics
 
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
@@ -62,7 +62,7 @@ def _train_on(cores: list[int], recipe, overrides, steps: int, folder: Path) -> 
     ]
     together: list[list[str]] = [[]]
     if len(cores) > 1:
-        address = f"--coordinator=127.0.0.1:{processes.free_port()}"
+        address = f"--coordinator=127.0.0.1:{free_port()}"
         count = f"--num-processes={len(cores)}"
         together = [[address, count, f"--process-id={i}"] for i in range(len(cores))]
     flags = f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}"
