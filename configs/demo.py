@@ -2,8 +2,8 @@
 
     convmesh train --config configs/demo.py --workdir runs/demo
 
-On 2 CPU cores, as 2 simulated devices (--cpu-devices 2): 8 minutes with set-up; AP 0.691, AP50
-0.911 on the test scenes (seed 0). See docs/results.md.
+On 2 CPU cores, as 2 simulated devices (--cpu-devices 2): 8 minutes with set-up; AP 0.686, AP50
+0.910 on the test scenes (seed 0). See docs/results.md.
 """
 
 from convmesh.config import defaults
