@@ -38,11 +38,12 @@ def evaluate(workdir, split=None, step=None, best=False, overrides=()) -> dict[s
     that are here, else all devices share the examples.
     """
     workdir = Path(workdir)
-    config, classes = read_workdir(workdir)
-    own_name = config.data.name
-    check_same_model(config, apply_overrides(config, overrides), workdir)
-    config = apply_overrides(config, overrides)
-    of_another = "" if config.data.name == own_name else config.data.name.replace("/", "-") + ":"
+    trained, classes = read_workdir(workdir)
+    config = apply_overrides(trained, overrides)
+    check_same_model(trained, config, workdir)
+    of_another = (
+        "" if config.data.name == trained.data.name else config.data.name.replace("/", "-") + ":"
+    )
     if not config.data.classes:
         config.data.classes = classes
     source = open_eval(config, split)
