@@ -149,6 +149,24 @@ def test_statistics_of_narrow_activations_are_float32():
     assert running["var"].item() == pytest.approx(1 / 64, abs=1e-5)
 
 
+def test_narrow_activations_are_normalised_as_in_float64():
+    # Values that bfloat16 holds; their mean and variance it does not.
+    x = jnp.asarray(normal(16, 5, 4, 3) * 3 + [1, -5, 10], jnp.bfloat16)
+    layer = BatchNorm(jnp.bfloat16, momentum=0.0)
+    variables = layer.init(jax.random.key(0), x, train=False)
+    y, changed = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64)
+    mean, variance = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    running = changed["batch_stats"]
+    np.testing.assert_allclose(running["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(running["var"], variance, rtol=1e-4)
+    # Only the result is rounded, to 8 bits.
+    wanted = (exact - mean) / np.sqrt(variance + 1e-5)
+    np.testing.assert_allclose(np.asarray(y, np.float64), wanted, rtol=2**-8, atol=1e-3)
+    again = layer.apply({**variables, **changed}, x, train=False)
+    np.testing.assert_allclose(np.asarray(again, np.float64), wanted, rtol=2**-8, atol=1e-3)
+
+
 def test_conv_norm_is_its_parts():
     x = normal(2, 6, 6, 3)
     layer = ConvNorm(4, stride=2, activation=nn.relu)
