@@ -258,6 +258,13 @@ def test_micro_batches_are_summed_divided_once_and_then_clipped(unroll):
     assert int(state.step) == 1
 
 
+def test_a_pixel_is_normalised_by_hand():
+    # Red (1 - 0.485) / 0.229, green (0 - 0.456) / 0.224, blue (0.2 - 0.406) / 0.225.
+    pixel = np.array([[[[255, 0, 51]]]], np.uint8)
+    wanted = [[[[2.248908, -2.035714, -0.915556]]]]
+    np.testing.assert_allclose(normalise(pixel, jnp.float32), wanted, rtol=1e-5)
+
+
 def some_absent(task, size):
     """A batch of 8 that lacks two of its first four examples."""
     batch = equality.random_batch(task, size)
