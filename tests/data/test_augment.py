@@ -269,6 +269,43 @@ def test_colour_jitter_moves_colours_but_keeps_grey_grey():
     assert (spread > 10).all()
 
 
+class Fixed:
+    """Stands for a generator: draws what it is given."""
+
+    def __init__(self, *draws):
+        self.draws = np.array(draws)
+
+    def uniform(self, low, high, size):
+        assert (low, high, size) == (-1, 1, len(self.draws))
+        return self.draws
+
+
+@pytest.mark.parametrize(
+    "draws, pixel, wanted",
+    [
+        # Brightness 1 + 0.4 / 2 = 1.2 times.
+        ((0.5, 0, 0, 0), (128, 64, 10), (153.6, 76.8, 12)),
+        # Contrast 1.2 about 128: 128 + 1.2 (v - 128).
+        ((0, 0.5, 0, 0), (128, 64, 200), (128, 51.2, 214.4)),
+        # Both: 1.2 times that, also the 128.
+        ((0.5, 0.5, 0, 0), (128, 64, 164), (153.6, 61.44, 205.44)),
+        # Saturation 0.3. Luminance 0.299 x 200 + 0.587 x 100 + 0.114 x 40 = 123.06; 0.7 of it is
+        # 86.142, and 0.3 of each channel is added.
+        ((0, 0, -1, 0), (200, 100, 40), (146.142, 116.142, 98.142)),
+        # Hue by 18 degrees, red towards green: 100 grey and 100 red, which becomes
+        # (1 + 2 cos) / 3 = 0.96737, (1 - cos) / 3 +- sin / sqrt(3) = 0.19473 and -0.16210.
+        ((0, 0, 0, 1), (200, 100, 100), (196.737, 119.473, 83.790)),
+        # All, hue first: luminance 138.507, so (155.976, 132.797, 122.092) with saturation 0.3;
+        # (161.571, 133.756, 120.910) with contrast 1.2; brightness 0.9.
+        ((-0.25, 0.5, -1, 1), (200, 100, 100), (145.414, 120.380, 108.819)),
+    ],
+)
+def test_colour_jitter_by_hand(draws, pixel, wanted):
+    image = np.full((2, 3, 3), pixel, np.uint8)
+    augment.jitter_colour(image, 1, Fixed(*draws))
+    assert np.array_equal(image, np.full((2, 3, 3), np.rint(wanted)))
+
+
 def test_strength_zero_leaves_colours_alone_and_shifts_no_other_draw():
     image = noise(8, 8)
     still = image.copy()
