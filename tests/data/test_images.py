@@ -47,6 +47,23 @@ def test_orientation_six_is_a_quarter_turn_clockwise():
     assert np.array_equal(images.turn_upright(stored, 99), stored)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_with_the_pixels(orientation):
+    boxes = np.array([[3, 2, 10, 7], [25, 11, 39, 24]])
+    stored = np.zeros((24, 40, 3), np.uint8)
+    for channel, (x0, y0, x1, y1) in enumerate(boxes):
+        stored[y0:y1, x0:x1, channel] = 255
+    # Pillow turns the pixels.
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(Image.fromarray(stored), "PNG", exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    found = images.turn_boxes(boxes, (24, 40), orientation)
+    for channel in range(2):
+        ys, xs = np.nonzero(upright[..., channel])
+        assert found[channel].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
 @pytest.mark.parametrize(
     "kind, mode, tolerance",
     [
