@@ -249,6 +249,24 @@ def test_what_partners_draw_never_moves_what_the_example_draws(monkeypatch):
     assert views[0] == views[1] and after[0] == after[1]
 
 
+def test_an_example_draws_its_own_view_in_a_mosaic_whatever_its_partners_draw():
+    # Small enough for any quarter: never cut.
+    record, chosen = flat(200), Settings(scale=(0.05, 0.25), color=0.0)
+    for seed in range(5):
+        alone = np.random.default_rng((seed, 1))
+        augment.augment_for_detection(
+            record.image, record.boxes, record.crowd, (400, 400), chosen, alone
+        )
+        after = alone.uniform()
+        # Its first draw: the zoom, in logarithms, of 400 x 400.
+        side = 400 * np.exp(np.random.default_rng((seed, 1)).uniform(np.log(0.05), np.log(0.25)))
+        for other in range(5):
+            rng, more = np.random.default_rng((seed, 1)), np.random.default_rng((other, 2))
+            _, (boxes, _, _) = mixing.mix(record, [None] * 3, None, (400, 400), chosen, rng, more)
+            np.testing.assert_allclose(boxes[:, 2:] - boxes[:, :2], [[side] * 2], atol=1)
+            assert rng.uniform() == after
+
+
 def test_inputs_of_a_few_pixels_can_be_mosaics():
     parts = [painted(i, (5, 5, 30, 30)) for i in range(4)]
     for size in ((1, 1), (1, 5), (2, 2), (3, 40)):
