@@ -623,6 +623,32 @@ def test_reading_ahead_fills_the_cache_in_the_order_of_training(bad):
         assert len(noted.read) == before
 
 
+@pytest.mark.parametrize(
+    "half, wanted",
+    [
+        # From position 2 x 4 on; what was read already is in the cache.
+        (None, [5, 0, 9, 1, 2, 8, 4, 3, 6, 7]),
+        # Of each batch the last two: positions 10, 11, 14, 15, 18, 19.
+        (1, [9, 1, 4, 5, 7, 0]),
+    ],
+)
+def test_reading_ahead_begins_where_the_run_goes_on(monkeypatch, half, wanted):
+    class Noted(Scenes):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(loader, "_THREADS", 1)  # several would change places
+    config, read = config_for(), []
+    config.train.seed = 0  # that of PINNED
+    share = None if half is None else split(2, batch_size=4)[half]
+    with loader.reading_ahead(Cached(Noted(10)), config, start_step=2, share=share):
+        end = time.monotonic() + 30
+        while len(read) < len(wanted) and time.monotonic() < end:
+            time.sleep(0.001)
+    assert read == wanted
+
+
 def test_reading_ahead_ends_when_it_is_told_to_and_needs_a_cache():
     class Slow(Scenes):
         def __getitem__(self, index):
