@@ -328,6 +328,36 @@ def test_coco_as_tfds_keeps_it(tmp_path, monkeypatch):
     assert record.bad_boxes == 1 and empty.area.tolist() == [] and len(empty.boxes) == 0
 
 
+def test_of_a_clipped_box_the_part_of_the_area_in_the_image_is_left(tmp_path, monkeypatch):
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="png"),
+            "objects": tfds.features.Sequence(
+                {
+                    # TFDS checks no numbers of a box of no stated format.
+                    "bbox": tfds.features.BBoxFeature(bbox_format=None),
+                    "label": LABEL,
+                    "area": np.int64,
+                }
+            ),
+        }
+    )
+    objects = [
+        {"bbox": box(30, 15, 50, 25), "label": 0, "area": 100},  # a quarter of it is in the image
+        {"bbox": box(-10, 5, 30, 15), "label": 1, "area": 100},  # three quarters
+        {"bbox": box(5, 5, 5, 9), "label": 2, "area": 7},  # dropped
+        {"bbox": box(1, 2, 11, 12), "label": 2, "area": 33},
+    ]
+    like(monkeypatch, tmp_path, features, [{"image": png(), "objects": objects}])
+    record = TfdsSet(config_for(tmp_path, "like", on_bad_box="clip")).source("train", True)[0]
+    wanted = [[30, 15, 40, 20], [0, 5, 30, 15], [1, 2, 11, 12]]
+    np.testing.assert_allclose(record.boxes, wanted, atol=1e-4)
+    np.testing.assert_allclose(record.area, [25, 75, 33], rtol=1e-5)
+    assert record.area.dtype == np.float32 and record.bad_boxes == 3
+    dropped = TfdsSet(config_for(tmp_path, "like", on_bad_box="drop")).source("train", True)[0]
+    assert dropped.area.tolist() == [33]
+
+
 def test_open_images_as_tfds_keeps_it(tmp_path, monkeypatch):
     features = stock_features("open_images_v4/200k", tmp_path, monkeypatch)
     marks = ("is_depiction", "is_inside", "is_occluded", "is_truncated")

@@ -20,12 +20,12 @@ from convmesh.data.problems import Problem, refuse
 from convmesh.data.record import (
     ROUNDING,
     BadExample,
-    Checked,
     Record,
     box_faults,
     faulty,
     kept_as_stated,
     sound_boxes,
+    visible_area,
 )
 from convmesh.errors import ConfigError, DataError, nearest
 
@@ -231,7 +231,7 @@ class AnnotatedSource:
             boxes=checked.boxes[kept].astype(np.float32),
             labels=one.labels[kept].astype(np.int32),
             crowd=ignored[kept].copy(),
-            area=None if one.area is None else _area(one.area, boxes, checked)[kept],
+            area=None if one.area is None else visible_area(one.area, boxes, checked)[kept],
             bad_boxes=checked.bad,
         )
 
@@ -349,21 +349,6 @@ class AnnotatedSource:
                 what = fault + done[self._on_bad_box]
                 found.append(Problem(one.annotation or one.name, what, one.place(i), error))
         return found
-
-
-def _area(area: np.ndarray, boxes: np.ndarray, checked: Checked) -> np.ndarray:
-    """Return float32 [n]: the stated areas, of clipped boxes only the part that is in the image.
-
-    boxes: float64 [n, 4], as stated; what is returned of boxes that are not kept means nothing.
-    """
-    # COCO parts small from large by the outline, which may fill little of its box. How much of it
-    # was cut off is not known: it is taken to be spread evenly. Where the area is that of the box,
-    # this gives that of the clipped box, as it must; and never more than that.
-    cut = checked.kept & ~checked.good
-    sides, left = (b[cut, 2:] - b[cut, :2] for b in (boxes, checked.boxes))
-    result = area.astype(np.float64)
-    result[cut] *= (left / sides).prod(1)
-    return result.astype(np.float32)
 
 
 def _frame(one: Annotated) -> tuple[tuple[float, float], float]:

@@ -207,6 +207,21 @@ def sound_boxes(
     return Checked(clipped, keep, good, int((~(good & keep)).sum()))
 
 
+def visible_area(area: np.ndarray, boxes: np.ndarray, checked: Checked) -> np.ndarray:
+    """Return float32 [n]: the stated areas, of clipped boxes only the part that is in the image.
+
+    boxes: float64 [n, 4], as stated; what is returned of boxes that are not kept means nothing.
+    """
+    # COCO parts small from large by the outline, which may fill little of its box. How much of it
+    # was cut off is not known: it is taken to be spread evenly. Where the area is that of the box,
+    # this gives that of the clipped box, as it must; and never more than that.
+    cut = checked.kept & ~checked.good
+    sides, left = (b[cut, 2:] - b[cut, :2] for b in (boxes, checked.boxes))
+    result = area.astype(np.float64)
+    result[cut] *= (left / sides).prod(1)
+    return result.astype(np.float32)
+
+
 def _clipped(
     boxes: np.ndarray,
     labels: np.ndarray,

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tensorflow_datasets.core import constants, read_only_builder
 
 from convmesh.data import augment, images
-from convmesh.data.record import BadExample, Record, check_label, sound_boxes
+from convmesh.data.record import BadExample, Record, check_label, sound_boxes, visible_area
 from convmesh.data.sizes import input_sizes
 from convmesh.errors import ConfigError, DataError, nearest
 
@@ -125,7 +125,8 @@ class TfdsSource:
         kept = checked.kept
         area = None
         if wanted.area:
-            area = np.asarray(example[wanted.area], np.float32).reshape(-1)[kept]
+            stated = np.asarray(example[wanted.area], np.float32).reshape(-1)
+            area = visible_area(stated, boxes, checked)[kept]
         return Record(
             image,
             image_id,
