@@ -137,6 +137,26 @@ def test_a_main_thread_that_hears_nothing_is_ended_after_the_grace():
     assert seconds >= GRACE
 
 
+def test_the_grace_begins_once_a_checkpoint_is_written():
+    body = """import threading
+    sys.modules[StopSignal.__module__].GRACE = 0.1
+    # As Orbax names the thread that writes; here it writes until a line comes.
+    threading.Thread(target=sys.stdin.readline, name="async_save").start()
+    hear_nothing()
+"""
+    command = [sys.executable, "-c", f"{HEAR_NOTHING}    {body}"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == "deaf\n"
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGTERM)
+    time.sleep(1)  # ten times the grace
+    writes_on = process.poll() is None
+    told = process.communicate("\n" if writes_on else None, timeout=60)[1]
+    assert writes_on, told
+    assert (process.returncode, told) == (75, "convmesh: stopped by SIGTERM at step 3, saved\n")
+
+
 def test_a_second_signal_ends_the_process_at_once_also_while_steps_are_done():
     status, told, seconds = ended(
         "with stop.noted(): hear_nothing()", signal.SIGINT, signal.SIGTERM
