@@ -1,5 +1,6 @@
 """One run a directory, whoever dies in whatever way."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -52,6 +53,45 @@ def test_kill_9_leaves_nothing_that_blocks(tmp_path, holder):
 def test_asking_makes_nothing(tmp_path):
     RunLock(tmp_path / "run").refuse_if_held()
     assert not (tmp_path / "run").exists()
+
+
+def test_two_may_ask_at_once(tmp_path, monkeypatch):
+    with RunLock(tmp_path / "run"):
+        pass
+    flock, asked = fcntl.flock, []
+
+    def ask_meanwhile(file, operation):
+        flock(file, operation)
+        if not asked:  # the first one holds what asking takes
+            asked.append("by the second")
+            RunLock(tmp_path / "run").refuse_if_held()
+
+    monkeypatch.setattr(fcntl, "flock", ask_meanwhile)
+    RunLock(tmp_path / "run").refuse_if_held()
+    assert asked == ["by the second"]
+
+
+def test_who_only_asks_keeps_nobody_from_taking_it(tmp_path, monkeypatch):
+    with RunLock(tmp_path / "run"):
+        pass
+    asking = os.open(tmp_path / "run" / LOCK_FILE, os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    flock, refused = fcntl.flock, []
+
+    def ask_until_refused(file, operation):
+        try:
+            flock(file, operation)
+        except BlockingIOError:
+            refused.append(file)
+            if len(refused) == 2:
+                os.close(asking)  # who asked has its answer
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", ask_until_refused)
+    with RunLock(tmp_path / "run"):
+        assert len(refused) == 2
+        with pytest.raises(ConfigError, match=f"process {os.getpid()} on"):
+            RunLock(tmp_path / "run").refuse_if_held()
 
 
 def test_free_again_after_the_end_and_after_an_error(tmp_path):
