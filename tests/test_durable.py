@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 
+import disk_calls
 import pytest
 
 from convmesh import durable
@@ -74,3 +75,27 @@ def test_a_file_is_written_whole_or_left_as_it_was(tmp_path, monkeypatch):
     assert path.read_text() == "second"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     durable.write_whole(path, "second")  # what is there already costs nothing, and needs no room
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("old")
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    durable.write_whole(tmp_path / "file", "new")
+    beside = calls[0][1]
+    assert beside != "file"
+    assert calls == [("fsync", beside, b"new"), ("rename", beside, "file"), ("fsync", ".", None)]
+
+
+def test_sealing_brings_every_file_and_every_folder_to_the_disk(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    content = {"x": b"one", "a/y": b"", "a/b/z": b"three"}
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    durable.seal(tmp_path)
+    folders = {".": None, "a": None, "a/b": None, "c": None}
+    sums = (tmp_path / durable.SUMS).read_bytes()
+    assert disk_calls.synced(calls) == {**content, **folders, durable.SUMS: sums}
+    [named] = [at for at, call in enumerate(calls) if call[0] == "rename"]
+    assert ("fsync", ".", None) in calls[named:]

@@ -2,6 +2,7 @@
 
 import os
 
+import disk_calls
 import pytest
 
 from convmesh import journal
@@ -57,3 +58,16 @@ def test_a_write_that_takes_a_part_is_gone_on_with(tmp_path, monkeypatch):
     Journal(tmp_path / "j").add([{"step": 1}, {"step": 2}])
     monkeypatch.undo()
     assert steps(tmp_path / "j") == [1, 2]
+
+
+def test_sync_brings_every_line_to_the_disk(tmp_path, monkeypatch):
+    file = Journal(tmp_path / "j")
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    file.add([{"step": 1}])
+    file.add([{"step": 2}])
+    assert calls == []
+    file.sync()
+    assert calls == [("fsync", "j", b'{"step": 1}\n{"step": 2}\n')]
+    file.close()
+    file.sync()
+    assert len(calls) == 1
