@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 
+import disk_calls
 import equality
 import jax
 import jax.numpy as jnp
@@ -300,6 +301,39 @@ def test_a_crash_in_any_phase_leaves_a_checkpoint_whole_or_absent(two, monkeypat
         checkpoints.save(make_state(3), META)
         checkpoints.wait()
         assert tuple(reached) == checkpoint.PHASES
+
+
+def test_what_is_on_the_disk_before_a_checkpoint_gets_its_name_and_before_another_is_deleted(
+    tmp_path, monkeypatch
+):
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(make_state(step), META)
+    [named] = [at for at, call in enumerate(calls) if call[2:] == ("checkpoints/2",)]
+    beside = calls[named][1]
+    before = disk_calls.synced(calls[:named])
+    paths = [tmp_path / "checkpoints" / "2", *(tmp_path / "checkpoints" / "2").rglob("*")]
+    assert len(paths) > 10
+    for path in paths:
+        at = os.path.normpath(f"{beside}/{path.relative_to(paths[0])}")
+        assert before[at] == (None if path.is_dir() else path.read_bytes()), at
+    [deleted] = [at for at, call in enumerate(calls) if call[:2] == ("rename", "checkpoints/1")]
+    assert ("fsync", "checkpoints", None) in calls[named:deleted]
+
+
+def test_a_save_is_known_to_signals_by_the_name_of_its_thread(tmp_path, monkeypatch):
+    by = {}
+    monkeypatch.setattr(
+        checkpoint,
+        "at_phase",
+        lambda phase: by.setdefault(phase, {thread.name for thread in threading.enumerate()}),
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1), META)
+        checkpoints.wait()
+    for phase in ("written", "sealed", "committed"):
+        assert "async_save" in by[phase]
 
 
 # --- what comes back ------------------------------------------------------------------------------

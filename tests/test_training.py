@@ -10,6 +10,7 @@ import time
 import types
 
 import cv2
+import disk_calls
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,6 +191,20 @@ def test_any_mesh_trains_alike(tmp_path, photos, photo_run, mesh):
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-4)
     assert ours[0]["gradient_norm"] == pytest.approx(theirs[0]["gradient_norm"], rel=1e-2)
     assert ours[-1]["images"] == runs.VAL_PHOTOS
+
+
+def test_the_numbers_of_a_step_are_on_the_disk_before_its_checkpoint_is_begun(
+    tmp_path, photos, monkeypatch
+):
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    runs.train(runs.photo_config(photos), tmp_path / "run")
+    for step, logged in ((4, [1, 2, 3, 4]), (8, [1, 2, 3, 4, 5, 6, 7, 8])):
+        place = f"run/checkpoints/{step}"
+        begun = next(at for at, call in enumerate(calls) if call[1].startswith(place))
+        assert ("rename", place) in [(call[0], call[-1]) for call in calls[begun:]]
+        rows = disk_calls.synced(calls[:begun])["run/metrics.jsonl"].splitlines()
+        rows = [json.loads(row) for row in rows]
+        assert [row["step"] for row in rows if row["split"] == "train"] == logged
 
 
 # --- stopping and going on ------------------------------------------------------------------------
