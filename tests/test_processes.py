@@ -51,6 +51,15 @@ def listeners():
                 found.append(".".join(map(str, reversed(last))))
     return found
 
+class SlowToRead:
+    "What process 0 alone takes a second to unpickle."
+    def __reduce__(self):
+        return wait_in_the_first, ()
+
+def wait_in_the_first():
+    if processes.is_first():
+        time.sleep(1)
+
 def work(*args, **kwargs):
     me, first = processes.index(), processes.is_first()
     {what}
@@ -330,6 +339,19 @@ def test_two_processes_talk_and_listen_on_one_address_only(job):
     # The coordinator and gloo; gloo.
     assert found["listening"] == [["127.0.0.2"] * 2, ["127.0.0.2"]]
     assert found["kept"] == []
+
+
+def test_a_slow_reader_gets_what_the_others_have_sent(job):
+    # Process 1 has long read all when process 0 comes to its value, too large for one message.
+    what = """
+_, big = zip(*processes.gather((SlowToRead(), bytes([7 + me]) * (9 * 2**20))))
+print([(len(b), set(b)) for b in big])
+"""
+    flags = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
+    both = [job(what, *flags, str(i)) for i in range(2)]
+    for process in both:
+        status, out, err = end(process)
+        assert (status, out) == (0, f"[({9 * 2**20}, {{7}}), ({9 * 2**20}, {{8}})]\n"), err
 
 
 def test_processes_that_slurm_started_find_each_other(job):
