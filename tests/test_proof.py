@@ -1,6 +1,7 @@
 """check-mesh: what it compares, and that it sees a mesh that is wrong."""
 
 import equality
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 import convmesh.ops.conv
 from convmesh import proof
 from convmesh.config import apply_overrides, defaults
+from convmesh.models import MODELS
+from convmesh.models.layers import BatchNorm, Conv, Dense
 from convmesh.proof import noise_setup
 
 
@@ -65,3 +68,55 @@ def test_a_lost_sum_is_found_in_float32(monkeypatch):
         proof.check_mesh(setup_on((2, 4, 1)), lambda text: None)
     assert error.value.exit_code == 1
     assert jax.config.jax_enable_x64 is False
+
+
+class Biased(nn.Module):
+    """A bias that batch norm subtracts again: its gradient is 0 but for rounding."""
+
+    classes: int
+    dtype: type
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = Conv(8, bias=True, dtype=self.dtype)(x)
+        x = nn.relu(BatchNorm(self.dtype)(x, train))
+        return Dense(self.classes, self.dtype)(x.mean((1, 2)))
+
+
+@pytest.fixture
+def biased(monkeypatch):
+    """Makes the model `biased` known; what names it in a config, with images that suit it."""
+    monkeypatch.setitem(MODELS, "biased", ("classify", __name__, "Biased"))
+    return {"model.name": "biased", "data.image_size": (8, 8)}
+
+
+def test_a_lost_micro_batch_is_found(monkeypatch, biased):
+    scan = jax.lax.scan
+
+    def without_the_last(function, carry, xs, **options):
+        on_several_devices = jax.sharding.get_abstract_mesh().size > 1
+        kept = jax.tree.map(lambda x: x[:-1], xs) if on_several_devices else xs
+        return scan(function, carry, kept, **options)
+
+    said = []
+    setup = setup_on((2, 1, 1), **biased | {"train.accumulate": 2})
+    proof.check_mesh(setup, said.append)
+    assert said[-1] == "equal: this mesh trains as one device does"
+    monkeypatch.setattr(jax.lax, "scan", without_the_last)
+    with pytest.raises(proof.NotEqual, match="leaves are not those of one device"):
+        proof.check_mesh(setup, said.append)
+    # What takes the whole batch at once loses nothing by it.
+    proof.check_mesh(setup_on((2, 1, 1), **biased), said.append)
+    assert said[-1] == "equal: this mesh trains as one device does"
+
+
+def test_a_leaf_that_is_nothing_but_noise_is_mentioned(biased):
+    said = []
+    proof.check_mesh(setup_on((2, 1, 1), **biased), said.append)
+    (at,) = (i for i, line in enumerate(said) if line.startswith("gradients: 6 leaves"))
+    assert said[at + 1] == (
+        "  1 of them are noisier than 0.1 in float32 and prove nothing; "
+        "precision=float64 on the CPU judges all"
+    )
+    assert sum("noisier" in line for line in said) == 1
+    assert said[-1] == "equal: this mesh trains as one device does"
