@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import runs
 
+from convmesh import evaluate
 from convmesh.config import apply_overrides, defaults
 
 
@@ -118,3 +120,62 @@ def test_a_signal_stops_all_at_one_step_and_one_process_goes_on(tmp_path, photos
     run(*call, *again)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if r["split"] == "train"] == list(range(1, step + 3))
+
+
+def broken_scenes(root):
+    """A YOLO set: 8 images to train on, 10 to evaluate; 3 of each are unreadable.
+
+    Of those to train on, the 5 others have a bad box each beside a good one.
+    """
+    rng = np.random.default_rng(0)
+    for split, total, broken in (("train", 8, (1, 4, 6)), ("val", 10, (1, 3, 7))):
+        images, labels = root / "images" / split, root / "labels" / split
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for i in range(total):
+            noise = rng.integers(0, 80 + 17 * i, (64, 64, 3), np.uint8)
+            cv2.imwrite(str(images / f"{i}.png"), noise)
+            if i in broken:
+                (images / f"{i}.png").write_bytes(b"no picture")
+            bad = "0 0.5 0.5 0 0.2\n" if split == "train" else ""
+            (labels / f"{i}.txt").write_text(f"1 0.5 0.5 0.{i + 1:02} 0.4\n{bad}")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    return root
+
+
+def test_two_processes_count_and_predict_what_one_does(tmp_path):
+    config = apply_overrides(
+        defaults("detect"),
+        {
+            "model.name": "detector_tiny",
+            "data.root": str(broken_scenes(tmp_path / "scenes")),
+            "data.image_size": (64, 64),
+            "data.on_bad_example": "skip",
+            "data.on_bad_box": "drop",
+            "data.augment.scale": (1.0, 1.0),
+            "train.batch_size": 8,
+            "train.steps": 2,
+            "eval.batch_size": 4,  # process 0 reads 0, 1, 4, 5, 8, 9; of 1, 3, 7 only the first
+            "eval.every_steps": 0,
+        },
+    )
+    workdir = tmp_path / "run"
+    call = ["train", "--config", runs.write_recipe(tmp_path / "recipe.py", config)]
+    call += ["--workdir", workdir, "--num-processes", 2, "--cpu-devices", 1]
+    done = subprocess.run(convmesh(*call), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    # A batch is all 8 images, so each of the 2 steps reads each of them once, 4 in each process.
+    assert "\n6 images could not be read and were passed by" in done.stderr
+    assert "\n10 bad boxes were dropped" in done.stderr
+    assert "\n3 images could not be read and were not counted" in done.stderr
+
+    predictions = workdir / "eval/val/predictions.json"
+    of_two = json.loads(predictions.read_text())
+    predictions.unlink()
+    assert evaluate(workdir)["images"] == 7  # in this process
+    of_one = json.loads(predictions.read_text())
+    names = [f"images/val/{i}.png" for i in (0, 2, 4, 5, 6, 8, 9)]
+    assert list(dict.fromkeys(row["file_name"] for row in of_two)) == names
+    for ours, theirs in zip(of_two, of_one, strict=True):
+        assert ours["file_name"] == theirs["file_name"]
+        np.testing.assert_allclose(ours["score"], theirs["score"], rtol=1e-5)
