@@ -1,8 +1,12 @@
 """bench: what is counted, beside what the formula says. Nothing here is timed."""
 
 import importlib.util
+import itertools
 import json
 import math
+import os
+import subprocess
+from pathlib import Path
 
 import equality
 import jax
@@ -10,9 +14,11 @@ import pytest
 import runs
 
 from convmesh import cli, proof
-from convmesh.bench import input, loop, scale, step
+from convmesh.bench import eval, input, loop, scale, step
 from convmesh.config import apply_overrides, defaults
+from convmesh.data import open_eval
 from convmesh.errors import ConfigError
+from convmesh.setup import config_mesh, make_setup
 
 
 def setup_on(mesh, **changes):
@@ -94,6 +100,37 @@ def test_scale_trains_both_ways(capsys, tmp_path, photos):
     assert "speed-up" in capsys.readouterr().out
 
 
+def test_the_speed_up_is_the_second_speed_over_the_first(capsys, monkeypatch, tmp_path):
+    bound, started = [], []
+
+    class Run:
+        """A training run that has written these speeds, the first before it was warm."""
+
+        def __init__(self, command, **options):
+            started.append(command)
+            lone = "--num-processes=2" not in command
+            speeds = (900.0, 10.0, 10.0, 8.0, 50.0) if lone else (900.0, 15.0, 14.0, 15.0, 16.0)
+            rows = [{"split": "train", "images_per_second": speed} for speed in speeds]
+            rows = [{"step": 1} | row for row in (*rows, {"split": "val", "top1": 0.5})]
+            workdir = Path(command[command.index("--workdir") + 1])
+            workdir.mkdir(exist_ok=True)
+            (workdir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Run)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 6, 7}, raising=False)
+    keep = lambda pid, cores: bound.append(set(cores))  # noqa: E731
+    monkeypatch.setattr(os, "sched_setaffinity", keep, raising=False)
+    result = scale.bench_scale("recipe.py", (), steps=5)
+    assert len(started) == 3
+    assert bound == [{4}, {4, 6, 7}, {4, 6}, {4, 6, 7}]
+    assert result["images_per_second"] == {"1 process": 10.0, "2 processes": 15.0}
+    assert result["ratio"] == 1.5
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["speed-up", "1.50"]
+
+
 def test_loop_saves_and_takes_turns_with_the_bare_step(tmp_path, tiny_net, photos, capsys):
     config = runs.photo_config(photos, {"eval.every_steps": 0})
     cost = loop.bench_loop(config, steps=100)
@@ -136,6 +173,32 @@ def test_eval_of_some_images(tiny_net, photos, capsys, tmp_path):
     assert numbers["ratio"] == numbers["whole"] / numbers["bare"] > 0
     assert cli.main(["bench", "eval", "--config", recipe]) == 0
     assert "12 images, fresh weights" in capsys.readouterr().out
+
+
+def test_the_ceiling_counts_a_step_for_the_last_images_too(tiny_net, photos, monkeypatch):
+    now = 0.0
+
+    def taking(*seconds):
+        """A function that takes so long at each call, in turn."""
+        left = itertools.chain(seconds, itertools.repeat(seconds[-1]))
+
+        def pass_by(*args):
+            nonlocal now
+            now += next(left)
+
+        return pass_by
+
+    # 12 images in batches of 8 are two steps. The first round, of compiling, does not count.
+    monkeypatch.setattr(eval.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(eval, "jit_predict_step", lambda *args, **options: taking(2.0))
+    monkeypatch.setattr(eval, "predict_all", taking(100.0, 6.0, 3.0, 6.0))
+    monkeypatch.setattr(eval, "evaluate_variables", taking(100.0, 8.0, 8.0, 24.0))
+    config = runs.photo_config(photos)
+    source = open_eval(config)
+    setup = make_setup(config, source.classes, config_mesh(config), len(source))
+    cost = eval.measure_eval(setup, source)
+    assert (cost.images, cost.bare, cost.predicted, cost.whole) == (12, 3.0, 2.0, 1.5)
+    assert cost.ratio == 0.5
 
 
 @pytest.mark.parametrize("part", ["step", "input"])
