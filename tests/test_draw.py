@@ -325,6 +325,27 @@ def test_predictions_below_the_threshold_are_not_drawn(monkeypatch):
     assert written == ["cat 0.80", "1 found, 1 true"]
 
 
+def test_predicted_boxes_lie_on_their_objects_in_images_of_two_sizes():
+    one = lambda box, label: {  # noqa: E731
+        "boxes": np.array([box]), "scores": np.array([0.9]), "labels": np.array([label])
+    }  # fmt: skip
+    found = [one([20, 30, 60, 80], 1), one([20, 50, 80, 150], 2)]
+    picture = draw_predictions_grid([plain(100, 140), plain(210, 105)], found, CLASSES, columns=2)
+    # Enlarged to 300 x 420 and to 420 x 210: three times and twice. Tiles begin 10 and 440 pixels
+    # from the left and end 430 from the top; the first image is the lower by 120.
+    assert picture.shape == (464, 870, 3)
+    for label, x0, y0, x1, y1 in (
+        (1, 10 + 3 * 20, 130 + 3 * 30, 10 + 3 * 60, 130 + 3 * 80),
+        (2, 440 + 2 * 20, 10 + 2 * 50, 440 + 2 * 80, 10 + 2 * 150),
+    ):
+        x, y = (x0 + x1) // 2, (y0 + y1) // 2
+        for at in ((y, x0), (y, x1 - 1), (y0, x1 - 9), (y1 - 1, x)):
+            assert tuple(picture[at].tolist()) == class_color(label), (label, at)
+        rows, columns = np.nonzero((picture == class_color(label)).all(-1))
+        beside = (columns < x0 - 3) | (columns > x1 + 3) | (rows > y1 + 3)
+        assert not beside.any()  # above is the chip with its name
+
+
 def test_right_and_wrong_classes_are_told_apart(monkeypatch):
     written = captions(monkeypatch)
     found = {"labels": np.array([1, 0]), "scores": np.array([0.75, 0.25])}
