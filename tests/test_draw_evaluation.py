@@ -69,6 +69,31 @@ def test_confusions_are_green_on_the_diagonal_and_red_beside_it(tmp_path, classe
     assert count(wrong, draw_evaluation.WRONG) > 1000 > count(wrong, draw_evaluation.RIGHT) == 0
 
 
+def test_a_cell_is_as_dark_as_its_part_of_the_row(tmp_path):
+    # Parts of the rows: 3/4 and 1/4, all, all. Their roots say how much of the ink there is.
+    table = np.array([[12, 4, 0], [0, 5, 0], [7, 0, 0]])
+    draw_confusion(table, ("cat", "dog"), tmp_path / "confusion.png", iou=0.5, score=0.25)
+    picture = read(tmp_path / "confusion.png")
+
+    def middle(*color):
+        """(x, y) of the cell of that colour."""
+        rows, columns = np.nonzero((np.abs(picture.astype(int) - color) <= 2).all(-1))
+        assert len(rows) > 1000, color
+        return np.array([np.median(columns), np.median(rows)])
+
+    dog_dog, nothing_cat = middle(22, 110, 66), middle(190, 30, 45)
+    cat_cat = middle(255 - 0.866 * 233, 255 - 0.866 * 145, 255 - 0.866 * 189)
+    cat_dog = middle(255 - 0.5 * 65, 255 - 0.5 * 225, 255 - 0.5 * 210)
+    side = dog_dog[0] - cat_cat[0]
+    assert side > 50
+    np.testing.assert_allclose(dog_dog - cat_cat, (side, side), atol=5)
+    np.testing.assert_allclose(cat_dog - cat_cat, (side, 0), atol=5)  # the truth's row
+    np.testing.assert_allclose(nothing_cat - cat_cat, (0, 2 * side), atol=5)
+    # No dog was called a cat: an empty cell, without a number.
+    (x, y), half = (cat_cat + (0, side)).astype(int), int(0.4 * side)
+    assert (picture[y - half : y + half, x - half : x + half] == 255).all()
+
+
 def test_a_table_without_numbers_is_told_in_words():
     table = np.array([[5, 2, 1], [0, 3, 4], [6, 7, 0]])
     told = draw_evaluation._told(table, report.most_confused(table, ("cat", "dog"), 9))
