@@ -202,6 +202,21 @@ def test_scores_of_images_by_hand():
     assert report.worst_images(scores, 1) == [0] and report.best_images(scores, 1) == [1]
 
 
+@pytest.mark.parametrize("threshold", [report.SCORE, 0.5])
+def test_what_is_found_exactly_at_the_threshold_is_found_and_not_missed(threshold):
+    truth = [image(1, [BOX, OTHER], [0, 0])]
+    found = [found_on(1, [BOX, OTHER], [0, 0], [threshold, threshold - 1 / 1024])]
+    matches = report.match(truth, found, ("cat", "dog"))
+    [row] = report.image_scores(matches, truth, threshold)
+    counts = {"true_positives": 1, "false_positives": 0, "misses": 1, "F1": 2 / 3}
+    assert row == {"image_id": 1} | counts
+    place, right, _, missed = report.marks(matches, 0, threshold)
+    assert (place.tolist(), right.tolist(), missed.tolist()) == ([0], [True], [False, True])
+    if threshold == report.SCORE:
+        table = report.confusion(truth, found, ("cat", "dog"))
+        assert table.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
+
+
 def test_images_of_one_f1_go_by_how_much_is_wrong_or_right():
     one = lambda tp, fp, fn, f1: {  # noqa: E731
         "true_positives": tp, "false_positives": fp, "misses": fn, "F1": f1
