@@ -1,8 +1,10 @@
 """The self-test of a recipe: learnt by heart, or the likely reasons why not."""
 
 import json
+import math
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import runs
@@ -10,6 +12,7 @@ import runs
 from convmesh import cli, overfit
 from convmesh.config import KEYS, defaults
 from convmesh.data.record import Record
+from convmesh.errors import RunError
 from convmesh.report import read_metrics
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
@@ -69,6 +72,30 @@ def test_it_fails_where_nothing_is_learnt(call, capsys):
     assert status == 1 and err.startswith("convmesh: error: failed: top1 0.")
     assert "on 8 images, where 0.95 is due: the loss has not fallen, from " in err
     assert "plots/first_batch.png" in err
+
+
+@pytest.mark.parametrize("score", [math.nan, None])
+def test_a_score_that_is_no_number_has_not_passed(monkeypatch, tmp_path, score):
+    (tmp_path / "data/images").mkdir(parents=True)
+    (tmp_path / "data/labels").mkdir()
+    cv2.imwrite(str(tmp_path / "data/images/0.png"), np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "data/labels/0.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "data/classes.txt").write_text("cat\n")
+
+    def train(config, workdir):
+        """A run that detects nothing, and whose evaluation has no AP50."""
+        (workdir / "eval/train[:1]").mkdir(parents=True)
+        (workdir / "eval/train[:1]/predictions.json").write_text("[]")
+        (workdir / "metrics.jsonl").write_text("")
+        return {"AP50": score, "images": 1.0}
+
+    monkeypatch.setattr("convmesh.training.train", train)
+    config = defaults("detect")
+    config.data.root, config.data.val_fraction = str(tmp_path / "data"), 0.0
+    said = []
+    with pytest.raises(RunError, match="failed: AP50 0.00 on 1 images, where 0.95 is due: no loss"):
+        overfit.overfit(config, tmp_path / "run", images=1, say=said.append)
+    assert said == []
 
 
 # --- its config -----------------------------------------------------------------------------------
