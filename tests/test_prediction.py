@@ -200,23 +200,29 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 # --- the numbers that the training data gave to the classes --------------------------------------
 
 
-@pytest.mark.parametrize("ids, number", [("[7, 3]", 3), (None, None)])
-def test_detections_have_the_training_datas_own_numbers(tmp_path, monkeypatch, ids, number):
-    class OneBee:
-        """A detector that finds one bee in every image."""
+class OneBee:
+    """A detector that finds one bee in every image."""
 
-        classes = ("ant", "bee")
+    classes = ("ant", "bee")
 
-        def __call__(self, images):
-            one = {"boxes": np.array([[1, 2, 5, 6.0]]), "labels": np.array([1]), "classes": ["bee"]}
-            return [one | {name: np.array([0.5]) for name in NUMBERS} for _ in images]
+    def __call__(self, images):
+        one = {"boxes": np.array([[20, 10, 70, 50.0]]), "labels": np.array([1]), "classes": ["bee"]}
+        return [one | {name: np.array([0.5]) for name in NUMBERS} for _ in images]
 
+
+@pytest.fixture
+def one_bee(tmp_path, monkeypatch):
+    """The workdir of a detector that is `OneBee`."""
     monkeypatch.setattr(Detector, "load", lambda workdir, **options: OneBee())
     (tmp_path / "config.json").write_text(to_json(defaults("detect")))
     (tmp_path / "classes.json").write_text('["ant", "bee"]')
+
+
+@pytest.mark.parametrize("ids, number", [("[7, 3]", 3), (None, None)])
+def test_detections_have_the_training_datas_own_numbers(one_bee, tmp_path, ids, number):
     if ids:
         (tmp_path / "category_ids.json").write_text(ids)
-    write(tmp_path / "a.png", noise(20, 20))
+    write(tmp_path / "a.png", noise(60, 80))
     ((entry),) = predict_files(tmp_path, [str(tmp_path / "a.png")], tmp_path / "out")
     (detection,) = entry["detections"]
     assert detection.get("category_id") == number and detection["class"] == "bee"
@@ -292,6 +298,68 @@ def test_lines_of_a_text_file(predicted):
         assert (x, y) == pytest.approx(middle, abs=1e-5)
         assert (width, height) == pytest.approx(((x1 - x0) / 224, (y1 - y0) / 224), abs=1e-5)
         assert score == pytest.approx(detection["score"], abs=1e-5)
+
+
+def test_a_line_holds_parts_of_the_width_and_of_the_height(one_bee, tmp_path):
+    write(tmp_path / "a.png", noise(100, 200))
+    predict_files(tmp_path, [str(tmp_path / "a.png")], tmp_path / "out", save_txt=True)
+    # From 20 to 70 of 200 columns and from 10 to 50 of 100 rows.
+    line = "1 0.225000 0.300000 0.250000 0.400000 0.500000\n"
+    assert (tmp_path / "out/a.txt").read_text() == line
+
+
+@pytest.fixture
+def call(scene_run, predicted, tmp_path):
+    """The detections of the command with these flags on the scene of `predicted`, best first."""
+
+    def run(*flags):
+        paths = [str(predicted[0] / "in/one/same.png"), "--output", str(tmp_path / "out")]
+        assert cli.main(["predict", "--workdir", str(scene_run), *paths, *flags]) == 0
+        [entry] = entries(tmp_path / "out")
+        return entry["detections"]
+
+    return run
+
+
+def boxes_of(detections):
+    return np.array([detection["box"] for detection in detections])
+
+
+def most_overlap(boxes):
+    """The largest IoU of two of these boxes [n, 4]."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    both = np.prod(np.maximum(high - low, 0), axis=-1)
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
+    either = area[:, None] + area[None, :] - both
+    return np.triu(both / np.maximum(either, 1e-9), 1).max()
+
+
+def test_the_threshold_flag_drops_lower_scores(call, predicted):
+    usual = predicted[1][0]["detections"]  # at 0.3
+    scores = [detection["score"] for detection in usual]
+    between = (scores[0] + scores[-1]) / 2
+    sure = sum(score > between for score in scores)
+    assert 0 < sure < len(usual)
+    found = call("--threshold", str(between))
+    np.testing.assert_allclose(boxes_of(found), boxes_of(usual[:sure]), atol=0.05)
+
+
+def test_the_max_detections_flag_keeps_the_best(call, predicted):
+    usual = predicted[1][0]["detections"]
+    assert len(usual) == 7
+    found = call("--max-detections", "3")
+    np.testing.assert_allclose(boxes_of(found), boxes_of(usual[:3]), atol=0.05)
+
+
+def test_the_iou_flag_sets_the_overlap_that_suppresses(call, predicted):
+    # Two of the digits overlap: both are found at the model's 0.65, and not at 0.
+    usual = boxes_of(predicted[1][0]["detections"])
+    assert most_overlap(scene(0)[1]) > 0.1 and 0.1 < most_overlap(usual) <= 0.65
+    found = boxes_of(call("--iou", "0"))
+    assert 2 <= len(found) < len(usual) and most_overlap(found) == 0
+    # At 1 nothing is suppressed: one object is found again and again.
+    assert most_overlap(boxes_of(call("--iou", "1", "--threshold", "0"))) > 0.8
 
 
 @pytest.mark.parametrize("output", ["images", "labels"])
