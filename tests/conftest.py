@@ -21,9 +21,19 @@ from convmesh import devices  # noqa: E402
 devices._keep_freed_memory = lambda: None  # it speeds up steps and slows compiling
 devices.simulate_devices(8)
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 import runs  # noqa: E402
+
+# The same examples in every run, so that a failure comes back, and no database of them.
+hypothesis.settings.register_profile("tests", derandomize=True, max_examples=50, deadline=None)
+hypothesis.settings.load_profile("tests")
+# Where each example compiles a program of its own, shrinking a failing one would take minutes.
+hypothesis.settings.register_profile(
+    "compiled",
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 
 
 def pytest_sessionstart(session):

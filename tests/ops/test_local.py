@@ -52,8 +52,8 @@ def cpu(request, monkeypatch):
     channels=st.sampled_from([(1, 2), (3, 5), (5, 3), (17, 4), (17, 20)]),
 )
 @hypothesis.settings(
+    hypothesis.settings.get_profile("compiled"),
     max_examples=25,
-    deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 def test_any_window_is_xlas_convolution(cpu, size, kernel, stride, dilation, padding, channels):
