@@ -1,10 +1,9 @@
-"""Classifies your own images, one folder a class: DIR/train/CLASS/* and DIR/val/CLASS/*.
+"""Classifies your own images, in one folder per class: DIR/train/CLASS/* and DIR/val/CLASS/*.
 
     convmesh train --config configs/classify.py --workdir runs/mine --config.data.root=DIR
 
-Without a split for evaluation a tenth of the images is held out. The classes come from the data,
-and from the number of images the length of the run, its ten evaluations, and the decay of the
-average.
+Without an evaluation split, a tenth of the images is held out. The classes are read from the data.
+The length of the run, its ten evaluations and the EMA decay follow from the number of images.
 
 Time and result: not measured yet.
 """

@@ -1,22 +1,23 @@
-"""Detects the 80 classes of COCO 2017, on 8 GPUs or TPU chips. NEVER RUN: no figure here is ours.
+"""Detects the 80 classes of COCO 2017, on 8 GPUs or TPU chips (never run).
 
     convmesh train --config configs/coco.py --workdir runs/coco --config.data.root=DIR
 
 DIR holds `annotations/`, `train2017/` and `val2017/`. 300 epochs of 118,287 images in batches of
-256: some 138,600 steps. --config.model.name=detector_large takes the larger model.
+256: about 138,600 steps. --config.model.name=detector_large trains the larger model.
 
-What it aims at, AP on val2017: 40 with detector_medium (9.05 M parameters, 30.6 GFLOP at 640 x 640)
-and 46 with detector_large (24.5 M, 80.3 GFLOP). What others of these sizes got in 300 epochs:
+None of the numbers below is a result of this recipe. Expected AP on val2017: 40 with
+detector_medium (9.05 M parameters, 30.6 GFLOP at 640 x 640) and 46 with detector_large (24.5 M,
+80.3 GFLOP). Published results of models of these sizes after 300 epochs:
 
     YOLOX-s     9.0 M   26.8 GFLOP   40.5    arXiv 2107.08430, and its repository's table
     YOLOX-m    25.3 M   73.8 GFLOP   46.9    the same
     RTMDet-s    8.9 M   29.6 GFLOP   44.6    arXiv 2212.07784 (its 14.8 G are multiply-adds)
     RTMDet-m   24.7 M   78.5 GFLOP   49.4    the same (39.3 G)
 
-Assignment, losses, optimiser, learning rate, its flat half, the average and the mixing of images
-are close to RTMDet's. Why this may stay below both, and below the aim: RTMDet has 5 x 5 depthwise
-convolutions, channel attention and a pooling pyramid, this one plain 3 x 3; RTMDet-s starts from a
-backbone trained on ImageNet, this one from nothing; and nothing here was tuned on COCO.
+Assignment, losses, optimiser, learning rate, flat-cosine schedule, EMA, mosaic and mixup are close
+to RTMDet's. Reasons why the result may be lower: RTMDet has 5 x 5 depthwise convolutions, channel
+attention and a pooling pyramid, this model plain 3 x 3 convolutions; RTMDet-s starts from a
+backbone pretrained on ImageNet, this model from random weights; and nothing here was tuned on COCO.
 """
 
 from convmesh.config import defaults
@@ -30,7 +31,7 @@ def get_config():
     config.data.image_size = (640, 640)
     config.data.workers = 16
     config.data.on_bad_box = "clip"  # a few boxes have no area; they are counted
-    config.data.max_boxes = 300  # a mosaic holds those of four images
+    config.data.max_boxes = 300  # a mosaic holds the boxes of four images
     config.data.augment.scale = (0.5, 2.0)
     config.data.augment.mosaic = 0.5
     config.data.augment.mixup = 0.1

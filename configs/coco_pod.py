@@ -1,20 +1,20 @@
-"""Detects the 80 classes of COCO 2017, over a pod of TPUs or many GPU hosts. NEVER RUN: no figure
-here is ours.
+"""Detects the 80 classes of COCO 2017, on a TPU pod or many GPU hosts (never run).
 
     convmesh train --config configs/coco_pod.py --workdir runs/coco_pod --config.data.root=DIR
 
-configs/coco.py with the larger model, four times the batch and more zoom, over all devices that are
-here: 8 to 1,024 of them, of a number that divides 1,024. Every host runs the same command
-(docs/machines.md), and DIR lies where each can read it. 300 epochs: some 34,700 steps.
+configs/coco.py with the larger model, four times the batch size and stronger zoom, on all devices
+that JAX finds: 8 to 1,024, a number that divides 1,024. Run the same command on every host
+(docs/machines.md); DIR must be readable from each. 300 epochs: about 34,700 steps.
 
-What it aims at: AP 46 on val2017, as configs/coco.py with detector_large, for the same reasons and
-with the same doubts; the published figures stand there: 46.9 and 49.4 for models of this size. One
-doubt more: the learning rate is that of a batch of 256 times 2, the square root of 4, which is a
-rule for Adam and no result for this model. Batch statistics, which are summed over all devices in
-every layer, may be what bounds many hosts: --config.model.norm_group=32 takes them over 32 images.
+None of the numbers below is a result of this recipe. Expected AP on val2017: 46, as for
+detector_large in configs/coco.py, with the same caveats; the published results listed there are
+46.9 and 49.4 for models of this size. One more caveat: the learning rate is that of batch size 256
+times 2, the square root of 4, a rule for Adam that was not tested on this model. Batch norm
+statistics are summed over all devices in every layer, which may limit the speed on many hosts:
+--config.model.norm_group=32 takes them over 32 images.
 
-No fsdp: parameters, two moments and the average are 0.4 GB in float32, which any device holds
-whole. --config.mesh.fsdp=true shares them all the same.
+No fsdp: parameters, the two moments of AdamW and the EMA are 0.4 GB in float32, which fits on any
+device. --config.mesh.fsdp=true shards them anyway.
 """
 
 from convmesh.config import defaults
@@ -26,9 +26,9 @@ def get_config():
     config.precision = "bfloat16"
     config.data.format = "coco"
     config.data.image_size = (640, 640)
-    config.data.workers = 16  # of each host
+    config.data.workers = 16  # per host
     config.data.on_bad_box = "clip"  # a few boxes have no area; they are counted
-    config.data.max_boxes = 300  # a mosaic holds those of four images
+    config.data.max_boxes = 300  # a mosaic holds the boxes of four images
     config.data.augment.scale = (0.1, 2.0)
     config.data.augment.mosaic = 0.5
     config.data.augment.mixup = 0.1
@@ -40,7 +40,7 @@ def get_config():
     config.schedule.name = "flat_cosine"
     config.schedule.floor = 0.05
     config.schedule.warmup_steps = 1000
-    config.ema.decay = 0.9995  # the average goes over fewer steps, but as many images
+    config.ema.decay = 0.9995  # fewer steps, but about as many images
     config.mesh.data = -1
     config.eval.every_steps = 1160  # ten epochs
     return config

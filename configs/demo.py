@@ -3,7 +3,7 @@
     convmesh train --config configs/demo.py --workdir runs/demo
 
 On 2 CPU cores, as 2 simulated devices (--cpu-devices 2): 8 minutes with set-up; AP 0.686, AP50
-0.910 on the test scenes (seed 0). See docs/results.md.
+0.910 on the test split (seed 0). See docs/results.md.
 """
 
 from convmesh.config import defaults
@@ -12,12 +12,12 @@ from convmesh.config import defaults
 def get_config():
     config = defaults("detect")
     config.model.name = "detector_nano"
-    config.model.norm_group = 4  # so that 2 devices normalise without each other
+    config.model.norm_group = 4  # batch norm needs no communication between 2 devices
     config.data.name = "digit_scenes"
     config.data.image_size = (224, 224)
     config.data.max_boxes = 8
-    config.data.augment.flip = 0.0  # a mirrored digit is another sign
-    config.data.augment.scale = (0.9, 1.1)  # in five epochs the scenes are new enough
+    config.data.augment.flip = 0.0  # a mirrored digit is not a digit
+    config.data.augment.scale = (0.9, 1.1)  # little zoom: in five epochs the scenes hardly repeat
     config.data.augment.color = 0.0
     config.train.batch_size = 8
     config.train.steps = 2800

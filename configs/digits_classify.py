@@ -13,7 +13,7 @@ def get_config():
     config.model.name = "resnet18"
     config.data.name = "digit_scenes/digits"
     config.data.image_size = (32, 32)
-    config.data.augment.flip = 0.0  # a mirrored digit is another sign
+    config.data.augment.flip = 0.0  # a mirrored digit is not a digit
     config.data.augment.crop = (0.7, 1.0)
     config.train.batch_size = 64
     config.train.epochs = 20.0

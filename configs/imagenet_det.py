@@ -1,16 +1,16 @@
-"""Detects the 200 classes of ImageNet's detection set, on 8 GPUs or TPU chips. NEVER RUN: no figure
-here is ours.
+"""Detects the 200 classes of ImageNet's detection set, on 8 GPUs or TPU chips (never run).
 
     convmesh train --config configs/imagenet_det.py --workdir runs/det --config.data.root=DIR
 
 DIR is the ILSVRC folder as it is distributed, with `Annotations/DET`, `Data/DET` and
-`ImageSets/DET`. 24 epochs of some 456,600 images in batches of 128: 85,600 steps.
+`ImageSets/DET`. 24 epochs of about 456,600 images in batches of 128: 85,600 steps.
 
-What it aims at: AP50 0.45 on val. AP at IoU 0.5 is what the challenge measures; of a model of one
-stage and this size no figure is known to us, so the aim is a guess. (On COCO, TOOD on a ResNet-50,
-a detector of this kind, gets AP 42.4 in 12 epochs, from a backbone trained on ImageNet: arXiv
-2108.07755, mmdetection's table.) Why this may stay below: a ResNet-50 from nothing, one size of
-image, and no balance between frequent and rare classes.
+None of the numbers below is a result of this recipe. Expected AP50 on val: 0.45. AP at IoU 0.5 is
+the challenge's metric; we know of no published result of a one-stage model of this size, so this is
+a guess. (On COCO, TOOD with a ResNet-50, a similar detector, has AP 42.4 after 12 epochs, with a
+backbone pretrained on ImageNet: arXiv 2108.07755, mmdetection's table.) Reasons why the result may
+be lower: the ResNet-50 starts from random weights, the image size is fixed, and frequent and rare
+classes are not balanced.
 """
 
 from convmesh.config import defaults

@@ -105,5 +105,22 @@ def random_case(seed, images=12, objects=6, extra=6, levels=None, crowds=0.0):
             scores = np.round(scores * levels) / levels
         all_labels = np.concatenate([np.repeat(labels, copies), rng.integers(0, 3, len(beside))])
         detections.append(found_on(100 - i, np.concatenate([near, beside]), all_labels, scores))
-    # The reference sorts images by id; ours has to without being told.
+    # pycocotools needs images sorted by id; ours sorts them itself.
     return truth[::-1], detections[::-1]
+
+
+BOX, OTHER, THIRD, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [70, 70, 90, 90]
+
+
+def small_case():
+    """Truth, detections and classes: two classes, three images, a crowd, and exact scores."""
+    truth = [
+        image("a", [BOX, OTHER, THIRD], [0, 0, 1], file_name="a.png"),
+        image("b", [BOX, FAR], [0, 1], crowd=[False, True], file_name="b.png"),
+        image("c", file_name="c.png"),
+    ]
+    detections = [
+        found_on("a", [BOX, BOX, OTHER, THIRD], [0, 0, 0, 0], [0.875, 0.75, 0.125, 0.5]),
+        found_on("b", [FAR, FAR, BOX], [1, 0, 0], [0.625, 0.25, 0.375]),
+    ]
+    return truth, detections, ("cat", "dog")

@@ -16,7 +16,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-from convmesh import devices  # noqa: E402
+from convmesh.distributed import devices  # noqa: E402
 
 devices._keep_freed_memory = lambda: None  # it speeds up steps and slows compiling
 devices.simulate_devices(8)

@@ -1,4 +1,4 @@
-"""The proof of parallelism: a sharded result equals the one-device result, in float64.
+"""Parallelism is tested by equality: a sharded result is the one-device result, in float64.
 
 In float32 correct programs differ by up to 1e-2 in a gradient leaf, and wrong ones by no more.
 """
@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from convmesh import mesh as meshes
-from convmesh.models import make_model
+from convmesh.geometry import grid_points
 from convmesh.models.csp import CSPBackbone, CSPBlock
-from convmesh.models.detector import Detector, grid_points
+from convmesh.models.detector import Detector
+from convmesh.models.registry import make_model
 from convmesh.models.resnet import Bottleneck, ResNet, ResNetBackbone
 from convmesh.models.small_cnn import SmallCNN
-from convmesh.proof import differences, noise_batch, sgd_steps
+from convmesh.steps.mesh_check import SGDResult, SGDSpec, differences, sgd_steps
+from convmesh.steps.noise import noise_batch
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.detect import Detect
 
@@ -50,10 +52,10 @@ def random_batch(task, size: int, batch: int = 8, seed: int = 0):
     return noise_batch(task, (size, size), batch, seed=seed)
 
 
-def three_steps(model, task, size: int, shape, batch: int = 8, **options):
-    """What three SGD steps on a mesh of `shape` give, all on the host; see `sgd_steps`."""
+def three_steps(model, task, size: int, shape, batch: int = 8, **options) -> SGDResult:
+    """The result of three SGD steps on a mesh of `shape`; `options` are fields of SGDSpec."""
     batches = [random_batch(task, size, batch, seed=i) for i in range(3)]
-    return sgd_steps(model, task, (size, size), make_mesh(shape), batches, **options)
+    return sgd_steps(SGDSpec(model, task, **options), make_mesh(shape), batches)
 
 
 def tiny_csp_detector(dtype, classes: int = 8, **options):

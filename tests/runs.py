@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from convmesh import training
 from convmesh.config import apply_overrides, defaults, load_config, to_json
-from convmesh.models import MODELS
+from convmesh.models.registry import MODELS
 from convmesh.models.resnet import ResNet
+from convmesh.training import loop
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES = ("blue", "green", "grey", "red")
@@ -73,7 +73,7 @@ def scene_config(root, changes=()):
 
 def train(config, workdir: Path) -> Path:
     """Trains; returns the workdir."""
-    training.train(config, workdir)
+    loop.train(config, workdir)
     return workdir
 
 

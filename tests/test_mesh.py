@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 
 from convmesh import mesh as meshes
+from convmesh.distributed.batch import Batch, ProcessShard
 from convmesh.errors import ConfigError
 from convmesh.mesh import DATA, MODEL, SPATIAL, P, make_mesh
-from convmesh.share import Share
 
 CUBE = (2, 2, 2)
 CUBE_FSDP = (2, 2, 2, True)
@@ -42,7 +42,7 @@ def ids(devices):
     return np.vectorize(lambda device: device.id)(devices).tolist()
 
 
-# --- making one ---------------------------------------------------------------------------------
+# --- make_mesh ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def ids(devices):
         (dict(data=-1, spatial=4, model=2), (1, 4, 2)),
     ],
 )
-def test_one_size_may_be_all_that_is_left(asked, wanted):
+def test_one_size_may_be_all_remaining_devices(asked, wanted):
     mesh = make_mesh(**asked)
     assert mesh.axis_names == (DATA, SPATIAL, MODEL)
     assert sizes(mesh) == wanted
@@ -71,7 +71,7 @@ def test_some_of_the_devices():
 
 
 @pytest.mark.parametrize(
-    "asked, said",
+    "asked, message",
     [
         (dict(data=3), "mesh.data=3, mesh.spatial=1, mesh.model=1"),
         (dict(data=2, spatial=2), "mesh.data=2, mesh.spatial=2, mesh.model=1"),
@@ -85,20 +85,21 @@ def test_some_of_the_devices():
     ],
     ids=str,
 )
-def test_sizes_that_do_not_fit_are_refused(asked, said):
+def test_sizes_that_do_not_fit_are_refused(asked, message):
     with pytest.raises(ConfigError) as error:
         make_mesh(**asked)
-    assert said in str(error.value)
-    assert "8 device(s)" in str(error.value) and "multiply to 8" in str(error.value)
+    assert message in str(error.value)
+    assert "8 device(s)" in str(error.value)
+    assert "the product of the sizes must be 8" in str(error.value)
     assert error.value.exit_code == 2
 
 
-def test_fsdp_marks_the_mesh_and_moves_no_device():
+def test_fsdp_marks_the_mesh_and_keeps_the_device_order():
     mesh = make_mesh(2, 2, 2, fsdp=True)
     assert mesh.axis_names == (DATA, SPATIAL, MODEL, meshes.FSDP)
     assert sizes(mesh) == (2, 2, 2) and mesh.shape[meshes.FSDP] == 1
     assert mesh.devices[..., 0].tolist() == make_mesh(2, 2, 2).devices.tolist()
-    # jit remembers programs by the mesh: the two must not be taken for one another.
+    # The mesh is part of the key of jit's cache: the two must differ.
     assert mesh != make_mesh(2, 2, 2) and mesh.abstract_mesh != make_mesh(2, 2, 2).abstract_mesh
 
 
@@ -117,14 +118,14 @@ def test_neighbours_differ_in_model_and_then_in_spatial():
 
 
 def test_data_alone_goes_across_slices():
-    # The devices of two slices, listed by turns.
+    # The devices of two slices, alternating.
     devices = [Device(i, slice_index=i % 2) for i in range(8)]
     mesh = make_mesh(2, 2, 2, devices=devices)
     assert ids(mesh.devices) == [[[0, 2], [4, 6]], [[1, 3], [5, 7]]]
     assert ids(make_mesh(4, 1, 2, devices=devices).devices) == [
         [[0, 2]], [[4, 6]], [[1, 3]], [[5, 7]],
     ]  # fmt: skip
-    # Where it cannot, all are taken as they come.
+    # Otherwise the order of the list is kept.
     assert ids(make_mesh(1, 4, 2, devices=devices).devices) == [[[0, 1], [2, 3], [4, 5], [6, 7]]]
 
 
@@ -133,7 +134,7 @@ def test_a_mesh_is_described():
     assert meshes.describe(make_mesh(2, 2, 2, fsdp=True)) == "data 2, spatial 2, model 2, fsdp"
 
 
-# --- the table ----------------------------------------------------------------------------------
+# --- layouts ------------------------------------------------------------------------------------
 
 # Where all of 2 x 2 x 2 devices are used; an axis is left out where it does not divide.
 ACTIVATIONS = [
@@ -148,15 +149,15 @@ ACTIVATIONS = [
 @pytest.mark.parametrize("shape, wanted", ACTIVATIONS)
 def test_activations(shape, wanted):
     mesh = equality.make_mesh(CUBE)
-    assert meshes.activation(shape, mesh) == wanted
+    assert meshes.activation_spec(shape, mesh) == wanted
     with jax.set_mesh(mesh):
-        assert meshes.activation(shape) == wanted  # the mesh in force
+        assert meshes.activation_spec(shape) == wanted  # the current mesh
 
 
-def test_activations_with_whole_rows_or_channels():
+def test_activations_with_replicated_rows_or_channels():
     mesh, shape = equality.make_mesh(CUBE), (4, 6, 5, 8)
-    assert meshes.activation(shape, mesh, rows=False) == P(DATA, None, None, MODEL)
-    assert meshes.activation(shape, mesh, channels=False) == P(DATA, SPATIAL, None, None)
+    assert meshes.activation_spec(shape, mesh, rows=False) == P(DATA, None, None, MODEL)
+    assert meshes.activation_spec(shape, mesh, channels=False) == P(DATA, SPATIAL, None, None)
 
 
 @pytest.mark.parametrize(
@@ -173,14 +174,14 @@ def test_activations_with_whole_rows_or_channels():
     ],
     ids=str,
 )
-def test_whole_examples_stand_on_as_many_devices_as_divide(mesh, batch, wanted):
-    assert meshes.whole((batch, 5, 7), equality.make_mesh(mesh)) == wanted
+def test_examples_are_sharded_over_all_axes_that_divide(mesh, batch, wanted):
+    assert meshes.example_spec((batch, 5, 7), equality.make_mesh(mesh)) == wanted
 
 
 def test_an_axis_of_one_device_is_not_named():
     mesh = equality.make_mesh((4, 2, 1))
-    assert meshes.activation((4, 6, 5, 8), mesh) == P(DATA, SPATIAL, None, None)
-    assert meshes.parameter((3, 3, 4, 8), mesh) == P(None, None, None, None)
+    assert meshes.activation_spec((4, 6, 5, 8), mesh) == P(DATA, SPATIAL, None, None)
+    assert meshes.parameter_spec((3, 3, 4, 8), mesh) == P(None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_an_axis_of_one_device_is_not_named():
     ],
 )
 def test_parameters(shape, wanted):
-    assert meshes.parameter(shape, equality.make_mesh(CUBE)) == wanted
+    assert meshes.parameter_spec(shape, equality.make_mesh(CUBE)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -207,24 +208,24 @@ def test_parameters(shape, wanted):
         (CUBE_FSDP, (3, 3, 4, 5), P(None, None, DATA, None)),
         (CUBE_FSDP, (3, 3, 3, 5), P(None, None, None, None)),
         (CUBE_FSDP, (6, 8), P(DATA, MODEL)),
-        (CUBE_FSDP, (8,), P(MODEL)),  # vectors as ever
+        (CUBE_FSDP, (8,), P(MODEL)),  # vectors as without fsdp
         (CUBE_FSDP, (), P()),
         ((8, 1, 1, True), (3, 3, 16, 8), P(None, None, DATA, None)),
         ((8, 1, 1, True), (7, 7, 3, 16), P(None, None, None, DATA)),
         ((8, 1, 1, True), (16,), P(None)),
-        ((1, 4, 2, True), (3, 3, 4, 8), P(None, None, None, MODEL)),  # nothing to share over
+        ((1, 4, 2, True), (3, 3, 4, 8), P(None, None, None, MODEL)),  # data has one device
         ((8, 1, 1), (3, 3, 16, 8), P(None, None, None, None)),
     ],
     ids=str,
 )
 def test_parameters_with_fsdp(mesh, shape, wanted):
     mesh = equality.make_mesh(mesh)
-    assert meshes.parameter(shape, mesh) == wanted
+    assert meshes.parameter_spec(shape, mesh) == wanted
     with jax.set_mesh(mesh):
-        assert meshes.parameter(shape) == wanted
+        assert meshes.parameter_spec(shape) == wanted
 
 
-def test_fsdp_leaves_each_device_its_part_of_the_kernels():
+def test_fsdp_shards_the_kernels_over_data():
     mesh = equality.make_mesh(CUBE_FSDP)
     state = {"kernel": np.ones((3, 3, 4, 8)), "stem": np.ones((7, 7, 3, 8)), "bias": np.ones(8)}
     layout = meshes.state_shardings(mesh, {"params": state, "momentum": state, "step": np.int32(0)})
@@ -235,7 +236,7 @@ def test_fsdp_leaves_each_device_its_part_of_the_kernels():
     assert held == {"kernel": (3, 3, 2, 4), "stem": (7, 7, 3, 2), "bias": (4,)}
 
 
-def test_a_state_is_laid_out_leaf_by_leaf():
+def test_a_state_is_sharded_leaf_by_leaf():
     mesh = equality.make_mesh(CUBE)
     state = {"step": np.int32(0), "params": {"kernel": np.ones((3, 3, 3, 8)), "bias": np.ones(8)}}
     state["momentum"] = state["params"]
@@ -248,57 +249,52 @@ def test_a_state_is_laid_out_leaf_by_leaf():
 
 def test_batches():
     mesh = equality.make_mesh(CUBE)
-    batch = {
-        "image": np.zeros((4, 6, 6, 4), np.uint8),  # channels stay whole, whatever divides
-        "boxes": np.zeros((4, 8, 4)),
-        "label": np.zeros(4),
-        "odd": np.zeros((3, 2)),
-        "scalar": np.float32(1),
-    }
-    wanted = {
+    batch = Batch(
+        image=np.zeros((4, 6, 6, 4), np.uint8),  # channels are never sharded
+        boxes=np.zeros((4, 8, 4)),
+        label=np.zeros(4),
+        labels=np.zeros((3, 2)),  # 3 do not divide
+        index=np.float32(1),  # a scalar
+    )
+    layout = meshes.batch_shardings(mesh, batch)
+    assert {name: sharding.spec for name, sharding in layout.arrays()} == {
         "image": P(DATA, SPATIAL, None, None),
         "boxes": P(DATA),
         "label": P(DATA),
-        "odd": P(None),
-        "scalar": P(),
+        "labels": P(None),
+        "index": P(),
     }
-    layout = meshes.batch_shardings(mesh, batch)
-    assert {name: at.spec for name, at in layout.items()} == wanted
-    placed = jax.device_put(batch, layout)
-    assert placed["image"].addressable_shards[0].data.shape == (2, 3, 6, 4)
+    put = jax.device_put(batch, layout)
+    assert put.image.addressable_shards[0].data.shape == (2, 3, 6, 4)
 
 
-def test_stacked_batches_are_laid_out_like_each_of_their_parts():
+def test_stacked_batches_are_sharded_like_their_micro_batches():
     mesh = equality.make_mesh(CUBE)
-    batch = {
-        "image": np.zeros((2, 4, 6, 6, 4)),
-        "boxes": np.zeros((4, 2, 5)),
-        "odd": np.ones((2, 3)),
-    }
+    batch = Batch(image=np.zeros((2, 4, 6, 6, 4)), boxes=np.zeros((4, 2, 5)), label=np.ones((2, 3)))
     layout = meshes.batch_shardings(mesh, batch, stacked=True)
-    assert {name: at.spec for name, at in layout.items()} == {
+    assert {name: sharding.spec for name, sharding in layout.arrays()} == {
         "image": P(None, DATA, SPATIAL, None, None),
         "boxes": P(None, DATA),
-        "odd": P(None, None),
+        "label": P(None, None),
     }
 
 
 @pytest.mark.parametrize("shape", [CUBE, CUBE_FSDP], ids=str)
-def test_an_array_is_laid_out_like_a_parameter(shape):
+def test_an_array_gets_the_sharding_of_a_parameter(shape):
     kernel = np.ones((3, 3, 4, 8))
     assert meshes.like_a_parameter(kernel) is kernel  # outside any mesh
     mesh = equality.make_mesh(shape)
     made = meshes.on_mesh(mesh, jax.jit(lambda: meshes.like_a_parameter(jnp.ones((3, 3, 4, 8)))))()
-    wanted = NamedSharding(mesh, meshes.parameter((3, 3, 4, 8), mesh))
+    wanted = NamedSharding(mesh, meshes.parameter_spec((3, 3, 4, 8), mesh))
     assert made.sharding.is_equivalent_to(wanted, 4)
 
 
-def test_replicated_is_whole_everywhere():
-    whole = jax.device_put(np.ones((8, 8)), meshes.replicated(equality.make_mesh(CUBE)))
-    assert whole.sharding.is_fully_replicated
+def test_replicated_arrays_are_on_every_device():
+    array = jax.device_put(np.ones((8, 8)), meshes.replicated(equality.make_mesh(CUBE)))
+    assert array.sharding.is_fully_replicated
 
 
-# --- what the ops ask ---------------------------------------------------------------------------
+# --- the current mesh --------------------------------------------------------------------------
 
 
 def test_the_current_mesh():
@@ -310,7 +306,7 @@ def test_the_current_mesh():
         seen.append(None if mesh is None else dict(mesh.shape))
         return meshes.axis_size(SPATIAL) * x
 
-    # One trace for each mesh: it is part of what jit remembers.
+    # One trace for each mesh: it is part of the key of jit's cache.
     program = jax.jit(look)
     on = {
         shape: meshes.on_mesh(equality.make_mesh(shape), program)
@@ -321,7 +317,7 @@ def test_the_current_mesh():
     # One device needs no mesh.
     assert meshes.on_mesh(equality.make_mesh((1, 1, 1)), look)(1.0) == 1
     assert seen[-1] is None
-    assert meshes.current() is None  # what was set is set back
+    assert meshes.current() is None  # reset
 
 
 @pytest.mark.parametrize(
@@ -335,7 +331,7 @@ def test_the_current_mesh():
         ((2, 2, 2), 3, 3),
     ],
 )
-def test_per_example_runs_on_each_devices_own(shape, batch, own):
+def test_per_example_runs_on_the_examples_of_each_device(shape, batch, own):
     seen = []
 
     def local(x, tree):
@@ -353,9 +349,9 @@ def test_per_example_runs_on_each_devices_own(shape, batch, own):
 # --- from host arrays to the mesh ----------------------------------------------------------------
 
 
-def shares(mesh, processes, *sizes):
+def process_shards(mesh, processes, *sizes):
     """What each process reads: [(examples, owned ones, rows), ...]."""
-    found = [meshes.share_of(mesh, *sizes, process=i) for i in range(processes)]
+    found = [meshes.process_shard(mesh, *sizes, process=i) for i in range(processes)]
     return [
         (s.examples.tolist(), s.examples[s.owned].tolist(), (s.rows.start, s.rows.stop))
         for s in found
@@ -365,20 +361,20 @@ def shares(mesh, processes, *sizes):
 @pytest.mark.parametrize("shape", [CUBE, (8, 1, 1), (1, 8, 1)], ids=str)
 @pytest.mark.parametrize("parts", [1, 2])
 def test_one_process_reads_all(shape, parts):
-    share = meshes.share_of(equality.make_mesh(shape), 16, 24, parts)
-    assert (share.batch_size, share.height, share.micro_batches) == (16, 24, parts)
-    assert share.examples.tolist() == list(range(16)) and share.owned.all()
-    assert share.rows == slice(0, 24)
+    shard = meshes.process_shard(equality.make_mesh(shape), 16, 24, parts)
+    assert (shard.batch_size, shard.height, shard.micro_batches) == (16, 24, parts)
+    assert shard.examples.tolist() == list(range(16)) and shard.owned.all()
+    assert shard.rows == slice(0, 24)
 
 
 def test_processes_along_data_read_their_own_examples():
     mesh = make_mesh(2, 2, 2, devices=fakes())
-    assert shares(mesh, 2, 8, 12) == [
+    assert process_shards(mesh, 2, 8, 12) == [
         ([0, 1, 2, 3], [0, 1, 2, 3], (0, 12)),
         ([4, 5, 6, 7], [4, 5, 6, 7], (0, 12)),
     ]
     # Of each of two micro-batches.
-    assert shares(mesh, 2, 8, 12, 2) == [
+    assert process_shards(mesh, 2, 8, 12, 2) == [
         ([0, 1, 4, 5], [0, 1, 4, 5], (0, 12)),
         ([2, 3, 6, 7], [2, 3, 6, 7], (0, 12)),
     ]
@@ -386,70 +382,76 @@ def test_processes_along_data_read_their_own_examples():
 
 def test_processes_along_spatial_read_rows_and_the_first_owns_the_examples():
     mesh = make_mesh(2, 4, 1, devices=fakes(each=2))
-    assert shares(mesh, 4, 4, 12) == [
+    assert process_shards(mesh, 4, 4, 12) == [
         ([0, 1], [0, 1], (0, 6)),
         ([0, 1], [], (6, 12)),
         ([2, 3], [2, 3], (0, 6)),
         ([2, 3], [], (6, 12)),
     ]
     # 10 rows do not divide over 4 devices, so each has them all.
-    assert shares(mesh, 4, 4, 10)[3] == ([2, 3], [], (0, 10))
+    assert process_shards(mesh, 4, 4, 10)[3] == ([2, 3], [], (0, 10))
 
 
 def test_processes_along_model_read_the_same():
     mesh = make_mesh(1, 1, 8, devices=fakes())
-    assert shares(mesh, 2, 4, 12) == [([0, 1, 2, 3],) * 2 + ((0, 12),), ([0, 1, 2, 3], [], (0, 12))]
+    assert process_shards(mesh, 2, 4, 12) == [
+        ([0, 1, 2, 3],) * 2 + ((0, 12),),
+        ([0, 1, 2, 3], [], (0, 12)),
+    ]
 
 
-def test_an_odd_batch_stands_everywhere_and_is_owned_once():
+def test_a_batch_that_does_not_divide_is_replicated_and_owned_once():
     mesh = make_mesh(8, 1, 1, devices=fakes())
-    assert shares(mesh, 2, 3, 12) == [([0, 1, 2],) * 2 + ((0, 12),), ([0, 1, 2], [], (0, 12))]
+    assert process_shards(mesh, 2, 3, 12) == [
+        ([0, 1, 2],) * 2 + ((0, 12),),
+        ([0, 1, 2], [], (0, 12)),
+    ]
 
 
-def test_a_process_may_read_examples_that_do_not_follow_one_another():
-    by_turns = [dataclasses.replace(d, process_index=d.id % 2) for d in fakes()]
-    mesh = make_mesh(8, 1, 1, devices=by_turns)
-    assert shares(mesh, 2, 16, 12) == [
+def test_the_examples_of_a_process_need_not_be_consecutive():
+    alternating = [dataclasses.replace(d, process_index=d.id % 2) for d in fakes()]
+    mesh = make_mesh(8, 1, 1, devices=alternating)
+    assert process_shards(mesh, 2, 16, 12) == [
         ([0, 1, 4, 5, 8, 9, 12, 13],) * 2 + ((0, 12),),
         ([2, 3, 6, 7, 10, 11, 14, 15],) * 2 + ((0, 12),),
     ]
-    assert shares(mesh, 2, 16, 12, 2)[1][0] == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert process_shards(mesh, 2, 16, 12, 2)[1][0] == [1, 3, 5, 7, 9, 11, 13, 15]
 
 
 def host_batch(batch, height):
-    """Arrays in which every number is another."""
+    """A batch in whose arrays all numbers differ."""
     count = lambda *shape: np.arange(np.prod(shape)).reshape(shape)  # noqa: E731
-    return {
-        "image": count(batch, height, 5, 3).astype(np.float32),
-        "boxes": count(batch, 4, 4).astype(np.float32),
-        "index": count(batch),
-        "present": count(batch) % 3 > 0,
-    }
+    return Batch(
+        image=count(batch, height, 5, 3).astype(np.float32),
+        boxes=count(batch, 4, 4).astype(np.float32),
+        index=count(batch),
+        present=count(batch) % 3 > 0,
+    )
 
 
 @pytest.mark.parametrize("shape", [CUBE, (1, 8, 1), (8, 1, 1)], ids=str)
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_batch_is_placed_whole(shape, parts):
+def test_the_global_batch_of_one_process(shape, parts):
     mesh, batch = equality.make_mesh(shape), host_batch(16, 8)
-    placed = meshes.place(mesh, batch, meshes.share_of(mesh, 16, 8, parts))
-    assert placed.keys() == batch.keys()
-    layout = meshes.batch_shardings(mesh, placed, stacked=parts > 1)
-    for name, leaf in batch.items():
+    result = meshes.make_global_batch(mesh, batch, meshes.process_shard(mesh, 16, 8, parts))
+    assert dict(result.arrays()).keys() == dict(batch.arrays()).keys()
+    layout = meshes.batch_shardings(mesh, result, stacked=parts > 1)
+    for name, leaf in batch.arrays():
         wanted = leaf.reshape(2, 8, *leaf.shape[1:]) if parts == 2 else leaf
-        np.testing.assert_array_equal(np.asarray(placed[name]), wanted)
-        assert placed[name].sharding == layout[name]
-    assert placed["index"].dtype == jnp.int32  # JAX has no int64 here
+        np.testing.assert_array_equal(np.asarray(getattr(result, name)), wanted)
+        assert getattr(result, name).sharding == getattr(layout, name)
+    assert result.index.dtype == jnp.int32  # JAX has no int64 here
     if parts == 1:
-        alone = meshes.place(mesh, batch)
-        assert all((np.asarray(alone[name]) == leaf).all() for name, leaf in batch.items())
+        result = dict(meshes.make_global_batch(mesh, batch).arrays())
+        assert all((np.asarray(result[name]) == leaf).all() for name, leaf in batch.arrays())
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("shape", [(4, 2, 1), (2, 4, 1), (8, 1, 1), (1, 2, 4)], ids=str)
-def test_each_process_places_its_part_of_a_batch(shape, parts, monkeypatch):
-    """Every device of every process gets what it has of the whole batch, from a share of it."""
-    by_turns = [dataclasses.replace(d, process_index=d.id // 2 % 2) for d in fakes()]
-    mesh, whole = make_mesh(*shape, devices=by_turns), host_batch(16, 8)
+def test_each_process_makes_its_part_of_a_global_batch(shape, parts, monkeypatch):
+    """Every device of every process gets its part of the global batch, from its process's shard."""
+    alternating = [dataclasses.replace(d, process_index=d.id // 2 % 2) for d in fakes()]
+    mesh, batch = make_mesh(*shape, devices=alternating), host_batch(16, 8)
     asked = []
 
     def only_of(process):
@@ -465,20 +467,20 @@ def test_each_process_places_its_part_of_a_batch(shape, parts, monkeypatch):
         return make
 
     for process in (0, 1):
-        share = meshes.share_of(mesh, 16, 8, parts, process)
-        mine = {name: leaf[share.examples] for name, leaf in whole.items()}
-        mine["image"] = mine["image"][:, share.rows]
+        shard = meshes.process_shard(mesh, 16, 8, parts, process)
+        local = batch.map(lambda _, leaf, shard=shard: leaf[shard.examples])
+        local = dataclasses.replace(local, image=local.image[:, shard.rows])
         monkeypatch.setattr(jax, "make_array_from_callback", only_of(process))
-        for name, shards in meshes.place(mesh, mine, share).items():
-            array = whole[name]
+        for name, shards in meshes.make_global_batch(mesh, local, shard).arrays():
+            array = getattr(batch, name)
             if parts == 2:
                 array = array.reshape(2, 8, *array.shape[1:])
             for index, found in shards:
                 np.testing.assert_array_equal(found, array[index], err_msg=name)
-    assert len(asked) == 8 * len(whole)
+    assert len(asked) == 8 * len(dict(batch.arrays()))
 
 
-def test_a_share_of_all_is_everything():
-    share = Share.of_all(3, 7)
-    assert share.examples.tolist() == [0, 1, 2] and share.owned.tolist() == [True] * 3
-    assert (share.rows, share.micro_batches) == (slice(0, 7), 1)
+def test_the_shard_of_the_whole_batch_has_all_examples_and_rows():
+    shard = ProcessShard.whole_batch(3, 7)
+    assert shard.examples.tolist() == [0, 1, 2] and shard.owned.tolist() == [True] * 3
+    assert (shard.rows, shard.micro_batches) == (slice(0, 7), 1)

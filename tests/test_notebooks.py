@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, and shows its pictures."""
+"""Every notebook runs from top to bottom and shows its figures."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_kept_without_outputs(path):
+def test_notebook_is_stored_without_outputs(path):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None

@@ -1,7 +1,7 @@
 """convmesh: sharded training of convolutional classifiers and detectors in JAX.
 
-The names below are all that most users need. Each is imported when it is first used, so that
-`import convmesh` starts neither JAX nor anything else that is slow.
+Most users need only these names. Each is imported on first use, so `import convmesh` imports
+neither JAX nor any other slow module.
 """
 
 import importlib
@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convmesh.config import load_config
-    from convmesh.devices import simulate_devices
-    from convmesh.evaluation import evaluate
-    from convmesh.prediction import Classifier, Detector
-    from convmesh.training import train
+    from convmesh.distributed.devices import simulate_devices
+    from convmesh.inference.evaluation import evaluate
+    from convmesh.inference.prediction import Classifier, Detector
+    from convmesh.training.loop import train
 
 __all__ = ["Classifier", "Detector", "evaluate", "load_config", "simulate_devices", "train"]
 
-_HOME = {
-    "Classifier": "convmesh.prediction",
-    "Detector": "convmesh.prediction",
-    "evaluate": "convmesh.evaluation",
+_MODULES = {
+    "Classifier": "convmesh.inference.prediction",
+    "Detector": "convmesh.inference.prediction",
+    "evaluate": "convmesh.inference.evaluation",
     "load_config": "convmesh.config",
-    "simulate_devices": "convmesh.devices",
-    "train": "convmesh.training",
+    "simulate_devices": "convmesh.distributed.devices",
+    "train": "convmesh.training.loop",
 }
 
 
@@ -31,9 +31,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("convmesh")
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'convmesh' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

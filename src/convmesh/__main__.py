@@ -2,7 +2,7 @@
 
 import sys
 
-from convmesh.cli import main
+from convmesh.cli.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,10 @@
-"""Errors that a user can cause: one or two lines that name the file, key or value and the way out.
+"""Errors that a user can cause: one or two lines that name the file, key or value and a remedy.
 
-The command line prints the message alone and ends with `exit_code`; a traceback needs `--debug`.
+The command line prints the message and exits with `exit_code`; `--debug` adds the traceback.
 """
 
 import difflib
+from collections.abc import Iterable
 
 
 class ConvmeshError(Exception):
@@ -13,26 +14,31 @@ class ConvmeshError(Exception):
 
 
 class ConfigError(ConvmeshError):
-    """The call or the config is wrong: nothing was run and nothing was written."""
+    """The command or the config is wrong; nothing was run or written."""
 
     exit_code = 2
 
 
 class DataError(ConvmeshError):
-    """A file of the data set is missing, unreadable or wrong."""
+    """A file of the data set is missing, unreadable or invalid."""
 
 
 class RunError(ConvmeshError):
-    """The run itself cannot go on: its disk is full, or its loss is no number any more."""
+    """The run cannot continue: the disk is full, or the loss is not finite."""
 
 
-def nearest(word: str, known) -> str:
-    """The hint "; did you mean ...?" if one of `known` is like `word`, else nothing."""
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The hint "; did you mean ...?" if one of `known` is similar to `word`, else ""."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 class Stopped(ConvmeshError):
-    """A signal ended the run after its state was saved: run it again to go on."""
+    """A signal ended the run after its state was saved; the same command resumes it."""
 
     exit_code = 75

@@ -1,8 +1,8 @@
-"""The device mesh, and the ONE table of what is sharded over it.
+"""The device mesh, and the shardings of arrays over it.
 
-Three axes: `data` holds examples, `spatial` holds image rows, `model` holds channels. Everything
-that convmesh knows of devices stands here and in `ops`; models, losses and the loop see whole
-arrays (jit's global view). The layout of an array is a function of its global shape alone:
+Three axes: `data` shards examples, `spatial` image rows, `model` channels. Only this module and
+`ops` deal with devices; models, losses and the training loop use global arrays (jit's global view).
+The layout of an array is a function of its global shape alone:
 
 ==================  =======================  ==================================================
 array               shape                    sharded over
@@ -15,15 +15,15 @@ dense kernel        [c_in, c_out]            (-, model); with fsdp (data, model)
 channel vector      [c]                      (model)
 ==================  =======================  ==================================================
 
-An axis is used where its size divides the dimension; elsewhere that dimension is whole on every
-device, which is slower and never wrong. (A kernel whose input channels do not divide is sharded
-over data by its output channels.) Optimiser state and EMA have their parameters' shapes and so
-their layout.
+An axis is used if its size divides the dimension; otherwise the dimension is replicated, which is
+slower but correct. (A kernel whose input channels do not divide is sharded over data by its output
+channels.) Optimiser state and EMA have the shapes of their parameters, and so the same layout.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,91 +32,99 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from convmesh.distributed.batch import Batch, ProcessShard
 from convmesh.errors import ConfigError
-from convmesh.share import Share
 
 DATA, SPATIAL, MODEL = AXES = ("data", "spatial", "model")
-# A fourth axis, of one device, marks a mesh with fsdp: so the switch goes wherever the mesh goes,
-# and is part of what jit remembers a program by.
+# A fourth axis, of size 1, marks a mesh with fsdp: this makes the switch part of the mesh, and of
+# jit's cache key.
 FSDP = "fsdp"
-# The leaf of a batch that holds one number for each device, so that processes can tell each other.
-NOTE = "note"
+
+AnyMesh = Mesh | AbstractMesh
+Shape = tuple[int, ...]
+
+jax.tree_util.register_dataclass(
+    Batch, data_fields=[field.name for field in dataclasses.fields(Batch)], meta_fields=[]
+)
 
 
 def make_mesh(
-    data: int = -1, spatial: int = 1, model: int = 1, devices=None, fsdp: bool = False
+    data: int = -1,
+    spatial: int = 1,
+    model: int = 1,
+    devices: Sequence[Any] | None = None,
+    fsdp: bool = False,
 ) -> Mesh:
     """A mesh of `devices` (all of them by default) with axes (data, spatial, model).
 
-    One size may be -1: all devices that the others leave. `fsdp` shards the parameters, and what
-    has their shape, over data too. Devices that differ in model are neighbours (in one host, where
-    it holds enough), then those that differ in spatial; data goes across hosts, and it alone, if it
-    can, across slices of TPUs. Raises ConfigError if the sizes do not use every device exactly
-    once.
+    One size may be -1: all devices that the others leave. `fsdp` shards parameters, optimiser state
+    and EMA over data too. Devices along model are neighbours (in one host, if it has enough), then
+    those along spatial; data goes across hosts and, if possible, is the only axis across slices of
+    TPUs. Raises ConfigError if the sizes do not use every device exactly once.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else list(devices)
     sizes = {"mesh.data": data, "mesh.spatial": spatial, "mesh.model": model}
     known = math.prod(size for size in sizes.values() if size != -1)
     if list(sizes.values()).count(-1) == 1 and known and len(devices) % known == 0:
         sizes = {k: len(devices) // known if size == -1 else size for k, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices) or min(sizes.values()) < 1:
-        given = ", ".join(f"{key}={size}" for key, size in sizes.items())
+        requested = ", ".join(f"{key}={size}" for key, size in sizes.items())
         raise ConfigError(
-            f"{given}: such a mesh does not fit the {len(devices)} device(s) here; the sizes must "
-            f"multiply to {len(devices)} (one of them may be -1)"
+            f"{requested}: this mesh does not fit the {len(devices)} device(s) here; the product "
+            f"of the sizes must be {len(devices)} (one of them may be -1)"
         )
-    placed = _placed(tuple(sizes.values()), list(devices))
+    array = _device_array(tuple(sizes.values()), list(devices))
     if fsdp:
-        placed = placed[..., None]
-    names = (*AXES, FSDP)[: placed.ndim]
-    return Mesh(placed, names, axis_types=(AxisType.Auto,) * len(names))
+        array = array[..., None]
+    names = (*AXES, FSDP)[: array.ndim]
+    return Mesh(array, names, axis_types=(AxisType.Auto,) * len(names))
 
 
-def _placed(shape: tuple[int, ...], devices: list) -> np.ndarray:
-    """The devices as an array of `shape`, neighbours along its last axes."""
+def _device_array(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
+    """The devices as an array of `shape`; devices along its last axes are neighbours."""
     slices = {getattr(device, "slice_index", 0) for device in devices}
     if len(slices) > 1 and shape[0] % len(slices) == 0:
-        in_each = (shape[0] // len(slices), *shape[1:])
+        shape_in_slice = (shape[0] // len(slices), *shape[1:])
         return mesh_utils.create_hybrid_device_mesh(
-            in_each, (len(slices), 1, 1), devices=devices, allow_split_physical_axes=True
+            shape_in_slice, (len(slices), 1, 1), devices=devices, allow_split_physical_axes=True
         )
     return mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
 
 
 def describe(mesh: Mesh) -> str:
-    """`data 4, spatial 2, model 1, fsdp`: for people."""
+    """The sizes of the axes as text: `data 4, spatial 2, model 1, fsdp`."""
     sizes = ", ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES)
     return sizes + (f", {FSDP}" if FSDP in mesh.shape else "")
 
 
 def platform(mesh: Mesh) -> str:
-    """What the devices are: "cpu", "gpu" or "tpu"."""
+    """The platform of the devices: "cpu", "gpu" or "tpu"."""
     return mesh.devices.flat[0].platform
 
 
 def on_mesh(mesh: Mesh, function: Callable) -> Callable:
-    """`function`, traced and run with `mesh` current, so that the ops inside find it."""
+    """`function`, traced and run with `mesh` as the current mesh, which the ops read."""
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         with jax.set_mesh(mesh):
             return function(*args, **kwargs)
 
-    if hasattr(function, "lower"):  # jitted: to be compiled without being run
+    if hasattr(function, "lower"):  # jitted: can be lowered and compiled without running it
         call.lower = on_mesh(mesh, function.lower)  # type: ignore[attr-defined]
     return call
 
 
-# --- what the ops ask ---------------------------------------------------------------------------
+# --- the current mesh, for the ops ----------------------------------------------------------------
 
 
 def current() -> AbstractMesh | None:
-    """The mesh in force where a step is traced; None outside any, or where it is one device."""
+    """The mesh of the program being traced; None if there is none, or only one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
-def _is_fsdp(mesh=None) -> bool:
+def _is_fsdp(mesh: AnyMesh | None = None) -> bool:
     mesh = mesh or current()
     return mesh is not None and FSDP in mesh.shape
 
@@ -126,24 +134,26 @@ def axis_size(axis: str) -> int:
     return _size(axis)
 
 
-def _size(axis: str, mesh=None) -> int:
+def _size(axis: str, mesh: AnyMesh | None = None) -> int:
     mesh = mesh or current()
     return 1 if mesh is None else mesh.shape[axis]
 
 
-def _over(axis: str, size: int, mesh=None) -> str | None:
+def _over(axis: str, size: int, mesh: AnyMesh | None = None) -> str | None:
     """`axis` if it has more than one device and divides `size`, else None."""
     devices = _size(axis, mesh)
     return axis if devices > 1 and size % devices == 0 else None
 
 
-# --- the table ----------------------------------------------------------------------------------
+# --- layouts --------------------------------------------------------------------------------------
 
 
-def activation(shape, mesh=None, *, rows: bool = True, channels: bool = True) -> P:
+def activation_spec(
+    shape: Shape, mesh: AnyMesh | None = None, *, rows: bool = True, channels: bool = True
+) -> P:
     """Layout of activations [batch, rows, columns, channels].
 
-    An op passes `rows=False` (`channels=False`) where it needs all rows (channels) of its example.
+    `rows=False` and `channels=False` replicate them, for ops that need all rows or channels.
     """
     return P(
         _over(DATA, shape[0], mesh),
@@ -153,15 +163,15 @@ def activation(shape, mesh=None, *, rows: bool = True, channels: bool = True) ->
     )
 
 
-def examples(shape, mesh=None) -> P:
-    """Layout of an array whose first dimension is the batch, the rest whole."""
+def batch_spec(shape: Shape, mesh: AnyMesh | None = None) -> P:
+    """Layout of an array [batch, ...]: the batch over data, the rest replicated."""
     return P(_over(DATA, shape[0], mesh)) if shape else P()
 
 
-def whole(shape, mesh=None) -> P:
-    """Layout of an array [batch, ...] for work on whole examples: these over all axes that divide.
+def example_spec(shape: Shape, mesh: AnyMesh | None = None) -> P:
+    """Layout of an array [batch, ...]: the batch over all axes, in turn, that divide it.
 
-    Devices that shared the rows or channels of their examples so share out the examples instead.
+    For work on complete examples: devices along spatial and model get different examples.
     """
     used: tuple[str, ...] = ()
     for axis in AXES:
@@ -171,7 +181,7 @@ def whole(shape, mesh=None) -> P:
     return P(used or None)
 
 
-def parameter(shape, mesh=None) -> P:
+def parameter_spec(shape: Shape, mesh: AnyMesh | None = None) -> P:
     """Layout of a parameter, or of an optimiser or EMA leaf of its shape: by output channels.
 
     With fsdp, kernels also by input channels over data, or by output channels over both axes.
@@ -189,56 +199,54 @@ def parameter(shape, mesh=None) -> P:
     return P(*spec)
 
 
-def state_shardings(mesh: Mesh, state):
-    """The layout of a whole train state (or any part of it), leaf by leaf."""
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, parameter(leaf.shape, mesh)), state)
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """The shardings of a train state, or any part of it, leaf by leaf."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, parameter_spec(leaf.shape, mesh)), state)
 
 
-def batch_shardings(mesh: Mesh, batch: dict, stacked: bool = False) -> dict:
-    """The layout of a batch: examples over data; the rows of `image` over spatial too.
+def batch_shardings(mesh: Mesh, batch: Batch, stacked: bool = False) -> Batch:
+    """The shardings of a batch: examples over data, and the rows of `image` over spatial.
 
-    `stacked`: the leaves are [micro-batches, batch, ...], each micro-batch laid out so.
+    `stacked`: the leaves are [micro-batches, batch, ...], and each micro-batch is sharded this way.
     """
 
-    def spec(name, leaf):
-        if name == NOTE:
-            return P(AXES)
+    def sharding(name: str, leaf: Any) -> NamedSharding:
         shape = leaf.shape[1:] if stacked else leaf.shape
         image = name == "image"
-        inner = activation(shape, mesh, channels=False) if image else examples(shape, mesh)
-        return P(None, *inner) if stacked else inner
+        inner = activation_spec(shape, mesh, channels=False) if image else batch_spec(shape, mesh)
+        return NamedSharding(mesh, P(None, *inner) if stacked else inner)
 
-    return {name: NamedSharding(mesh, spec(name, leaf)) for name, leaf in batch.items()}
+    return batch.map(sharding)
 
 
-def like_a_parameter(array):
-    """`array`, inside a traced program, laid out as a parameter of its shape."""
+def like_a_parameter(array: jax.Array) -> jax.Array:
+    """`array`, in a traced program, constrained to the sharding of a parameter of its shape."""
     if current() is None:
         return array
-    return jax.lax.with_sharding_constraint(array, parameter(array.shape))
+    return jax.lax.with_sharding_constraint(array, parameter_spec(array.shape))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding of an array that is replicated on every device."""
     return NamedSharding(mesh, P())
 
 
 def per_example(function: Callable) -> Callable:
-    """Runs `function` on whole examples, each device on its own: no communication inside.
+    """Runs `function` on each device's own examples (`example_spec`), without communication.
 
-    All arguments and results have the batch as first dimension. For code that the partitioner
-    would make talk at every step, such as top-k and loops (assignment, suppression).
+    The first dimension of all arguments and results is the batch. For code in which the partitioner
+    would insert collectives at every step, such as top-k and loops (assignment, suppression).
     """
 
     @functools.wraps(function)
-    def call(*args):
+    def call(*args: Any) -> Any:
         mesh = current()
         if mesh is None:
             return function(*args)
         leaves = jax.tree.leaves(args)
-        spec = whole(leaves[0].shape)
-        # Results do not depend on where a replicated example stands, but loops with constants
-        # inside cannot state that to the checker: nothing is differentiated here.
+        spec = example_spec(leaves[0].shape)
+        # check_vma rejects loops that start from constants; it is not needed, since nothing is
+        # differentiated here.
         return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)(*args)
 
     return call
@@ -247,23 +255,25 @@ def per_example(function: Callable) -> Callable:
 # --- from host arrays to the mesh, on any number of processes -------------------------------------
 
 
-def share_of(mesh: Mesh, batch_size: int, height: int, micro_batches: int = 1, process=None):
-    """The Share of `process` (this one by default) of batches on `mesh`."""
+def process_shard(
+    mesh: Mesh, batch_size: int, height: int, micro_batches: int = 1, process: int | None = None
+) -> ProcessShard:
+    """The part of each global batch on `mesh` that `process` (by default this one) holds."""
     process = jax.process_index() if process is None else process
     size = batch_size // micro_batches
     layout = NamedSharding(mesh, P(_over(DATA, size, mesh), _over(SPATIAL, height, mesh)))
     owner = np.full(size, np.iinfo(np.int64).max)
-    mine, rows = np.zeros(size, bool), []
+    local, rows = np.zeros(size, bool), []
     device: Any
-    for device, (some, part) in layout.devices_indices_map((size, height)).items():
-        owner[some] = np.minimum(owner[some], device.process_index)
+    for device, (in_batch, in_image) in layout.devices_indices_map((size, height)).items():
+        owner[in_batch] = np.minimum(owner[in_batch], device.process_index)
         if device.process_index == process:
-            mine[some] = True
-            rows.append(part.indices(height)[:2])
-    # Each micro-batch is laid out alike.
-    examples = np.flatnonzero(np.tile(mine, micro_batches))
+            local[in_batch] = True
+            rows.append(in_image.indices(height)[:2])
+    # All micro-batches have the same layout.
+    examples = np.flatnonzero(np.tile(local, micro_batches))
     first, last = min(start for start, _ in rows), max(stop for _, stop in rows)
-    return Share(
+    return ProcessShard(
         batch_size=batch_size,
         height=height,
         micro_batches=micro_batches,
@@ -273,59 +283,50 @@ def share_of(mesh: Mesh, batch_size: int, height: int, micro_batches: int = 1, p
     )
 
 
-def place(mesh: Mesh, batch: dict, share: Share | None = None) -> dict:
-    """Global arrays, laid out as `batch_shardings` says, of the part that this process has read.
+def make_global_batch(mesh: Mesh, batch: Batch, shard: ProcessShard | None = None) -> Batch:
+    """Global arrays, with `batch_shardings`, from this process's part of the batch.
 
-    `batch` holds arrays [examples of the share, ...], `image` only the share's rows; without a
-    share it is the whole batch. With several micro-batches the results are [micro-batches, batch /
-    micro-batches, ...].
+    `batch` holds arrays [examples of the shard, ...], and only the shard's rows of `image`; without
+    a shard it is the global batch. With several micro-batches the results are [micro-batches, batch
+    / micro-batches, ...].
     """
-    share = share or Share.of_all(*batch["image"].shape[:2])
-    parts, size = share.micro_batches, share.batch_size // share.micro_batches
-    held = share.examples[: len(share.examples) // parts]  # of each micro-batch
+    shard = shard or ProcessShard.whole_batch(*batch.image.shape[:2])
+    parts, size = shard.micro_batches, shard.batch_size // shard.micro_batches
+    examples = shard.examples[: len(shard.examples) // parts]  # of each micro-batch
 
-    def global_shape(name, leaf):
-        rows = (share.height,) if name == "image" else leaf.shape[1:2]
-        return ((parts,) if parts > 1 else ()) + (size, *rows, *leaf.shape[2:])
+    def global_shape(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        rows = (shard.height,) if name == "image" else leaf.shape[1:2]
+        shape = ((parts,) if parts > 1 else ()) + (size, *rows, *leaf.shape[2:])
+        return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
-    shapes = {
-        name: jax.ShapeDtypeStruct(
-            global_shape(name, leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)
-        )
-        for name, leaf in batch.items()
-    }
+    shapes = batch.map(global_shape)
     layout = batch_shardings(mesh, shapes, stacked=parts > 1)
 
-    def put(name, leaf):
-        leaf = np.asarray(leaf, shapes[name].dtype)
+    def put(name: str, leaf: Any) -> jax.Array:
+        shape = getattr(shapes, name)
+        leaf = np.asarray(leaf, shape.dtype)
         if parts > 1:
             leaf = leaf.reshape(parts, -1, *leaf.shape[1:])
 
-        def of_one_device(index):
-            *micro, some = index[: 1 + (parts > 1)]
-            start, stop, _ = some.indices(size)
-            first = int(np.searchsorted(held, start))
+        def device_part(index: Any) -> np.ndarray:
+            *micro, in_batch = index[: 1 + (parts > 1)]
+            start, stop, _ = in_batch.indices(size)
+            first = int(np.searchsorted(examples, start))
             rest = index[1 + (parts > 1) :]
             if name == "image":
-                top, bottom, _ = rest[0].indices(share.height)
-                rest = (slice(top - share.rows.start, bottom - share.rows.start), *rest[1:])
+                top, bottom, _ = rest[0].indices(shard.height)
+                rest = (slice(top - shard.rows.start, bottom - shard.rows.start), *rest[1:])
             return leaf[(*micro, slice(first, first + stop - start), *rest)]
 
-        return jax.make_array_from_callback(shapes[name].shape, layout[name], of_one_device)
+        return jax.make_array_from_callback(shape.shape, getattr(layout, name), device_part)
 
-    return {name: put(name, leaf) for name, leaf in batch.items()}
-
-
-def note(mesh: Mesh, value: bool):
-    """A batch's NOTE: each process's own `value` on all of its devices."""
-    at = NamedSharding(mesh, P(AXES))
-    return jax.make_array_from_callback((mesh.size,), at, lambda _: np.array([value]))
+    return batch.map(put)
 
 
-def on_host(mesh: Mesh, tree):
-    """Whole numpy arrays of the arrays of `tree`, on every process."""
+def on_host(mesh: Mesh, tree: Any) -> Any:
+    """The global arrays of `tree` as numpy arrays, on every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
-    whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+    gather = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
     local = len({d.process_index for d in mesh.devices.flat}) == 1
-    return jax.device_get(tree if local else whole(tree))
+    return jax.device_get(tree if local else gather(tree))

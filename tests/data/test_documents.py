@@ -1,4 +1,4 @@
-"""JSON, XML and YAML of other people's making."""
+"""Parsing of damaged and malicious JSON, XML and YAML."""
 
 import os
 
@@ -20,7 +20,7 @@ def write(tmp_path):
     return write
 
 
-def test_plain_documents_are_read(write):
+def test_plain_documents_are_parsed(write):
     assert documents.read_json(write('{"a": [1, "ü"]}')) == {"a": [1, "ü"]}
     assert documents.read_json(write(b"\xef\xbb\xbf[1]")) == [1]
     assert documents.read_yaml(write("names: [a, 'b']\nnc: 2")) == {"names": ["a", "b"], "nc": 2}
@@ -29,40 +29,40 @@ def test_plain_documents_are_read(write):
 
 
 @pytest.mark.parametrize(
-    "read, data, said",
+    "read, data, message",
     [
-        (documents.read_json, '{"a":\n [1,]}', "line 2: no JSON"),
+        (documents.read_json, '{"a":\n [1,]}', "line 2: invalid JSON"),
         (documents.read_json, "[" * 100_000, "nested too deeply"),
         (documents.read_json, "9" * 5000, "digit"),
-        (documents.read_json, b"\xff\xfe{}", "byte 0: no UTF-8"),
-        (documents.read_xml, "<a>\n<b></a>", "line 2: no XML"),
+        (documents.read_json, b"\xff\xfe{}", "byte 0: not UTF-8"),
+        (documents.read_xml, "<a>\n<b></a>", "line 2: invalid XML"),
         (documents.read_xml, BILLION_LAUGHS, "line 1: has a DOCTYPE"),
         (documents.read_xml, BILLION_LAUGHS.encode("utf-16"), "has a DOCTYPE"),
         (documents.read_xml, "<a>" * 101, "nested too deeply"),
-        (documents.read_xml, '<?xml version="1.0" encoding="rot13"?><a/>', "no XML"),
-        (documents.read_xml, "", "no XML"),
-        (documents.read_yaml, "a: [1", "line 1: no YAML"),
-        (documents.read_yaml, "!!python/object/apply:os.getcwd []", "no YAML"),
-        (documents.read_yaml, "a: &x [1]\nb: *x", r"line 2: a reference"),
+        (documents.read_xml, '<?xml version="1.0" encoding="rot13"?><a/>', "invalid XML"),
+        (documents.read_xml, "", "invalid XML"),
+        (documents.read_yaml, "a: [1", "line 1: invalid YAML"),
+        (documents.read_yaml, "!!python/object/apply:os.getcwd []", "invalid YAML"),
+        (documents.read_yaml, "a: &x [1]\nb: *x", r"line 2: an alias"),
         (documents.read_yaml, "[" * 5000, "nested too deeply"),
-        (documents.read_yaml, "d: 2020-13-45", "no YAML"),
+        (documents.read_yaml, "d: 2020-13-45", "invalid YAML"),
     ],
 )
-def test_what_is_none_or_means_harm_is_refused_by_name(write, read, data, said):
+def test_an_invalid_or_malicious_document_raises_an_error_with_its_path(write, read, data, message):
     path = write(data)
-    with pytest.raises(DataError, match=said) as told:
+    with pytest.raises(DataError, match=message) as raised:
         read(path)
-    assert str(path) in str(told.value) and "\n" not in str(told.value)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_larger_than_the_limit(write, monkeypatch):
+def test_a_file_larger_than_the_limit_is_not_read(write, monkeypatch):
     monkeypatch.setattr(documents, "MAX_JSON", 3)
     assert documents.read_json(write("123")) == 123
-    with pytest.raises(DataError, match="4 bytes are more than the limit of 3"):
+    with pytest.raises(DataError, match="4 bytes exceed the limit of 3"):
         documents.read_json(write("1234"))
 
 
-def test_what_is_no_file_is_neither_waited_for_nor_read_without_end(tmp_path):
+def test_pipes_devices_and_folders_raise_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(DataError, match="not a regular file"):
@@ -74,7 +74,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_read_without_end(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a/b.png", "a\\b.png", "./a.png", "..a.png", "a..b/c"])
-def test_names_inside(tmp_path, name):
+def test_names_inside_the_root_are_accepted(tmp_path, name):
     path = documents.path_inside(tmp_path, name, "file")
     assert path.resolve().is_relative_to(tmp_path.resolve())
 
@@ -82,6 +82,6 @@ def test_names_inside(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["../a", "a/../../b", "/etc/passwd", "..\\a", "C:\\a", "\\\\host\\a", "", None, 3, "\0"]
 )
-def test_names_that_lead_out_or_are_none(tmp_path, name):
+def test_names_that_lead_outside_or_are_no_names_are_rejected(tmp_path, name):
     with pytest.raises(DataError, match="^file: "):
         documents.path_inside(tmp_path, name, "file")

@@ -12,7 +12,7 @@ ORIENTATION = 0x0112
 
 
 def picture(height=24, width=40):
-    """Smooth, and different in every corner and channel, so that JPEG keeps it within a few."""
+    """Smooth, so that JPEG changes it by a few levels only, and different in every corner."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 255 // width, y * 255 // height, (x + y) * 2], -1).astype(np.uint8)
 
@@ -32,7 +32,7 @@ def with_orientation(value, kind="JPEG"):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("value", range(1, 9))
-def test_orientation_turns_the_picture_upright(kind, value):
+def test_images_are_turned_upright_by_their_orientation(kind, value):
     data = with_orientation(value, kind)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     found = images.decode(data, "a")
@@ -48,12 +48,12 @@ def test_orientation_six_is_a_quarter_turn_clockwise():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_turn_with_the_pixels(orientation):
+def test_boxes_are_turned_like_the_pixels(orientation):
     boxes = np.array([[3, 2, 10, 7], [25, 11, 39, 24]])
     stored = np.zeros((24, 40, 3), np.uint8)
     for channel, (x0, y0, x1, y1) in enumerate(boxes):
         stored[y0:y1, x0:x1, channel] = 255
-    # Pillow turns the pixels.
+    # Pillow turns the pixels upright.
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = encoded(Image.fromarray(stored), "PNG", exif=exif)
@@ -84,7 +84,7 @@ def test_boxes_turn_with_the_pixels(orientation):
         ("PPM", "RGB", 0),
     ],
 )
-def test_every_kind_of_file_becomes_rgb(kind, mode, tolerance):
+def test_every_format_and_mode_is_decoded_to_rgb(kind, mode, tolerance):
     image = Image.fromarray(picture()).convert(mode)
     data = encoded(image, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {}))
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -93,14 +93,14 @@ def test_every_kind_of_file_becomes_rgb(kind, mode, tolerance):
     assert np.abs(found.astype(int) - expected).max() <= tolerance
 
 
-def test_alpha_is_left_out_and_the_colour_under_it_kept():
+def test_alpha_is_dropped_and_not_blended():
     pixels = np.dstack([picture(), np.zeros((24, 40), np.uint8)])
     data = encoded(Image.fromarray(pixels, "RGBA"), "PNG")
     assert np.array_equal(images.decode(data, "a"), picture())
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_become_the_upper_eight(kind):
+def test_sixteen_bits_are_reduced_to_the_upper_eight(kind):
     grey = np.arange(0, 65536, 41, dtype=np.uint16)[:1500].reshape(30, 50)
     found = images.decode(encoded(Image.fromarray(grey), kind), "a")
     assert np.array_equal(found[..., 0], grey >> 8)
@@ -126,30 +126,30 @@ def test_an_animation_gives_its_first_frame():
     ],
     ids=["jpeg", "jpeg by two bytes", "progressive", "png", "webp", "gif", "bmp"],
 )
-def test_a_file_cut_short_is_refused_by_name(data):
-    with pytest.raises(BadExample, match="^some/a.jpg: .*(cut short|damaged|broken)"):
+def test_a_truncated_file_raises_an_error_with_its_name(data):
+    with pytest.raises(BadExample, match="^some/a.jpg: .*(truncated|damaged|broken)"):
         images.decode(data, "some/a.jpg")
 
 
 @pytest.mark.parametrize(
-    "data, said",
+    "data, message",
     [
         (b"", "empty"),
         (b"<html>not found</html>", "not an image"),
         (b"\xff\xd8\xff", "not an image"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(data, said):
-    with pytest.raises(BadExample, match=f"^some/a.jpg: .*{said}"):
+def test_a_file_without_an_image_raises_an_error_with_its_name(data, message):
+    with pytest.raises(BadExample, match=f"^some/a.jpg: .*{message}"):
         images.decode(data, "some/a.jpg")
 
 
-def test_bytes_after_the_end_do_no_harm():
+def test_bytes_after_the_end_are_ignored():
     data = encoded(Image.fromarray(picture()), "JPEG")
     assert np.array_equal(images.decode(data + b"\0" * 5000, "a"), images.decode(data, "a"))
 
 
-def test_the_bytes_count_not_the_name(tmp_path):
+def test_the_format_is_that_of_the_bytes_not_of_the_name(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(encoded(Image.fromarray(picture()), "PNG"))
     assert np.array_equal(images.read_image(str(path)), picture())
@@ -160,10 +160,10 @@ def test_a_missing_file_is_named(tmp_path):
         images.read_image(str(tmp_path / "missing.jpg"))
 
 
-def test_an_image_that_claims_too_many_pixels_is_not_decoded(monkeypatch):
+def test_an_image_with_too_many_pixels_is_not_decoded(monkeypatch):
     data = encoded(Image.fromarray(picture()), "PNG")
     monkeypatch.setattr(images, "MAX_PIXELS", 24 * 40 - 1)
-    with pytest.raises(BadExample, match="^a.png: 40 x 24 pixels are more than the limit of 959"):
+    with pytest.raises(BadExample, match="^a.png: 40 x 24 pixels exceed the limit of 959"):
         images.decode(data, "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(BadExample, match="^a.png: "):
@@ -174,35 +174,35 @@ def test_an_image_that_claims_too_many_pixels_is_not_decoded(monkeypatch):
     "allowed, times", [(0.4, 1), (1.9, 1), (2.0, 2), (7.9, 4), (8.0, 8), (99.0, 8)]
 )
 def test_a_jpeg_is_decoded_as_small_as_allowed(allowed, times):
-    # Sides that nothing divides; smooth, so that any way of shrinking it gives the same.
+    # Odd sides; smooth, so that all ways of shrinking give the same.
     rows, columns = np.mgrid[:101, :203] / 203
     smooth = np.stack([rows, columns, 1 - columns], -1)
-    whole = (255 * smooth).astype(np.uint8)
-    data = encoded(Image.fromarray(whole), "JPEG", quality=95)
-    asked = []
-    shrink = lambda h, w: asked.append((h, w)) or allowed  # noqa: E731
+    image = (255 * smooth).astype(np.uint8)
+    data = encoded(Image.fromarray(image), "JPEG", quality=95)
+    sizes = []
+    shrink = lambda h, w: sizes.append((h, w)) or allowed  # noqa: E731
     found = images.decode(data, "a", shrink)
-    assert asked == [(101, 203)]
+    assert sizes == [(101, 203)]
     assert found.shape == (-(-101 // times), -(-203 // times), 3)
     centres = np.minimum(np.arange(found.shape[1]) * times + times // 2, 202)
-    assert np.abs(found[2, :, 1].astype(int) - whole[0, centres, 1]).max() < 8 + 2 * times
+    assert np.abs(found[2, :, 1].astype(int) - image[0, centres, 1]).max() < 8 + 2 * times
 
 
-def test_a_turned_jpeg_is_asked_about_upright_and_others_are_not_asked():
+def test_shrink_gets_the_upright_size_of_a_jpeg_and_is_not_called_for_other_formats():
     exif = Image.Exif()
     exif[0x0112] = 6
-    lying = Image.fromarray(np.zeros((40, 80, 3), np.uint8))
+    sideways = Image.fromarray(np.zeros((40, 80, 3), np.uint8))
     found = images.decode(
-        encoded(lying, "JPEG", exif=exif), "a", lambda h, w: 2 if (h, w) == (80, 40) else 1
+        encoded(sideways, "JPEG", exif=exif), "a", lambda h, w: 2 if (h, w) == (80, 40) else 1
     )
     assert found.shape == (40, 20, 3)
-    never = lambda h, w: pytest.fail("asked")  # noqa: E731
-    assert images.decode(encoded(lying, "PNG"), "a", never).shape == (40, 80, 3)
+    never = lambda h, w: pytest.fail("called")  # noqa: E731
+    assert images.decode(encoded(sideways, "PNG"), "a", never).shape == (40, 80, 3)
 
 
-def test_nothing_that_runs_a_program_or_decodes_before_its_size_is_known_is_opened():
+def test_formats_that_run_programs_or_decode_before_the_size_is_known_are_not_opened():
     for data in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop", _icon()):
-        with pytest.raises(BadExample, match="x.jpg: not an image, or of a kind that cannot be"):
+        with pytest.raises(BadExample, match="x.jpg: not an image, or in an unsupported format"):
             images.decode(data, "x.jpg")
 
 
@@ -210,19 +210,19 @@ def _icon():
     return encoded(Image.fromarray(picture()), "ICO")
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_pipes_devices_folders_and_huge_files_raise_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "folder.png").mkdir()
     with open(tmp_path / "huge.png", "wb") as file:
         file.truncate(2**40)
-    for name, said in (
+    for name, message in (
         ("pipe.png", "not a regular file"),
         ("zero.png", "not a regular file"),
         ("loop.png", "symbolic links"),
         ("folder.png", "directory"),
-        ("huge.png", "1099511627776 bytes are more than the limit"),
+        ("huge.png", "1099511627776 bytes exceed the limit"),
     ):
-        with pytest.raises(BadExample, match=f"{name}: .*{said}"):
+        with pytest.raises(BadExample, match=f"{name}: .*{message}"):
             images.read_image(str(tmp_path / name))

@@ -1,4 +1,4 @@
-"""`convmesh prepare`: builders of the tests' own are prepared, and read by training's own path."""
+"""`convmesh prepare` with small builders, whose files are then opened as training opens them."""
 
 import errno
 import os
@@ -12,16 +12,16 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-from convmesh import cli
+from convmesh.cli import command_line
 from convmesh.config import defaults
-from convmesh.data import open_eval, open_train
 from convmesh.data import prepare as module
 from convmesh.data.prepare import prepare
+from convmesh.data.splits import open_eval, open_train
 from convmesh.errors import ConfigError, DataError
 
 
 class Pond(tfds.core.GeneratorBasedBuilder):
-    """Boxes, as small as it can be; `midway` is called between two examples."""
+    """A few images with boxes; `midway` is called after each example."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [
@@ -68,7 +68,7 @@ class Tarn(Pond):
 
 
 class Moor(Pond):
-    """Needs files that a user has to fetch."""
+    """Needs files that a user has to download by hand."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     bog.tar,
@@ -77,7 +77,7 @@ class Moor(Pond):
 
 @pytest.fixture(autouse=True)
 def no_tensorflow(monkeypatch):
-    """The tests say the same where it is installed."""
+    """Hides TensorFlow, so that the tests do not depend on whether it is installed."""
     find = module.importlib.util.find_spec
     monkeypatch.setattr(
         module.importlib.util,
@@ -87,19 +87,19 @@ def no_tensorflow(monkeypatch):
 
 
 def config(root, name="pond/small"):
-    made = defaults("detect")
-    made.data.root, made.data.name = str(root), name
-    return made
+    changed = defaults("detect")
+    changed.data.root, changed.data.name = str(root), name
+    return changed
 
 
 def prepared(root):
-    """The folders of sets in `root` that TFDS or training would read."""
+    """The folders in `root` that TFDS and training would read as sets."""
     return sorted(path.parent.relative_to(root).as_posix() for path in root.rglob("features.json"))
 
 
-def test_what_is_prepared_is_read_by_training_and_left_as_it_is(tmp_path, capsys):
+def test_training_reads_a_prepared_set_and_preparing_again_changes_nothing(tmp_path, capsys):
     call = ["prepare", "--name", "pond/small", "--root", str(tmp_path)]
-    assert cli.main(call) == 0
+    assert command_line.main(call) == 0
     out = capsys.readouterr().out
     assert "pond/small/1.0.0 prepared: train 4, validation 2, in" in out
     assert f"--config.data.name=pond/small --config.data.root={tmp_path}" in out
@@ -112,28 +112,28 @@ def test_what_is_prepared_is_read_by_training_and_left_as_it_is(tmp_path, capsys
     assert records[0].area.tolist() == [60.5]
 
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert cli.main(call) == 0
+    assert command_line.main(call) == 0
     assert "pond/small/1.0.0 is prepared already: train 4, validation 2" in capsys.readouterr().out
     assert files == {
         path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()
     }
 
 
-def test_our_own_set_is_prepared_too(tmp_path, monkeypatch):
-    def made(variant, root):
+def test_digit_scenes_is_prepared_by_its_own_builder(tmp_path, monkeypatch):
+    def prepare_pond(variant, root):
         assert (variant, root) == ("tiny", str(tmp_path))
         pond = Pond(config="small", data_dir=root, file_format="array_record")
         pond.download_and_prepare()
         return pond
 
-    monkeypatch.setattr("convmesh.data.digit_scenes.prepare", made)
-    said = []
-    folder = prepare("digit_scenes/tiny", str(tmp_path), said.append)
-    assert folder == tmp_path / "pond/small/1.0.0" and "prepared: train 4" in said[0]
+    monkeypatch.setattr("convmesh.data.digit_scenes.builder.prepare", prepare_pond)
+    messages = []
+    folder = prepare("digit_scenes/tiny", str(tmp_path), messages.append)
+    assert folder == tmp_path / "pond/small/1.0.0" and "prepared: train 4" in messages[0]
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("", "--name: no TFDS set named"),
         ("pnd", "--name: no TFDS set 'pnd'; did you mean pond?"),
@@ -146,13 +146,13 @@ def test_our_own_set_is_prepared_too(tmp_path, monkeypatch):
         ("digit_scenes/x", "digit_scenes: no config 'x'"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, name, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_unusable_name_is_refused_before_anything_is_written(tmp_path, name, message):
+    with pytest.raises(ConfigError, match=message):
         prepare(name, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
 
-def test_a_set_that_its_owners_give_out_by_hand_says_where_to_put_it(tmp_path):
+def test_the_error_for_a_manual_download_names_its_folder(tmp_path):
     with pytest.raises(DataError, match="downloads/manual: moor .*: bog.tar, from its owners"):
         prepare("moor/small", str(tmp_path))
     assert not list(tmp_path.iterdir())
@@ -163,10 +163,10 @@ def test_a_set_that_its_owners_give_out_by_hand_says_where_to_put_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error, said",
+    "error, message",
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "no space left for pond/small/1.0.0"),
-        # As array_record says it.
+        # The message of array_record.
         (RuntimeError("write() failed: No space left on device; at byte 9"), "no space left for"),
         (ModuleNotFoundError("no", name="tensorflow.io"), r"pip install .convmesh\[tfds-prepare"),
         (ModuleNotFoundError("no", name="lxml.etree"), "needs the package 'lxml'"),
@@ -174,12 +174,12 @@ def test_a_set_that_its_owners_give_out_by_hand_says_where_to_put_it(tmp_path):
         (KeyboardInterrupt(), None),
     ],
 )
-def test_what_goes_wrong_midway_leaves_no_half_set(tmp_path, monkeypatch, error, said):
+def test_an_error_while_writing_leaves_no_partial_set(tmp_path, monkeypatch, error, message):
     def fail():
         raise error
 
     monkeypatch.setattr(Pond, "midway", staticmethod(fail))
-    with pytest.raises((ConfigError, DataError, KeyboardInterrupt), match=said):
+    with pytest.raises((ConfigError, DataError, KeyboardInterrupt), match=message):
         prepare("pond/small", str(tmp_path))
     assert prepared(tmp_path) == [] and not list(tmp_path.rglob("*.array_record*"))
     monkeypatch.undo()
@@ -187,7 +187,7 @@ def test_what_goes_wrong_midway_leaves_no_half_set(tmp_path, monkeypatch, error,
     assert len(open_train(config(tmp_path))) == 4
 
 
-def test_a_killed_preparation_is_not_read_and_done_anew(tmp_path):
+def test_the_files_of_a_killed_preparation_are_not_read_and_it_can_be_repeated(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_prepare import Pond, prepare\n"
@@ -201,13 +201,13 @@ def test_a_killed_preparation_is_not_read_and_done_anew(tmp_path):
     assert left.name.startswith("incomplete.") and left.name.endswith("_1.0.0")
     with pytest.raises((ConfigError, DataError), match="convmesh prepare --name pond/small"):
         open_train(config(tmp_path))
-    said = []
-    prepare("pond/small", str(tmp_path), said.append)
-    assert said[0].startswith(f"{left}: left by a preparation that was interrupted")
+    messages = []
+    prepare("pond/small", str(tmp_path), messages.append)
+    assert messages[0].startswith(f"{left}: left by an interrupted preparation")
     assert len(open_train(config(tmp_path))) == 4
 
 
-def test_without_a_network_the_address_is_named(tmp_path, monkeypatch):
+def test_the_error_without_a_network_names_the_address(tmp_path, monkeypatch):
     monkeypatch.setattr(downloader, "MAX_RETRIES", 0)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(Lake, "url", "http://127.0.0.1:9/lake.zip")
@@ -216,18 +216,18 @@ def test_without_a_network_the_address_is_named(tmp_path, monkeypatch):
     assert prepared(tmp_path) == []
 
 
-def test_a_folder_that_is_no_whole_set_is_not_taken_for_one(tmp_path):
+def test_a_folder_with_other_files_is_not_taken_for_a_set(tmp_path):
     folder = tmp_path / "pond/small/1.0.0"
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="1.0.0: there, but it is not a whole prepared set; move"):
+    with pytest.raises(DataError, match="1.0.0: exists, but is not a complete prepared set; move"):
         prepare("pond/small", str(tmp_path))
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-def test_a_set_in_tensorflows_own_format_is_not_taken_for_prepared(tmp_path):
+def test_a_set_in_the_tfrecord_format_is_refused(tmp_path):
     prepare("pond/small", str(tmp_path))
-    for path in (tmp_path / "pond").rglob("*"):  # without TensorFlow none can be written
+    for path in (tmp_path / "pond").rglob("*"):  # without TensorFlow no such set can be written
         if path.suffix == ".json":
             path.write_bytes(path.read_bytes().replace(b"array_record", b"tfrecord"))
         elif "array_record" in path.name:
@@ -237,5 +237,5 @@ def test_a_set_in_tensorflows_own_format_is_not_taken_for_prepared(tmp_path):
 
 
 def test_prepare_takes_no_config_keys(tmp_path, capsys):
-    status = cli.main(["prepare", "--name", "pond", "--config.data.root=x"])
+    status = command_line.main(["prepare", "--name", "pond", "--config.data.root=x"])
     assert status == 2 and capsys.readouterr().err.endswith("prepare: takes no --config.KEY\n")

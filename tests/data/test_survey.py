@@ -1,4 +1,4 @@
-"""What a split holds, without decoding what need not be: src/convmesh/data/survey.py."""
+"""What a split contains, decoding as few images as possible: src/convmesh/data/survey.py."""
 
 import math
 
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from convmesh.config import defaults
-from convmesh.data.annotated import Annotated, AnnotatedSet
-from convmesh.data.cache import Cached
-from convmesh.data.record import BadExample, Record, Subset
-from convmesh.data.survey import first_examples, stated_labels, survey
+from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSet
+from convmesh.data.loading.cache import Cached
+from convmesh.data.record import BadExample, Record, Source, Subset
+from convmesh.data.survey import first_examples, survey
 from convmesh.errors import DataError
 
 
-class Files:
-    """A source whose files state the labels; an image of 20 x 40 holds one box for each."""
+class Files(Source):
+    """A source whose images must be decoded; one of 20 x 40 contains one box for each label."""
 
     split, classes = "train", ("a", "b", "c")
 
@@ -40,32 +40,26 @@ class Files:
             crowd=np.full(n, index in self.crowd),
         )
 
+    def name(self, index):
+        return str(index)
+
 
 class Stating(Files):
-    def annotated(self, index):
-        n = len(self.labels[index])
-        return Annotated(
-            None,
-            str(index),
-            index,
-            boxes=np.zeros((n, 4)),
-            labels=np.array(self.labels[index], np.int64),
-            difficult=np.full(n, index in self.crowd),
-            broken="cut short" if index in self.bad else "",
-        )
+    """A source whose files state the labels."""
 
-    def kept(self, index):
-        return np.full(len(self.labels[index]), index not in self.bad)
+    def stated_labels(self, index):
+        used = index not in self.bad and index not in self.crowd
+        return np.array(self.labels[index] if used else [], np.int64)
 
 
 class Folder(Files):
-    """A source of classes, which the names of folders state."""
+    """A classification source whose folders state the classes."""
 
     def __init__(self, labels):
         super().__init__(labels, task="classify")
 
-    def label(self, index):
-        return self.labels[index]
+    def stated_labels(self, index):
+        return np.array([self.labels[index]])
 
 
 OBJECTS = [[], [0, 0], [1], [], [2], [0]]
@@ -78,7 +72,7 @@ def test_the_first_images_with_an_object_without_decoding_one():
     assert first_examples(Stating(OBJECTS), 99) == [1, 2, 4, 5]
 
 
-def test_the_first_images_with_an_object_where_they_must_be_decoded():
+def test_the_first_images_with_an_object_if_they_must_be_decoded():
     source = Files(OBJECTS, crowd={1})
     assert first_examples(source, 2) == [2, 4] and source.decoded == [0, 1, 2, 3, 4]
     assert first_examples(Files(OBJECTS, bad={0}), 2, skip_bad=True) == [1, 2]
@@ -87,11 +81,11 @@ def test_the_first_images_with_an_object_where_they_must_be_decoded():
 
 
 def test_images_without_any_object_are_refused():
-    with pytest.raises(DataError, match="split 'train': none of its 2 images holds an object"):
+    with pytest.raises(DataError, match="split 'train': none of its 2 images contains an object"):
         first_examples(Stating([[], []]), 1)
 
 
-def test_classes_take_turns():
+def test_classes_alternate():
     assert first_examples(Folder([0, 0, 0, 1, 1, 2]), 4) == [0, 1, 3, 5]
     assert first_examples(Folder([0, 0, 0, 1, 1, 2]), 99) == [0, 1, 2, 3, 4, 5]
     assert first_examples(Files([[]] * 9, task="classify"), 4) == [0, 1, 2, 3]
@@ -99,8 +93,8 @@ def test_classes_take_turns():
 
 def test_labels_are_stated_through_cache_and_subset():
     source = Cached(Subset(Stating(OBJECTS, crowd={5}), [1, 2, 5], "val"))
-    assert [stated_labels(source, i).tolist() for i in range(3)] == [[0, 0], [1], []]
-    assert stated_labels(Cached(Files(OBJECTS)), 1) is None
+    assert [source.stated_labels(i).tolist() for i in range(3)] == [[0, 0], [1], []]
+    assert Cached(Files(OBJECTS)).stated_labels(1) is None
 
 
 @pytest.mark.parametrize(
@@ -124,7 +118,7 @@ def test_the_labels_counted_are_those_that_training_sees(tmp_path, policy, count
     ]
     sides = np.array([40, 20, 40, 20]) if relative else 1
     examples = [
-        Annotated(
+        AnnotatedImage(
             path,
             "a.png",
             1,
@@ -138,7 +132,7 @@ def test_the_labels_counted_are_those_that_training_sees(tmp_path, policy, count
     made = defaults("detect")
     made.data.on_bad_box = policy
     source = AnnotatedSet(made, {"train": examples}, ["a", "b", "c"]).unchecked("train")
-    assert [stated_labels(source, i).tolist() for i in range(3)] == counted
+    assert [source.stated_labels(i).tolist() for i in range(3)] == counted
     if policy != "fail":
         assert [source[i].labels.tolist() for i in range(3)] == counted
     held = [i for i, labels in enumerate(counted) if labels]
@@ -156,12 +150,12 @@ def test_a_survey_of_files_that_state_their_labels():
     assert found.objects[2].tolist() == [[5, 10]]
 
 
-def test_crowds_are_no_objects_of_a_survey():
+def test_crowd_regions_are_not_objects_of_a_survey():
     found = survey(Files([[0, 0], [1]], crowd={0}))
     assert [len(o) for o in found.objects] == [0, 1]
 
 
-def test_a_survey_looks_at_a_few_images_from_first_to_last():
+def test_a_survey_decodes_a_few_images_from_first_to_last():
     source = Files([[0]] * 1000)
     found = survey(source)
     assert found.per_class is None and len(found.sizes) == len(source.decoded) == 16

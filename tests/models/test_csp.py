@@ -15,7 +15,9 @@ def test_a_block_by_hand():
     assert set(variables["params"]) == set(variables["batch_stats"]) == parts
 
     def part(module, name, x):
-        return module.apply({kind: tree[name] for kind, tree in variables.items()}, x, train=False)
+        return module.apply(
+            {collection: tree[name] for collection, tree in variables.items()}, x, train=False
+        )
 
     inside = part(ConvNorm(4, 1), "through", x)
     for name in ("block1", "block2"):
@@ -31,7 +33,7 @@ def test_levels_and_names_of_the_backbone(size):
         lambda x: backbone.init_with_output(jax.random.key(0), x, train=False),
         jnp.zeros((2, *size, 3)),
     )
-    cells = [side // 4 for side in size]  # whole ones of 4 x 4 pixels
+    cells = [side // 4 for side in size]  # full cells of 4 x 4 pixels
     for level, width, cells_a_side in zip(levels, (12, 16, 24), (2, 4, 8), strict=True):
         assert level.shape == (2, *(-(-n // cells_a_side) for n in cells), width)
     names = {

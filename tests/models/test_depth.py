@@ -1,4 +1,4 @@
-"""Where in a backbone a layer stands, by its name; and what freezing does to batch norms."""
+"""The depth of a layer in a backbone, by its name; and the batch norms of frozen stages."""
 
 import flax.linen as nn
 import jax
@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import runs
 
-from convmesh.models import make_model
 from convmesh.models.depth import (
-    BEHIND,
+    AFTER_STAGES,
     depth_of,
     frozen_norms,
     in_backbone,
@@ -19,6 +18,7 @@ from convmesh.models.depth import (
     with_frozen,
 )
 from convmesh.models.layers import BatchNorm
+from convmesh.models.registry import make_model
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from convmesh.models.layers import BatchNorm
         ("backbone/down2/norm/scale", 2),
         ("backbone/stage12_block3/conv1", 12),
         ("backbone/stage4", 4),
-        ("backbone/last_norm/scale", BEHIND),
-        ("backbone/stages2/scale", BEHIND),
+        ("backbone/last_norm/scale", AFTER_STAGES),
+        ("backbone/stages2/scale", AFTER_STAGES),
         ("stem/conv/kernel", 0),
         ("stage3_block2/conv1", 3),
         ("pyramid/down1/conv/kernel", None),
@@ -45,7 +45,7 @@ def test_depth_of_a_path(path, depth):
     assert not is_frozen(path.split("/"), 0)
 
 
-def test_a_backbone_is_the_same_alone_and_in_a_detector():
+def test_a_backbone_has_the_same_depths_alone_and_in_a_detector():
     assert in_backbone(("backbone", "stem", "conv")) == in_backbone(("stem", "conv"))
     assert in_backbone(("pyramid", "backbone")) == ("pyramid", "backbone")
 
@@ -65,8 +65,8 @@ def test_the_names_of_the_models(name, task, stages, trained):
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     assert stages_of(shapes) == stages
     paths = [path_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
-    # Nothing in a backbone has a name that says no depth.
-    assert BEHIND not in {depth_of(names) for names in paths}
+    # All names in a backbone give a depth.
+    assert AFTER_STAGES not in {depth_of(names) for names in paths}
     rest = {names[0].partition("_")[0] for names in paths if not is_frozen(names, 2)}
     assert rest == trained
 
@@ -117,7 +117,7 @@ def test_frozen_norms_use_their_running_statistics_and_leave_them():
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_norms_inside_blocks_are_found_by_their_place(remat):
+def test_norms_inside_blocks_are_frozen(remat):
     model = runs.TinyNet(3, remat=remat)
     noise = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     variables = jax.jit(lambda x: model.init(jax.random.key(0), x))(noise)

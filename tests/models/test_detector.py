@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from convmesh.config import apply_overrides, defaults
-from convmesh.models import MODELS, make_model
-from convmesh.models.detector import BINS, STRIDES, Head, grid_points
+from convmesh.geometry import STRIDES, grid_points
+from convmesh.models.detector import BINS, Head
 from convmesh.models.layers import BatchNorm, Conv
-from convmesh.setup import make_setup
-from convmesh.tasks import make_task
+from convmesh.models.registry import MODELS, make_model
+from convmesh.programs.jaxpr import equations
+from convmesh.steps.setup import make_setup
 from convmesh.tasks.detect import Detect
+from convmesh.tasks.registry import make_task
 
 DETECTORS = [name for name, (task, *_) in MODELS.items() if task == "detect"]
-# One of each kind, in little.
-KINDS = {
+# A small detector with each backbone.
+SMALL_DETECTORS = {
     "plain": lambda dtype, classes=5, **options: make_model(
         "detector_tiny", "detect", classes, dtype, **options
     ),
@@ -36,39 +38,14 @@ def shapes(model, size, batch=2):
 # --- points -------------------------------------------------------------------------------------
 
 
-def test_points_of_the_usual_image():
-    points, strides = grid_points((224, 224))
-    assert points.shape == (1029, 2)
-    assert {s: int((strides == s).sum()) for s in (8, 16, 32)} == {8: 784, 16: 196, 32: 49}
-    assert points.dtype == strides.dtype == np.float32
-
-
-def test_points_by_hand():
-    # 24 rows, 40 columns: 3 x 5 of stride 8, 2 x 3 of stride 16, 1 x 2 of stride 32.
-    points, strides = grid_points((24, 40))
-    assert strides.tolist() == [8] * 15 + [16] * 6 + [32] * 2
-    # Centres of their cells, x first, along a row first.
-    assert points[:6].tolist() == [[4, 4], [12, 4], [20, 4], [28, 4], [36, 4], [4, 12]]
-    assert points[15:].tolist() == [[8, 8], [24, 8], [40, 8], [8, 24], [24, 24], [40, 24],
-                                    [16, 16], [48, 16]]  # fmt: skip
-
-
-def test_points_of_more_levels_by_hand():
-    # 72 rows, 136 columns: 2 x 3 of stride 64, 1 x 2 of stride 128.
-    points, strides = grid_points((72, 136), (64, 128))
-    assert strides.tolist() == [64] * 6 + [128] * 2
-    assert points.tolist() == [[32, 32], [96, 32], [160, 32], [32, 96], [96, 96], [160, 96],
-                               [64, 64], [192, 64]]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backbone", SMALL_DETECTORS)
 @pytest.mark.parametrize(
     "size",
     [(64, 64), (224, 160), (200, 264), (100, 72), (33, 50), (41, 43), (57, 119), (15, 8)],
     ids=str,
 )
-def test_the_model_has_those_points_at_any_size(kind, size):
-    model = KINDS[kind](jnp.float32, classes=5)
+def test_the_model_has_the_points_of_the_grid_at_any_size(backbone, size):
+    model = SMALL_DETECTORS[backbone](jnp.float32, classes=5)
     output, _ = shapes(model, size)
     n = len(grid_points(size, model.strides)[0])
     assert output.class_logits.shape == (2, n, 5)
@@ -90,13 +67,13 @@ def test_the_task_of_a_run_has_the_points_of_its_model(name):
 
 
 def test_a_task_with_other_strides_than_its_model_fails():
-    model = KINDS["resnet"](jnp.float32)
+    model = SMALL_DETECTORS["resnet"](jnp.float32)
     outputs, _ = shapes(model, (64, 64))
     with pytest.raises((TypeError, ValueError), match="shape"):
         jax.eval_shape(Detect(8, (64, 64)).predict, outputs)
 
 
-def test_what_a_point_says_comes_from_its_place():
+def test_a_cell_of_a_level_changes_the_points_around_it_alone():
     # Features that differ in one cell of one level change the points around that cell alone.
     head = Head(3, 4)
     levels = [jnp.zeros((1, rows, 2 * rows, 4)) for rows in (8, 4, 2)]  # a 64 x 128 image
@@ -122,19 +99,17 @@ def test_what_a_point_says_comes_from_its_place():
 def multiply_adds(jaxpr) -> int:
     """Of all convolutions and products of a program."""
     total = 0
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         if equation.primitive.name == "conv_general_dilated":
             kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.size
             total += out * int(np.prod(kernel[:3]))
         elif equation.primitive.name == "dot_general":
             ((contracted, _), _), left = equation.params["dimension_numbers"], equation.invars[0]
             total += equation.outvars[0].aval.size * left.aval.shape[contracted[0]]
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "jaxpr")):
-            total += multiply_adds(inner.jaxpr) if hasattr(inner, "jaxpr") else 0
     return total
 
 
-def test_detector_nano_is_made_for_cpus():
+def test_detector_nano_is_small_enough_for_cpus():
     model = make_model("detector_nano", "detect", 10, jnp.float32)
     _, variables = shapes(model, (224, 224), batch=1)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -171,7 +146,7 @@ def parameters():
         ("detector_tiny", 52_737),
     ],
 )
-def test_the_parameters_of_each_size_are_those_that_its_page_says(parameters, name, wanted):
+def test_parameter_counts_are_those_of_the_documentation(parameters, name, wanted):
     count = sum(leaf.size for leaf in jax.tree.leaves(parameters(name)))
     assert count == wanted
     assert set(parameters(name)) == {"backbone", "pyramid", "head"}
@@ -180,12 +155,12 @@ def test_the_parameters_of_each_size_are_those_that_its_page_says(parameters, na
     assert f"| **{count / 1e6:.2f}** |" in line
 
 
-def test_every_size_is_counted():
-    marks = test_the_parameters_of_each_size_are_those_that_its_page_says.pytestmark
+def test_every_detector_has_its_parameters_counted():
+    marks = test_parameter_counts_are_those_of_the_documentation.pytestmark
     assert {name for name, _ in marks[0].args[1]} == set(DETECTORS)
 
 
-def test_names_that_checkpoints_hold(parameters):
+def test_layer_names_are_those_in_checkpoints(parameters):
     nano = parameters("detector_nano")
     assert set(nano["backbone"]) == {"stem", "down2", "down3", "down4", "stage2_block1",
                                      "stage3_block1", "stage4_block1"}  # fmt: skip
@@ -199,8 +174,8 @@ def test_names_that_checkpoints_hold(parameters):
     assert "merge" in parameters("detector_medium")["pyramid"]["top_down0"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_whole_model_has_the_type_and_the_groups_it_is_given(kind):
+@pytest.mark.parametrize("backbone", SMALL_DETECTORS)
+def test_all_layers_have_the_dtype_and_norm_group_of_the_model(backbone):
     found = {"dtype": set(), "group": set(), "norms": 0}
 
     def look(call, args, kwargs, context):
@@ -212,7 +187,7 @@ def test_the_whole_model_has_the_type_and_the_groups_it_is_given(kind):
             found["norms"] += 1
         return call(*args, **kwargs)
 
-    model = KINDS[kind](jnp.bfloat16, norm_group=2)
+    model = SMALL_DETECTORS[backbone](jnp.bfloat16, norm_group=2)
     with nn.intercept_methods(look):
         output, variables = shapes(model, (64, 64), batch=4)
     assert found["dtype"] == {jnp.bfloat16} and found["group"] == {2} and found["norms"] > 20
@@ -221,15 +196,16 @@ def test_the_whole_model_has_the_type_and_the_groups_it_is_given(kind):
 
 
 # Of the backbone, and of the pyramid where it has any.
-@pytest.mark.parametrize("kind, blocks", [("plain", 4), ("csp", 4 + 4), ("resnet", 4)])
-def test_blocks_are_computed_again(kind, blocks):
+@pytest.mark.parametrize("backbone, blocks", [("plain", 4), ("csp", 4 + 4), ("resnet", 4)])
+def test_remat_recomputes_the_blocks(backbone, blocks):
     wanted, found = (
-        shapes(KINDS[kind](jnp.float32, remat=remat), (64, 64)) for remat in (False, True)
+        shapes(SMALL_DETECTORS[backbone](jnp.float32, remat=remat), (64, 64))
+        for remat in (False, True)
     )
     assert found == wanted  # a checkpoint of the one fits the other
     image = jnp.zeros((2, 64, 64, 3))
     for remat, count in [(False, 0), (True, blocks)]:
-        model = KINDS[kind](jnp.float32, remat=remat)
+        model = SMALL_DETECTORS[backbone](jnp.float32, remat=remat)
         apply = lambda v, x, model=model: model.apply(v, x, True, mutable=["batch_stats"])  # noqa: E731
         assert str(jax.make_jaxpr(apply)(wanted[1], image)).count("= remat2[") == count
 
@@ -293,7 +269,7 @@ def test_the_first_loss_is_moderate(new):
     assert numbers["positive_points"] > 5 and numbers["loss/box"] > 0.1
 
 
-def test_evaluation_takes_the_running_statistics(new):
+def test_evaluation_uses_the_running_statistics(new):
     variables, outputs, task, _ = new
     assert set(variables) == {"params", "batch_stats"}
     model = make_model("detector_tiny", "detect", 5, jnp.float32)

@@ -11,22 +11,26 @@ import reference
 from jax.sharding import NamedSharding
 
 from convmesh import mesh as meshes
+from convmesh.distributed.batch import Batch
 from convmesh.errors import ConfigError
 from convmesh.mesh import P, make_mesh
-from convmesh.models import MODELS, make_model
 from convmesh.models.layers import (
     BatchNorm,
     Conv,
     ConvNorm,
     Dense,
     GroupNorm,
+    ResidualBlock,
+    at_least_float32,
+    crop_to_cells,
     rematerialised,
-    stored,
-    whole_cells,
+    residual_stage,
 )
+from convmesh.models.registry import MODELS, make_model
 from convmesh.models.resnet import BasicBlock
 from convmesh.ops import local
 from convmesh.ops.pool import avg_pool, upsample_bilinear
+from convmesh.programs.jaxpr import equations
 
 
 def normal(*shape, seed=0):
@@ -44,13 +48,13 @@ def shapes(module, *inputs, **options):
 
 
 def test_parameters_are_stored_in_at_least_float32():
-    kinds = {jnp.bfloat16: jnp.float32, jnp.float32: jnp.float32}
-    assert {kind: stored(kind) for kind in kinds} == kinds
+    wanted = {jnp.bfloat16: jnp.float32, jnp.float32: jnp.float32}
+    assert {dtype: at_least_float32(dtype) for dtype in wanted} == wanted
     with jax.enable_x64(True):
-        assert stored(jnp.float64) == jnp.float64
+        assert at_least_float32(jnp.float64) == jnp.float64
 
 
-def test_conv_is_the_loops_and_a_bias():
+def test_conv_equals_loops_and_adds_a_bias():
     x = normal(2, 7, 6, 4)
     layer = Conv(6, kernel=3, stride=2, groups=2, dilation=2, padding=1, bias=True)
     params = layer.init(jax.random.key(0), x)["params"]
@@ -102,7 +106,7 @@ def test_batch_norm_by_hand():
     np.testing.assert_array_equal(unchanged["batch_stats"]["mean"], running["mean"])
 
 
-def test_ghost_groups_are_normalised_apart():
+def test_ghost_groups_are_normalised_separately():
     x = normal(6, 3, 2, 5) * 3 + 1
     layer = BatchNorm(group=2, momentum=0.5)
     variables = layer.init(jax.random.key(0), x, train=True)
@@ -117,12 +121,12 @@ def test_ghost_groups_are_normalised_apart():
 
 
 def test_a_batch_that_does_not_divide_into_groups_is_refused():
-    with pytest.raises(ValueError, match="6 is no multiple of group=4"):
+    with pytest.raises(ValueError, match="6 is not a multiple of group=4"):
         BatchNorm(group=4).init(jax.random.key(0), normal(6, 2, 2, 1), train=True)
 
 
 @pytest.mark.parametrize("group, talks", [(2, False), (0, True)])
-def test_whole_groups_on_a_device_need_no_other(group, talks):
+def test_complete_groups_on_a_device_need_no_communication(group, talks):
     mesh = make_mesh(8)
     layer, x = BatchNorm(group=group), normal(16, 4, 4, 3)
     variables = layer.init(jax.random.key(0), x, train=False)
@@ -136,7 +140,7 @@ def test_whole_groups_on_a_device_need_no_other(group, talks):
     assert "all-gather" not in program
 
 
-def test_statistics_of_narrow_activations_are_float32():
+def test_statistics_of_bfloat16_activations_are_float32():
     # 300 numbers of 1 +- 1/8: summed in bfloat16 they would stop at 256.
     x = jnp.asarray(1 + np.tile([0.125, -0.125], 150).reshape(300, 1, 1, 1), jnp.bfloat16)
     layer = BatchNorm(jnp.bfloat16, momentum=0.0)
@@ -149,7 +153,7 @@ def test_statistics_of_narrow_activations_are_float32():
     assert running["var"].item() == pytest.approx(1 / 64, abs=1e-5)
 
 
-def test_narrow_activations_are_normalised_as_in_float64():
+def test_bfloat16_activations_are_normalised_as_in_float64():
     # Values that bfloat16 holds; their mean and variance it does not.
     x = jnp.asarray(normal(16, 5, 4, 3) * 3 + [1, -5, 10], jnp.bfloat16)
     layer = BatchNorm(jnp.bfloat16, momentum=0.0)
@@ -167,7 +171,7 @@ def test_narrow_activations_are_normalised_as_in_float64():
     np.testing.assert_allclose(np.asarray(again, np.float64), wanted, rtol=2**-8, atol=1e-3)
 
 
-def test_conv_norm_is_its_parts():
+def test_conv_norm_is_convolution_norm_and_activation():
     x = normal(2, 6, 6, 3)
     layer = ConvNorm(4, stride=2, activation=nn.relu)
     variables = layer.init(jax.random.key(0), x, train=False)
@@ -208,7 +212,7 @@ def test_group_norm_by_hand():
             np.testing.assert_allclose(found[example, ..., channels], wanted, atol=1e-4)
 
 
-def test_group_norm_of_narrow_activations_is_made_in_float32():
+def test_group_norm_of_bfloat16_activations_is_computed_in_float32():
     # A mean far from zero: in bfloat16 nothing would be left of the differences.
     x = jnp.asarray(np.tile([64.0, 64.5], 128).reshape(1, 16, 16, 1), jnp.bfloat16)
     layer = GroupNorm(groups=1, dtype=jnp.bfloat16)
@@ -219,8 +223,24 @@ def test_group_norm_of_narrow_activations_is_made_in_float32():
 
 
 def test_channels_that_do_not_divide_into_groups_are_refused():
-    with pytest.raises(ValueError, match="12 channels are no multiple of 32"):
+    with pytest.raises(ValueError, match="12 channels are not a multiple of 32"):
         GroupNorm().init(jax.random.key(0), normal(1, 2, 2, 12))
+
+
+class OneStage(nn.Module):
+    """A residual stage, and nothing else."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        return residual_stage(ResidualBlock, x, train, stage=3, width=6, depth=3, stride=2)
+
+
+def test_the_first_block_of_a_residual_stage_has_the_stride():
+    y, variables = shapes(OneStage(), jnp.zeros((2, 8, 8, 6)), train=False)
+    assert y.shape == (2, 4, 4, 6)
+    blocks = variables["params"]
+    assert set(blocks) == {"stage3_block1", "stage3_block2", "stage3_block3"}
+    assert ["shortcut" in blocks[name] for name in sorted(blocks)] == [True, False, False]
 
 
 # --- every layer on a mesh ------------------------------------------------------------------------
@@ -255,7 +275,7 @@ def outputs_and_gradients(shape):
     mesh = equality.make_mesh(shape)
     at = (
         meshes.state_shardings(mesh, params),
-        meshes.batch_shardings(mesh, {"image": x})["image"],
+        meshes.batch_shardings(mesh, Batch(image=x)).image,
     )
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), in_shardings=at)
     return jax.device_get(meshes.on_mesh(mesh, run)(params, x))
@@ -265,30 +285,22 @@ def outputs_and_gradients(shape):
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2), (4, 2, 1, True)], ids=str)
 def test_layers_on_a_mesh_are_those_on_one_device(shape):
     reference = outputs_and_gradients((1, 1, 1))
-    assert all(abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(reference))  # it says something
+    assert all(abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(reference))  # not trivial
     equality.assert_equal(outputs_and_gradients(shape), reference)
 
 
-def test_whole_cells_leave_out_the_end():
+def test_cropping_to_cells_leaves_out_the_end():
     x = normal(1, 7, 9, 2)
-    np.testing.assert_array_equal(whole_cells(x), x[:, :4, :8])
-    assert whole_cells(x[:, :4, :8]).shape == (1, 4, 8, 2)
+    np.testing.assert_array_equal(crop_to_cells(x), x[:, :4, :8])
+    assert crop_to_cells(x[:, :4, :8]).shape == (1, 4, 8, 2)
 
 
 # --- computed again in the backward pass ----------------------------------------------------------
 
 
 def primitives(jaxpr) -> collections.Counter:
-    """How often each primitive stands in a jaxpr and the jaxprs inside."""
-    found = collections.Counter()
-    for equation in jaxpr.eqns:
-        found[equation.primitive.name] += 1
-        is_jaxpr = lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")  # noqa: E731
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                found += primitives(inner)
-    return found
+    """How often each primitive is in a jaxpr and the jaxprs inside."""
+    return collections.Counter(each.primitive.name for each in equations(jaxpr))
 
 
 def trained(model, variables, x):
@@ -315,7 +327,7 @@ def test_a_rematerialised_block_computes_the_same_twice(monkeypatch):
     monkeypatch.setattr(local, "cpu_flags", lambda: {"avx512f"})  # whatever this machine has
     x, features, convolutions = normal(2, 4, 4, 8), 4, 3
     variables = BasicBlock(features).init(jax.random.key(0), x, False)
-    # What stands behind the last norm starts at zero, and would hide the rest.
+    # The last norm starts with a scale of zero, which would hide the layers before it.
     variables = jax.tree.map(lambda leaf: leaf + 0.5, variables)
     plain, again = BasicBlock(features), rematerialised(BasicBlock)(features)
     wanted, found = (
@@ -329,7 +341,7 @@ def test_a_rematerialised_block_computes_the_same_twice(monkeypatch):
 
 
 @pytest.mark.parametrize("name, blocks", [("resnet18", 8), ("detector_tiny", 4)])
-def test_models_can_compute_their_blocks_again(name, blocks):
+def test_models_recompute_their_blocks_with_remat(name, blocks):
     plain, again = (
         make_model(name, MODELS[name][0], 3, jnp.float32, remat=remat) for remat in (False, True)
     )
@@ -345,7 +357,7 @@ def test_models_can_compute_their_blocks_again(name, blocks):
     assert kinds(changed["batch_stats"]) == kinds(variables["batch_stats"])
 
 
-def test_a_model_without_blocks_or_norms_refuses_to_be_given_them():
+def test_remat_and_norm_group_are_refused_for_a_model_without_blocks_or_norms():
     make = functools.partial(make_model, "small_cnn", "classify", 10, jnp.float32)
     with pytest.raises(ConfigError, match="model.remat=True: small_cnn has no blocks; leave it at"):
         make(remat=True)
@@ -355,7 +367,7 @@ def test_a_model_without_blocks_or_norms_refuses_to_be_given_them():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_narrow_model_keeps_float32_parameters_and_results(name):
+def test_a_bfloat16_model_has_float32_parameters_and_outputs(name):
     model = make_model(name, MODELS[name][0], 5, jnp.bfloat16)
     output, variables = shapes(model, jnp.zeros((2, 64, 64, 3), jnp.bfloat16), train=False)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -363,7 +375,7 @@ def test_a_narrow_model_keeps_float32_parameters_and_results(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_of_64_bits_is_all_of_64_bits(name):
+def test_a_float64_model_is_float64_throughout(name):
     with jax.enable_x64(True):
         model = make_model(name, MODELS[name][0], 5, jnp.float64)
         found = shapes(model, jnp.zeros((2, 64, 64, 3), jnp.float64), train=False)
@@ -373,7 +385,7 @@ def test_a_model_of_64_bits_is_all_of_64_bits(name):
 def test_unknown_models_are_refused_by_name():
     with pytest.raises(ConfigError, match="model.name='resnet81'.*did you mean resnet18?") as error:
         make_model("resnet81", "classify", 10, jnp.float32)
-    assert "there are: small_cnn, resnet18" in str(error.value)
+    assert "the models are small_cnn, resnet18" in str(error.value)
     # A model of the other task is not on offer.
     with pytest.raises(ConfigError, match="no such model for task 'detect'") as error:
         make_model("resnet18", "detect", 10, jnp.float32)

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convmesh.models import make_model
 from convmesh.models.layers import ResidualBlock
+from convmesh.models.registry import make_model
 from convmesh.models.resnet import BasicBlock, Bottleneck, ResNet, ResNet50Backbone, ResNetBackbone
 
 
@@ -22,7 +22,7 @@ def shapes(model, size):
         ("resnet50", 25_557_032, 26560),
     ],
 )
-def test_the_parameters_that_everybodys_has(name, parameters, norms):
+def test_parameter_counts_are_those_of_torchvision(name, parameters, norms):
     logits, variables = shapes(make_model(name, "classify", 1000, jnp.float32), (224, 224))
     assert logits.shape == (2, 1000)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
@@ -62,7 +62,7 @@ def test_only_blocks_that_change_the_shape_have_a_shortcut():
 
 
 @pytest.mark.parametrize("block, last", [(BasicBlock, "conv2"), (Bottleneck, "conv3")])
-def test_the_stride_stands_in_the_3x3(block, last):
+def test_the_stride_is_in_the_3x3_convolution(block, last):
     # v1.5: of all pixels, none is unseen by a block of stride 2.
     block, x = block(4, stride=2), np.random.default_rng(0).normal(size=(8, 6, 6, 4))
     x = x.astype(np.float32)
@@ -74,15 +74,15 @@ def test_the_stride_stands_in_the_3x3(block, last):
 
 
 def test_a_classifiers_variables_fit_the_backbone():
-    _, whole = shapes(make_model("resnet50", "classify", 1000, jnp.float32), (64, 64))
+    _, classifier = shapes(make_model("resnet50", "classify", 1000, jnp.float32), (64, 64))
     image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     init = lambda image: ResNet50Backbone().init(jax.random.key(0), image, train=False)  # noqa: E731
     backbone = jax.eval_shape(init, image)
-    del whole["params"]["head"]
-    assert backbone == whole
+    del classifier["params"]["head"]
+    assert backbone == classifier
 
 
-def test_the_backbone_gives_what_the_classifier_sees():
+def test_the_backbone_computes_the_features_of_the_classifier():
     x = np.random.default_rng(0).normal(size=(2, 67, 98, 3)).astype(np.float32)
     options = dict(blocks=(1, 1, 1, 1), width=4, block=Bottleneck)
     classifier = ResNet(5, **options)

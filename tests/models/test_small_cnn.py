@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from convmesh.models import make_model
+from convmesh.models.registry import make_model
 from convmesh.models.small_cnn import SmallCNN
 
 
@@ -35,7 +35,7 @@ def test_other_sizes(size):
     assert logits.shape == (2, 7)
 
 
-def test_training_and_evaluation_are_alike():
+def test_training_and_evaluation_give_the_same_logits():
     # No norm and no dropout.
     model, images = SmallCNN(3, widths=(4, 4), hidden=4), jnp.ones((1, 8, 8, 3))
     variables = model.init(jax.random.key(0), images)

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from convmesh.ops import boxes as box_ops
 
-# Boxes with whole corners on a grid of 12 x 12 cells, some without area: areas can be counted.
+# Boxes with integer corners on a grid of 12 x 12 cells, some without area: areas can be counted.
 GRID = 12
 CORNER = st.tuples(st.integers(0, GRID), st.integers(0, GRID))
 BOX = st.tuples(CORNER, CORNER).map(lambda c: [c[0][0], c[0][1], c[1][0], c[1][1]])
@@ -93,7 +93,7 @@ def test_padding_has_no_gradient():
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("measure", [box_ops.iou, box_ops.giou])
-def test_gradients_are_right(measure):
+def test_gradients_are_those_of_finite_differences(measure):
     a = np.array([[0.0, 0, 4, 4], [1, 1, 3, 3], [0, 0, 2, 2]])
     b = np.array([[1.0, 2, 5, 7], [0, 0, 4, 4.5], [3, 1, 5, 3]])  # crossing, inside, apart
     check_grads(measure, (a, b), order=1, modes=["rev"])
@@ -109,7 +109,7 @@ def test_inside_is_half_open():
 @settings(deadline=None, max_examples=40)
 @given(BOXES)
 def test_each_cell_of_a_tiling_is_inside_one_box(boxes):
-    # What lies on an edge shared by two boxes belongs to one of them.
+    # A point on an edge between two boxes belongs to one of them.
     points = np.stack(np.mgrid[:GRID, :GRID], -1).reshape(-1, 2)[:, ::-1].astype(np.float32)
     cut = int(boxes[0, 0])
     halves = np.array([[0, 0, cut, GRID], [cut, 0, GRID, GRID]], np.float32)

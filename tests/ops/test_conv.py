@@ -84,7 +84,7 @@ def test_channels_that_do_not_match_are_refused(x, kernel, groups):
 # --- types --------------------------------------------------------------------------------------
 
 
-def test_a_narrow_type_is_for_the_arithmetic_alone():
+def test_dtype_is_the_type_of_the_arithmetic_alone():
     x, kernel = (
         jnp.asarray(normal(2, 6, 6, 4), jnp.float32),
         jnp.asarray(normal(3, 3, 4, 4), jnp.float32),
@@ -161,7 +161,7 @@ CASES = [
     (3, dict(stride=2), {**FITS, "c_in": 3, "c_out": 5}),
     (1, dict(stride=2), {**ODD, "rows": 32}),
     (7, dict(stride=2), {**FITS, "batch": 6, "c_in": 3}),
-    # Groups: whole ones on each device, or more devices than groups, or nothing divides.
+    # Groups: complete ones on each device, or more devices than groups, or nothing divides.
     (3, {}, {**FITS, **GROUPS}),
     (3, {}, {**ODD, **ODD_GROUPS}),
     (3, {}, {**FITS, **DEPTHWISE}),
@@ -194,8 +194,8 @@ def everything(shape):
 
     arrays = {
         name: (
-            place(x, meshes.activation(x.shape, mesh)),
-            place(k, meshes.parameter(k.shape, mesh)),
+            place(x, meshes.activation_spec(x.shape, mesh)),
+            place(k, meshes.parameter_spec(k.shape, mesh)),
         )
         for name, (x, k, _) in every.items()
     }
@@ -234,7 +234,7 @@ def test_every_op_on_every_mesh(shape):
         ((3, 7, 6, 8), (3, 3, 8, 5), {}, P(None, None, None, None)),
     ],
 )
-def test_the_work_is_shared_where_it_can_be(x, kernel, options, wanted):
+def test_the_work_is_sharded_where_it_can_be(x, kernel, options, wanted):
     mesh = equality.make_mesh((2, 2, 2))
     conv = jax.jit(functools.partial(conv2d, **options))
     y = meshes.on_mesh(mesh, conv)(jnp.ones(x), jnp.ones(kernel))

@@ -51,12 +51,12 @@ def windows_of(rows, taps, stride, dilation):
     padding=st.integers(0, 4),
     dilation=st.integers(1, 3),
 )
-def test_shards_with_their_halo_give_the_whole(shards, rows, kernel, stride, padding, dilation):
+def test_shards_with_their_halo_have_all_windows(shards, rows, kernel, stride, padding, dilation):
     height = shards * rows
     halo = halo_rows(height, shards, kernel, stride, padding, dilation)
     rng = np.random.default_rng(0)
     image, taps = rng.integers(-99, 99, height), rng.integers(-99, 99, kernel)
-    whole = windows_of(np.pad(image, padding), taps, stride, dilation)
+    expected = windows_of(np.pad(image, padding), taps, stride, dilation)
     if halo is None:
         assert not (kernel == stride == 1 and padding == 0)  # which never needs another's row
         return
@@ -67,7 +67,7 @@ def test_shards_with_their_halo_give_the_whole(shards, rows, kernel, stride, pad
         windows_of(padded[i * rows : (i + 1) * rows + above + below], taps, stride, dilation)
         for i in range(shards)
     ]
-    assert sum(parts, []) == whole
+    assert sum(parts, []) == expected
     assert len({len(part) for part in parts}) == 1
     if below:  # and no row more than needed
         short = windows_of(padded[: rows + above + below - 1], taps, stride, dilation)
@@ -75,7 +75,7 @@ def test_shards_with_their_halo_give_the_whole(shards, rows, kernel, stride, pad
 
 
 def halos(above, below, fill):
-    """Each shard with its halo: four of two rows; the row's number stands in it, from 1."""
+    """Each shard with its halo: four of two rows; its values are the number of the row, from 1."""
     image, spec = np.arange(1.0, 9.0).reshape(1, 8, 1, 1), P(None, SPATIAL)
     with jax.set_mesh(equality.make_mesh((1, 4, 1))):
         get = jax.shard_map(
@@ -85,7 +85,7 @@ def halos(above, below, fill):
 
 
 @pytest.mark.parametrize("fill", [0.0, -7.0])
-def test_exchange_brings_the_neighbours_rows(fill):
+def test_exchange_adds_the_rows_of_the_neighbours(fill):
     assert halos(2, 1, fill) == [[fill, fill, 1, 2, 3], [1, 2, 3, 4, 5], [3, 4, 5, 6, 7],
                            [5, 6, 7, 8, fill]]  # fmt: skip
     assert halos(0, 2, fill) == [[1, 2, 3, 4], [3, 4, 5, 6], [5, 6, 7, 8], [7, 8, fill, fill]]

@@ -89,7 +89,7 @@ def distances(bins=16, seed=0):
         (40, {15: 1}),  # and to the last
     ],
 )
-def test_distribution_focal_weighs_the_two_bins_beside_the_target(target, weights):
+def test_distribution_focal_weights_the_two_bins_next_to_the_target(target, weights):
     logits = distances()
     log_p = log_softmax(logits)
     wanted = -sum(weight * log_p[k] for k, weight in weights.items())

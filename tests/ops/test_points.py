@@ -33,7 +33,8 @@ def test_values_and_gradients_on_a_mesh(mesh):
         return found
 
     placed = [
-        jax.device_put(x, NamedSharding(mesh, meshes.activation(x.shape, mesh))) for x in images
+        jax.device_put(x, NamedSharding(mesh, meshes.activation_spec(x.shape, mesh)))
+        for x in images
     ]
     for x, w, (y, dx) in zip(
         images, weights, meshes.on_mesh(mesh, jax.jit(all_shapes))(placed), strict=True
@@ -42,7 +43,7 @@ def test_values_and_gradients_on_a_mesh(mesh):
         np.testing.assert_array_equal(dx, w.reshape(x.shape))
 
 
-def test_examples_are_shared_out_over_all_devices():
+def test_examples_are_sharded_over_all_devices():
     mesh = equality.make_mesh((2, 2, 2))
     y = meshes.on_mesh(mesh, jax.jit(to_points))(np.ones((8, 4, 3, 8)))
     assert y.sharding.is_equivalent_to(NamedSharding(mesh, P((DATA, SPATIAL, MODEL))), 3)

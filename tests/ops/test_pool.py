@@ -50,7 +50,7 @@ def test_by_hand():
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_bilinear_is_jaxs(factor):
+def test_bilinear_equals_jax_image_resize(factor):
     x = normal(2, 5, 4, 3)
     wanted = jax.image.resize(x, (2, 5 * factor, 4 * factor, 3), "bilinear")
     np.testing.assert_allclose(upsample_bilinear(x, factor), wanted, atol=1e-12)
@@ -63,7 +63,7 @@ def test_bilinear_by_hand():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 1)], ids=str)
-def test_padding_never_wins_and_counts_in_the_mean(shape):
+def test_padding_is_ignored_by_the_maximum_and_counted_in_the_mean(shape):
     x = jnp.full((1, 8, 8, 1), -4.0)
     on_mesh = functools.partial(meshes.on_mesh, equality.make_mesh(shape))
     highest = on_mesh(jax.jit(lambda x: max_pool(x, 3, stride=2, padding=1)))(x)
@@ -74,7 +74,7 @@ def test_padding_never_wins_and_counts_in_the_mean(shape):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_types_stay(dtype):
+def test_the_dtype_is_kept(dtype):
     x = jnp.asarray(normal(2, 8, 8, 4), dtype)
 
     def pools(x):
@@ -106,7 +106,8 @@ def everything(shape):
     """The results and gradients of every op and shape, compiled as one program for a mesh."""
     mesh = equality.make_mesh(shape)
     images = [
-        jax.device_put(normal(*s), NamedSharding(mesh, meshes.activation(s, mesh))) for s in SHAPES
+        jax.device_put(normal(*s), NamedSharding(mesh, meshes.activation_spec(s, mesh)))
+        for s in SHAPES
     ]
 
     def all_ops(images):
@@ -133,7 +134,7 @@ def test_every_op_on_every_mesh(shape):
 
 
 @pytest.mark.parametrize("op", [functools.partial(max_pool, window=2), upsample_nearest])
-def test_the_work_is_shared_where_it_can_be(op):
+def test_the_work_is_sharded_where_it_can_be(op):
     mesh = equality.make_mesh((2, 2, 2))
     for x, wanted in [
         ((4, 8, 8, 8), P(DATA, SPATIAL, None, MODEL)),

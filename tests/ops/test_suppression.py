@@ -25,7 +25,7 @@ def in_a_row(*starts):
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
-def test_random_boxes_equal_plain_greedy(threshold):
+def test_random_boxes_equal_a_greedy_loop(threshold):
     dropped = 0
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -40,7 +40,7 @@ def test_random_boxes_equal_plain_greedy(threshold):
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
-def test_near_copies_equal_plain_greedy(threshold):
+def test_near_copies_equal_a_greedy_loop(threshold):
     # As a detector gives them: many boxes around few objects, so that all thresholds bite.
     rng = np.random.default_rng(7)
     objects = np.array([[0, 0, 30, 30], [20, 0, 50, 30], [0, 20, 30, 60], [25, 25, 60, 60]])
@@ -51,7 +51,7 @@ def test_near_copies_equal_plain_greedy(threshold):
     assert wanted.sum() < 60
 
 
-def test_a_dropped_box_drops_nothing():
+def test_a_suppressed_box_suppresses_nothing():
     # The first drops the second; the second alone would have dropped the third.
     assert kept(in_a_row(0, 3, 6), 0.5) == [0, 2]
     assert kept(in_a_row(3, 6), 0.5) == [0]
@@ -62,7 +62,7 @@ def test_a_chain_as_long_as_the_boxes():
     assert kept(in_a_row(*range(0, 180, 3)), 0.5) == list(range(0, 60, 2))
 
 
-def test_earlier_wins_whatever_the_size():
+def test_the_earlier_box_is_kept_whatever_its_size():
     boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 11]]
     assert kept(boxes, 0.5) == [0]
     assert kept(boxes[::-1], 0.5) == [0]
@@ -80,12 +80,12 @@ def test_classes_do_not_suppress_each_other():
     assert kept(boxes, 0.5, labels=[0, 0, 0, 0]) == [0]
 
 
-def test_invalid_boxes_are_not_kept_and_drop_nothing():
+def test_invalid_boxes_are_not_kept_and_suppress_nothing():
     assert kept(in_a_row(0, 1, 2), 0.5, valid=[False, True, True]) == [1]
     assert kept(in_a_row(0, 1, 30), 0.5, valid=[False, False, False]) == []
 
 
-def test_boxes_without_area_are_kept_apart():
+def test_boxes_without_area_are_not_suppressed():
     # Overlap with nothing, not even themselves; no NaN decides.
     assert kept([[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, 10, 10]], 0.5) == [0, 1, 2]
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import reference
 
-from convmesh.models.detector import grid_points
-from convmesh.tasks.assignment import assign, assign_centres
+from convmesh.geometry import Grid, grid_points
+from convmesh.tasks.assignment import GroundTruth, assign, assign_centres
 
 POINTS, BOXES, CLASSES = 20, 4, 2  # the shapes of every hand-made case: compiled once
 FAR = -1000.0
@@ -35,14 +35,15 @@ def assigned(
 
     n = len(points)
     result = RULES[rule](
-        padded(points, (POINTS, 2), FAR),
-        padded(np.broadcast_to(strides, n), (POINTS,), 8),
+        Grid(padded(points, (POINTS, 2), FAR), padded(np.broadcast_to(strides, n), (POINTS,), 8)),
         padded(predicted, (POINTS, 4), 0),
         padded(logits, (POINTS, CLASSES), 0),
-        padded(boxes, (BOXES, 4), 0),
-        padded(labels, (BOXES,), 0, np.int32),
-        padded([True] * len(boxes) if valid is None else valid, (BOXES,), False, bool),
-        padded(crowd, (BOXES,), False, bool),
+        GroundTruth(
+            padded(boxes, (BOXES, 4), 0),
+            padded(labels, (BOXES,), 0, np.int32),
+            padded([True] * len(boxes) if valid is None else valid, (BOXES,), False, bool),
+            padded(crowd, (BOXES,), False, bool),
+        ),
     )
     assert not result.positive[n:].any() and not result.ignored[n:].any()
     points = {k: np.asarray(v)[:n] for k, v in result._asdict().items() if k != "missed"}
@@ -74,7 +75,7 @@ def test_targets_are_the_metric_scaled_to_the_best_overlap():
     assert a.target.tolist() == close([1 / 2, 1 / 128])
 
 
-def test_the_best_point_has_the_boxs_best_overlap_though_it_is_anothers():
+def test_the_best_point_gets_the_best_overlap_even_if_another_point_has_it():
     # Overlaps 0.8 and 1, scores 0.5 and 0.01: metrics 0.5 x 0.8^6 = 0.131072 and 0.01.
     # The first is the best, with the box's best overlap 1; the other has 0.01 / 0.131072.
     logits = [[0, 0], [np.log(0.01 / 0.99), 0]]
@@ -82,8 +83,8 @@ def test_the_best_point_has_the_boxs_best_overlap_though_it_is_anothers():
     assert a.target.tolist() == close([1, 0.01 / 0.131072])
 
 
-def test_the_score_is_that_of_the_boxs_class():
-    # Equal overlaps; the first point is surer of class 1: scores 0.8 and 0.2, so 1 and 1/4.
+def test_the_score_is_that_of_the_class_of_the_box():
+    # Equal overlaps; for class 1 the scores are 0.8 and 0.2, so the targets are 1 and 1/4.
     logits = [[-9, np.log(4)], [9, -np.log(4)]]
     box = [0, 0, 16, 8]
     a = assigned([[4, 4], [12, 4]], [box, box], [box], logits, labels=[1])
@@ -145,7 +146,7 @@ def test_padded_and_empty_boxes_get_no_point():
     padded = [box, box, box, box]
     a = assigned(points, [box] * 2, padded, valid=[False] * 4, crowd=[False, True, False, True])
     assert not a.positive.any() and not a.ignored.any() and a.missed == 0
-    # A point, a line, and corners the wrong way round; grown to the stride they would hold (4, 4).
+    # A point, a line, and swapped corners; grown to the stride they would contain (4, 4).
     empty = [[4, 4, 4, 4], [1, 4, 7, 4], [7, 7, 1, 1]]
     a = assigned(points, [box] * 2, empty)
     assert not a.positive.any() and a.missed == 0
@@ -153,10 +154,10 @@ def test_padded_and_empty_boxes_get_no_point():
     assert a.box[a.positive].tolist() == [3, 3] and a.missed == 0
 
 
-def test_crowds_mask_what_they_cover_but_positives():
+def test_crowds_mask_the_points_they_cover_except_positives():
     points = [[4, 4], [12, 4], [20, 4]]
     crowd, box = [0, 0, 16, 16], [0, 0, 8, 8]
-    # The second point shows the crowd exactly, and is not positive for that.
+    # The second point predicts the crowd exactly, which does not make it positive.
     a = assigned(points, [box, crowd, crowd], [crowd, box], crowd=[True, False])
     assert a.positive.tolist() == [True, False, False]
     assert a.box[0] == 1
@@ -180,21 +181,21 @@ def test_boxes_without_a_point_are_counted():
     assert a.missed.dtype == np.int32
 
 
-def test_a_point_that_overlaps_nothing_yet_learns_no_class():
+def test_a_point_whose_prediction_overlaps_nothing_learns_no_class():
     a = assigned([[4, 4]], [[50, 50, 60, 60]], [[0, 0, 8, 8]])
     assert a.positive.tolist() == [True]
     assert a.target.tolist() == [0] and a.confidence.tolist() == [0]
 
 
-def test_tiny_metrics_do_not_vanish():
-    # Overlaps 1/500 and 1/1000, scores e^-90: as products below 1e-55, which float32 does not hold.
+def test_tiny_metrics_do_not_underflow():
+    # Overlaps 1/500 and 1/1000, scores e^-90: products below 1e-55, too small for float32.
     logits = np.full((2, 2), -90)
     box = [0, 0, 1000, 8]
     a = assigned([[4, 4], [12, 4]], [[0, 0, 2, 8], [0, 0, 1, 8]], [box], logits)
     assert a.target.tolist() == close([1 / 500, 1 / 500 / 64])
 
 
-def plain(points, strides, predicted, logits, boxes, labels, valid, crowd):
+def assign_in_loops(points, strides, predicted, logits, boxes, labels, valid, crowd):
     """The assignment in loops: (box, positive, target) of each point, and boxes missed."""
     taken, real = {}, [i for i in range(len(boxes)) if valid[i] and not crowd[i]]
     for i in real:
@@ -217,8 +218,9 @@ def plain(points, strides, predicted, logits, boxes, labels, valid, crowd):
 
 
 def test_random_images_equal_loops():
-    points, strides = grid_points((64, 64))
-    positives = shared = 0
+    grid = grid_points((64, 64))
+    points, strides = grid
+    positives = missed = 0
     for seed in range(8):
         rng = np.random.default_rng(seed)
         corner, side = rng.uniform(-5, 45, (6, 2)), rng.uniform(2, 40, (6, 2))
@@ -228,19 +230,20 @@ def test_random_images_equal_loops():
         logits = rng.normal(size=(len(points), 3)).astype(np.float32)
         labels = rng.integers(0, 3, 6).astype(np.int32)
         valid, crowd = rng.uniform(size=(2, 6)) < [[0.8], [0.2]]
-        image = (points, strides, predicted.astype(np.float32), logits, boxes, labels, valid, crowd)
-        a, wanted = RULES["aligned"](*image), plain(*image)
+        predicted, truth = predicted.astype(np.float32), (boxes, labels, valid, crowd)
+        a = RULES["aligned"](grid, predicted, logits, GroundTruth(*truth))
+        wanted = assign_in_loops(*grid, predicted, logits, *truth)
         np.testing.assert_array_equal(a.positive, wanted[1])
         np.testing.assert_array_equal(np.where(a.positive, a.box, 0), wanted[0])
         np.testing.assert_allclose(a.target, wanted[2], rtol=1e-3, atol=1e-6)
         np.testing.assert_array_equal(a.confidence, a.target)
         assert a.missed == wanted[3]
         positives += int(a.positive.sum())
-        shared += int(a.missed)
-    assert positives > 100 and shared > 0  # the cases are not empty
+        missed += int(a.missed)
+    assert positives > 100 and missed > 0  # the cases are not empty
 
 
-# --- by centres -----------------------------------------------------------------------------------
+# --- assign_centres -------------------------------------------------------------------------------
 
 
 def by_centres(points, boxes, strides=8, predicted=None, **given):
@@ -262,7 +265,7 @@ def test_centres_take_the_points_within_one_and_a_half_strides_that_are_inside()
     "half, stride", [(3, 8), (64, 8), (65, 16), (128, 16), (129, 32), (500, 32)]
 )
 def test_centres_take_the_level_whose_strides_suit_the_box(half, stride):
-    # A side 8 strides away belongs to a level still: 64 pixels to stride 8.
+    # A side 8 strides away still belongs to a level: 64 pixels to stride 8.
     box = [[600 - half, 600 - half, 600 + half, 600 + half]]
     a = by_centres([[600, 600]] * 3, box, strides=np.array([8, 16, 32]))
     assert [s for s, p in zip((8, 16, 32), a.positive, strict=True) if p] == [stride]

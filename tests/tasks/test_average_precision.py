@@ -48,7 +48,7 @@ def test_equal_overlaps(seed):
     assert_equals_oracle(truth, detections)
 
 
-def test_the_first_of_equal_scores_comes_first():
+def test_equal_scores_keep_their_order():
     """By the ids of the images, then as they were given."""
     box, other = [10, 10, 60, 60], [200, 200, 260, 260]
     truth = [image(9, [box], [0]), image(2, [box], [0])]
@@ -60,7 +60,7 @@ def test_the_first_of_equal_scores_comes_first():
 
 
 @pytest.mark.parametrize("name", [int, str, "{:03d}.jpg".format], ids=["from 0", "digits", "files"])
-def test_ids_of_any_kind(name):
+def test_image_ids_of_any_type(name):
     truth, detections = random_case(5, images=12, levels=2)
     for one in (*truth, *detections):
         one["image_id"] = name(100 - one["image_id"])
@@ -68,7 +68,7 @@ def test_ids_of_any_kind(name):
     assert_equals_oracle(truth, detections)
 
 
-def test_truth_that_says_nothing_of_crowds():
+def test_truth_without_crowd():
     truth, detections = random_case(6)
     expected = coco_metrics(truth, detections, CLASSES)
     for one in truth:
@@ -158,7 +158,7 @@ def test_no_detections_at_all_score_zero(detections):
     assert math.isnan(metrics["AP/cell"])
 
 
-def test_nothing_to_find_is_not_a_number():
+def test_metrics_without_objects_are_nan():
     for truth in ([], [image(1)], [image(1, [[10, 10, 60, 60]], [1], crowd=[True])]):
         detections = [found_on(1, [[1, 2, 3, 4]], [0], [0.5])] if truth else []
         metrics = coco_metrics(truth, detections, CLASSES)
@@ -182,7 +182,7 @@ def test_given_areas_sort_boxes_by_size():
     assert metrics["AP_small"] == pytest.approx(1) and math.isnan(metrics["AP_medium"])
 
 
-def test_the_engine_prints_nothing(capfd):
+def test_nothing_is_printed(capfd):
     coco_metrics(*random_case(0), CLASSES)
     assert capfd.readouterr() == ("", "")
 
@@ -209,8 +209,8 @@ def test_wrong_input_is_refused(truth, detections, message):
         coco_metrics(truth, detections, CLASSES)
 
 
-def test_two_classes_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="'cat' stands twice"):
+def test_classes_of_the_same_name_are_refused():
+    with pytest.raises(ValueError, match="'cat' is given twice"):
         coco_metrics([image(1)], [], ("cat", "dog", "cat"))
 
 
@@ -241,7 +241,7 @@ def test_results_file_fields():
     assert result["category_id"] == 17
 
 
-def test_results_file_scores_the_same_in_the_reference():
+def test_results_file_gives_the_same_metrics_in_pycocotools():
     truth, detections = random_case(3, levels=4)
     results = json.loads(json.dumps(coco_results(with_confidences(detections), CLASSES)))
     assert len(results) == sum(len(found["boxes"]) for found in detections)
@@ -261,7 +261,7 @@ def test_results_file_scores_the_same_in_the_reference():
         assert metrics[name] == pytest.approx(expected[name], abs=1e-9), name
 
 
-def test_table_is_aligned_and_marks_what_was_not_there():
+def test_table_is_aligned_and_marks_undefined_metrics():
     truth, detections = random_case(0)
     metrics = coco_metrics(truth, detections, CLASSES)
     lines = ap_table(metrics, CLASSES).splitlines()
@@ -280,9 +280,9 @@ def test_table_is_aligned_and_marks_what_was_not_there():
 
 
 def test_table_names_the_best_threshold():
-    told = lambda **more: ap_table({"AP": 0.5, **more}, ["cat"]).splitlines()[4]  # noqa: E731
-    assert told(F1=0.71234, best_threshold=0.42) == "F1 0.712 (IoU 0.5), its best, at score 0.42"
-    assert told(F1=0.0, best_threshold=math.nan) == "F1 0.000 (IoU 0.5): nothing was found"
+    f1_line = lambda **more: ap_table({"AP": 0.5, **more}, ["cat"]).splitlines()[4]  # noqa: E731
+    assert f1_line(F1=0.71234, best_threshold=0.42) == "F1 0.712 (IoU 0.5), its best, at score 0.42"
+    assert f1_line(F1=0.0, best_threshold=math.nan) == "F1 0.000 (IoU 0.5): no detections"
 
 
 def test_table_of_many_classes_names_each_once_in_columns():

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from convmesh import mesh  # noqa: F401  (registers Batch as a pytree)
+from convmesh.distributed.batch import Batch
 from convmesh.tasks.classify import Classify
 
 TASK = Classify(classes=3, image_size=(8, 8))
@@ -11,7 +13,7 @@ LOGITS = np.log(np.array([[1, 2, 5], [6, 1, 1], [4, 2, 9]], np.float32))
 
 
 def batch(labels, present):
-    return {"label": np.array(labels, np.int32), "present": np.array(present)}
+    return Batch(image=None, label=np.array(labels, np.int32), present=np.array(present))
 
 
 def test_loss_and_accuracy_by_hand():
@@ -20,7 +22,7 @@ def test_loss_and_accuracy_by_hand():
     assert numbers["top1"] == 0.5
 
 
-def test_padding_weighs_nothing():
+def test_padding_has_weight_0():
     given = batch([2, 1, 0], [True, True, False])
     gradient = jax.grad(lambda logits: TASK.loss(logits, given)[0])(LOGITS)
     # (p - one hot) / 2 images, and nothing for the padding.
@@ -34,7 +36,7 @@ def test_a_batch_of_padding_is_finite():
     assert loss == 0 and numbers["top1"] == 0 and not gradient.any()
 
 
-def test_narrow_logits_are_widened():
+def test_bfloat16_logits_are_converted_to_float32():
     loss, _ = TASK.loss(jnp.asarray(LOGITS, jnp.bfloat16), batch([2, 1, 0], [True] * 3))
     assert loss.dtype == jnp.float32
     assert TASK.predict(jnp.asarray(LOGITS, jnp.bfloat16))["probabilities"].dtype == jnp.float32

@@ -14,8 +14,11 @@ from jax.test_util import check_grads
 
 from convmesh import mesh as meshes
 from convmesh.config import DETECT_METRICS
+from convmesh.data.placement import Placement
+from convmesh.distributed.batch import Batch
+from convmesh.geometry import grid_points
 from convmesh.mesh import DATA, P
-from convmesh.models.detector import BINS, DetectorOutput, grid_points
+from convmesh.models.detector import BINS, DetectorOutput
 from convmesh.ops import boxes as box_ops
 from convmesh.ops import losses
 from convmesh.tasks.assignment import Assignment
@@ -25,7 +28,7 @@ SIZE = (64, 64)
 TASK = Detect(classes=3, image_size=SIZE)
 POINTS, STRIDES = grid_points(SIZE)
 N = len(POINTS)
-# Edges at 4 + 8 i: from the points of stride 8 its distances are whole strides.
+# Edges at 4 + 8 i: from the points of stride 8 its distances are multiples of the stride.
 BOX = [4, 4, 36, 36]
 
 
@@ -61,19 +64,20 @@ def noise(images=2, seed=0):
 def batch_of(*images, rows=4):
     """A batch; each image is a list of (box, label) or (box, "crowd"), None a padding example."""
     n = len(images)
-    batch = {
-        "present": np.array([image is not None for image in images]),
-        "boxes": np.zeros((n, rows, 4), np.float32),
-        "labels": np.zeros((n, rows), np.int32),
-        "valid": np.zeros((n, rows), bool),
-        "crowd": np.zeros((n, rows), bool),
-        "truncated": np.zeros(n, np.int32),
-    }
+    batch = Batch(
+        image=None,
+        present=np.array([image is not None for image in images]),
+        boxes=np.zeros((n, rows, 4), np.float32),
+        labels=np.zeros((n, rows), np.int32),
+        valid=np.zeros((n, rows), bool),
+        crowd=np.zeros((n, rows), bool),
+        truncated=np.zeros(n, np.int32),
+    )
     for i, image in enumerate(images):
         for j, (box, label) in enumerate(image or ()):
-            batch["boxes"][i, j], batch["valid"][i, j] = box, True
-            batch["crowd"][i, j] = label == "crowd"
-            batch["labels"][i, j] = 0 if label == "crowd" else label
+            batch.boxes[i, j], batch.valid[i, j] = box, True
+            batch.crowd[i, j] = label == "crowd"
+            batch.labels[i, j] = 0 if label == "crowd" else label
     return batch
 
 
@@ -108,7 +112,7 @@ def test_boxes_are_strides_times_the_mean_of_the_bins():
 # --- loss ---------------------------------------------------------------------------------------
 
 
-def test_a_perfect_prediction_costs_nothing_and_a_wrong_one_much():
+def test_the_loss_is_near_0_for_a_perfect_prediction_and_large_for_a_wrong_one():
     batch = batch_of([(BOX, 1)])
     right = quiet()
     show(right, 0, point_at(12, 12), BOX, 1)
@@ -123,8 +127,8 @@ def test_a_perfect_prediction_costs_nothing_and_a_wrong_one_much():
         assert loss == pytest.approx(sum(float(numbers[f"loss/{p}"]) for p in PARTS))
         return numbers[f"loss/{part}"]
 
-    assert costs("class", BOX, 2) > 10  # sure of a wrong class
-    assert costs("class", BOX, 1, class_logit=-20) > 10  # blind to the right one
+    assert costs("class", BOX, 2) > 10  # confident of a wrong class
+    assert costs("class", BOX, 1, class_logit=-20) > 10  # no confidence in the correct one
     assert costs("confidence", BOX, 1, confidence_logit=-20) > 10
     # From (12, 12) the edges of 4, 4, 28, 36 lie 1, 1, 2, 3 strides away: overlap 3/4, hull the
     # same, weight 2, target 3/4. One of four sides has no weight on its bin, e^-39.
@@ -170,13 +174,18 @@ def test_the_parts_by_their_formulas():
     assert numbers["positive_points"] == 2 and numbers["boxes_without_point"] == 1
 
 
-def test_without_distributions_or_box_confidence_these_parts_weigh_nothing():
+def test_switched_off_parts_of_the_loss_are_0():
     outputs, batch = noise(), batch_of(*TWO_IMAGES)
-    whole, none = TASK, dataclasses.replace(TASK, distribution_weight=0.0, box_confidence=False)
-    whole, none = (jax.jit(task.sums)(outputs, batch) for task in (whole, none))
-    assert whole["loss/distribution"] > 0 and whole["loss/confidence"] > 0
-    assert none["loss/distribution"] == none["loss/confidence"] == 0
-    assert none["loss"] == pytest.approx(float(whole["loss/class"] + whole["loss/box"]), rel=1e-6)
+    all_parts, without = (
+        TASK,
+        dataclasses.replace(TASK, distribution_weight=0.0, box_confidence=False),
+    )
+    all_parts, without = (jax.jit(task.sums)(outputs, batch) for task in (all_parts, without))
+    assert all_parts["loss/distribution"] > 0 and all_parts["loss/confidence"] > 0
+    assert without["loss/distribution"] == without["loss/confidence"] == 0
+    assert without["loss"] == pytest.approx(
+        float(all_parts["loss/class"] + all_parts["loss/box"]), rel=1e-6
+    )
 
 
 def test_without_box_confidence_the_score_is_the_class_confidence():
@@ -197,7 +206,7 @@ def test_the_assignment_may_be_by_centres():
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_gradient_is_right():
+def test_the_gradient_is_that_of_finite_differences():
     outputs = jax.tree.map(lambda leaf: leaf.astype(np.float64), noise(1))
     batch = batch_of([(BOX, 2), ([10, 20, 60, 62], 0)])
     given = jax.jit(TASK.assign)(outputs, batch)
@@ -206,7 +215,7 @@ def test_the_gradient_is_right():
 
 
 def test_no_gradient_flows_through_the_assignment():
-    # Else the targets would learn to be what is predicted.
+    # Otherwise the targets would be pulled towards the predictions.
     outputs, batch = noise(), batch_of(*TWO_IMAGES)
     given = jax.jit(TASK.assign)(outputs, batch)
     fixed = jax.jit(jax.grad(lambda outputs: TASK.loss(outputs, batch, given)[0]))(outputs)
@@ -217,9 +226,9 @@ def test_no_gradient_flows_through_the_assignment():
 def test_padding_boxes_change_nothing():
     outputs, batch = noise(), batch_of(*TWO_IMAGES)
     more = batch_of(*TWO_IMAGES, rows=7)
-    more["boxes"][:, 4:] = [[3, 3, 50, 50], [0, 0, 64, 64], [9, 9, 9, 9]]  # whatever stands there
-    more["labels"][:, 4:] = 2
-    more["crowd"][:, 4] = True
+    more.boxes[:, 4:] = [[3, 3, 50, 50], [0, 0, 64, 64], [9, 9, 9, 9]]
+    more.labels[:, 4:] = 2
+    more.crowd[:, 4] = True
     loss, numbers = loss_of(outputs, batch)
     other, others = loss_of(outputs, more)
     assert other == pytest.approx(float(loss), rel=1e-6)
@@ -243,7 +252,7 @@ def test_padding_examples_change_nothing():
 
 
 @pytest.mark.parametrize("image", [None, [], [(BOX, "crowd")], [([9, 9, 9, 9], 1)]], ids=str)
-def test_images_without_a_box_to_learn_are_finite(image):
+def test_images_without_boxes_to_learn_give_finite_losses(image):
     for outputs in (noise(), quiet(2)):
         batch = batch_of(image, image)
         loss, numbers = loss_of(outputs, batch)
@@ -256,14 +265,14 @@ def test_images_without_a_box_to_learn_are_finite(image):
             assert loss == 0
 
 
-def test_padded_and_empty_boxes_beside_real_ones_are_finite():
+def test_padded_and_empty_boxes_beside_real_ones_give_finite_losses():
     images = [(BOX, 1), ([20, 20, 20, 50], 2), ([40, 40, 30, 30], 0)], [(BOX, "crowd"), (BOX, 0)]
     for outputs in (noise(), quiet(2)):
         batch = batch_of(*images)
         assert_finite((loss_of(outputs, batch), gradient_of(outputs, batch)))
 
 
-def test_ignored_points_carry_no_class_and_no_confidence():
+def test_ignored_points_have_no_class_or_confidence_gradient():
     crowd = [0, 0, 32, 32]
     batch = batch_of([(crowd, "crowd"), ([40, 40, 60, 60], 1)], [])
     gradient = gradient_of(noise(), batch)
@@ -289,17 +298,17 @@ def test_the_divisor_is_the_sum_over_all_images():
 
 
 def test_the_divisor_is_at_least_one():
-    # A first guess overlaps hardly: divided by so little, its loss would be huge.
+    # The first predictions hardly overlap: divided by so little, the loss would be huge.
     outputs, batch = quiet(), batch_of([(BOX, 1)])
     outputs.confidence_logits[...] = 0
-    # 84 points, error 1/2, cross-entropy log 2, nothing but ground.
+    # 84 points, error 1/2, cross-entropy log 2, background only.
     _, numbers = loss_of(outputs, batch)
     assert numbers["loss/confidence"] == pytest.approx(84 * np.log(2) / 4, rel=1e-4)
 
 
-def test_what_was_lost_is_counted():
+def test_boxes_without_a_point_and_truncated_boxes_are_counted():
     batch = batch_of([(BOX, 1), ([200, 200, 220, 220], 1)], [(BOX, 0)])
-    batch["truncated"][:] = [3, 4]
+    batch.truncated[:] = [3, 4]
     _, numbers = loss_of(noise(), batch)
     assert numbers["boxes_without_point"] == 1 and numbers["boxes_truncated"] == 7
 
@@ -326,7 +335,7 @@ def test_one_known_box():
     assert found["scores"][0] == pytest.approx(np.sqrt(sigmoid(1.5) * sigmoid(-0.5)), rel=1e-5)
 
 
-def test_copies_are_dropped_in_a_class_and_kept_between_classes():
+def test_suppression_is_per_class():
     outputs = quiet(2)
     for image, second in enumerate((2, 1)):
         show(outputs, image, point_at(12, 12), BOX, 2, class_logit=3)
@@ -334,7 +343,7 @@ def test_copies_are_dropped_in_a_class_and_kept_between_classes():
     found = predict(outputs)
     assert found["valid"].sum(1).tolist() == [1, 2]
     assert found["labels"][1, :2].tolist() == [2, 1]  # best first
-    # One point may be two things.
+    # One point may give detections of two classes.
     show(outputs, 0, point_at(12, 12), BOX, 0, class_logit=2)
     found = predict(outputs)
     assert found["labels"][0, :2].tolist() == [2, 0] and found["valid"][0].sum() == 2
@@ -378,7 +387,7 @@ def brute_force(task, outputs, image):
         (300, 100, 0.6, 0.9),
     ],
 )
-def test_the_best_pairs_are_found_exactly(candidates, max_detections, score, iou):
+def test_decoding_equals_a_search_over_all_pairs(candidates, max_detections, score, iou):
     task = Detect(3, SIZE, score, iou, candidates, max_detections)
     outputs = noise(seed=3)
     outputs = outputs._replace(distance_logits=3 * outputs.distance_logits)
@@ -395,7 +404,7 @@ def test_the_best_pairs_are_found_exactly(candidates, max_detections, score, iou
 
 
 def test_boxes_go_back_to_the_original_image():
-    # The image stood at half its size, 8 px down; it is 55 wide and 50 high.
+    # The input shows the image at half size, 8 px down; the image is 55 wide and 50 high.
     one = {
         "boxes": np.array([[10, 18, 20, 30], [-3, 2, 30, 40], [0, 0, 9, 9]], np.float32),
         "labels": np.array([1, 2, 0], np.int32),
@@ -404,8 +413,7 @@ def test_boxes_go_back_to_the_original_image():
         "box_confidence": np.array([0.7, 0.3, 0.1], np.float32),
         "valid": np.array([True, True, False]),
     }
-    placement = {"scale": np.float32(0.5), "offset": np.array([0, 8], np.float32),
-                 "original_size": np.array([50, 55], np.int32)}  # fmt: skip
+    placement = Placement(np.float32(0.5), np.array([0, 8], np.float32), np.array([50, 55]))
     back = TASK.to_host(one, placement)
     # (20 - 0) / 0.5 = 40 and (30 - 8) / 0.5 = 44; the second is clipped on all sides.
     assert back["boxes"].tolist() == [[20, 20, 40, 44], [0, 0, 55, 50]]
@@ -413,6 +421,21 @@ def test_boxes_go_back_to_the_original_image():
     assert back["labels"].tolist() == [1, 2]
     assert len(back["scores"]) == len(back["class_confidence"]) == len(back["box_confidence"]) == 2
     assert "valid" not in back
+
+
+def test_distinct_detections_are_suppressed_across_classes():
+    found = {
+        "boxes": np.array([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6], [20, 0, 30, 10]], float),
+        "labels": np.array([1, 2, 1, 0]),
+        "image_id": 7,
+    }
+    # IoU with the first: 0.8, above 0.65, and 0.6. The third overlaps the second by 0.75, but that
+    # is dropped.
+    distinct = TASK.distinct(found)
+    assert distinct["labels"].tolist() == [1, 1, 0] and distinct["image_id"] == 7
+    assert distinct["boxes"].tolist() == found["boxes"][[0, 2, 3]].tolist()
+    empty = TASK.distinct({"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)})
+    assert empty["boxes"].shape == (0, 4)
 
 
 # --- on a mesh ----------------------------------------------------------------------------------
@@ -433,7 +456,7 @@ def compiled(function, *trees, mesh):
 
 
 @pytest.mark.parametrize("name", ["assign", "predict"])
-def test_devices_decode_and_assign_alone(name):
+def test_decoding_and_assignment_need_no_communication(name):
     given = (noise(8), batch_of(*EIGHT)) if name == "assign" else (noise(8),)
     function, mesh = getattr(TASK, name), equality.make_mesh((8, 1, 1))
     program = compiled(function, *given, mesh=mesh)
@@ -446,14 +469,14 @@ def test_devices_decode_and_assign_alone(name):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_left_to_the_partitioner_they_would_talk(monkeypatch):
-    # So that the test above is known to see it.
+def test_without_per_example_there_would_be_collectives(monkeypatch):
+    # This shows that the test above can fail.
     monkeypatch.setattr(meshes, "per_example", lambda function: function)
     assign = functools.partial(TASK.assign)
     program = compiled(assign, noise(8), batch_of(*EIGHT), mesh=equality.make_mesh((8, 1, 1)))
     assert COLLECTIVES.search(program.as_text())
 
 
-def test_every_metric_that_may_choose_a_checkpoint_is_measured():
+def test_every_metric_that_can_select_a_checkpoint_is_computed():
     measured = Detect(len(CLASSES), SIZE).metrics(*random_case(0), CLASSES)
     assert [name for name in DETECT_METRICS if name not in measured] == []

@@ -1,4 +1,4 @@
-"""`convmesh bench input`: images a second from files to augmented batches, beside the decoder's."""
+"""`convmesh bench input`: images/s of the training input, compared with decoding alone."""
 
 import concurrent.futures
 import contextlib
@@ -12,17 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
 from convmesh.config import apply_overrides, to_json
-from convmesh.data import open_train
-from convmesh.data.loader import train_batches
+from convmesh.data.loading.loader import train_batches
+from convmesh.data.splits import open_train
 from convmesh.errors import ConfigError, DataError
 
-WARM_UP, SECONDS = 1.0, 3.0  # that each runs, and is then timed, in a round
+WARM_UP, SECONDS = 1.0, 3.0  # seconds of warm-up and of timing, in each round
 ROUNDS = 3
 PICTURES, HEIGHT, WIDTH = 256, 480, 640
 NO_AUGMENTATION = "decode + one resize"
@@ -30,28 +32,28 @@ NO_AUGMENTATION = "decode + one resize"
 
 @dataclasses.dataclass(frozen=True)
 class InputCost:
-    """Images a second, the median over the rounds, by who makes them."""
+    """Images per second, the median over the rounds."""
 
     cores: int
-    ceiling: float
-    workers: dict[int, float]
-    torch: dict[int, float]
+    ceiling: float  # decoding and one resize, on all cores
+    workers: dict[int, float]  # ours, by data.workers
+    torch: dict[int, float]  # torch's DataLoader, by number of workers
 
     @property
     def ratio(self) -> float:
-        """What the best worker count reaches of the ceiling."""
+        """The speed with the best number of workers, relative to the ceiling."""
         return max(self.workers.values()) / self.ceiling
 
     @property
     def torch_ratio(self) -> float | None:
-        """How many times as fast as torch's DataLoader, each at its best."""
+        """Our speed relative to torch's DataLoader, each with its best number of workers."""
         return max(self.workers.values()) / max(self.torch.values()) if self.torch else None
 
 
 def make_pictures(folder: Path, count: int = PICTURES) -> None:
     """Writes `count` JPEG pictures of 640 x 480, quality 90, of two classes: DIR/train/CLASS/*.
 
-    Noise at several scales, so that their files are about as large as photographs' are.
+    Noise at several scales, so that the files are about as large as those of photographs.
     """
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -65,8 +67,13 @@ def make_pictures(folder: Path, count: int = PICTURES) -> None:
         cv2.imwrite(str(path), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
-def measure_input(config, files: list[Path], worker_counts, compare: bool = False) -> InputCost:
-    """Times the recipe's training input on `files`' data set, in turns with what bounds it."""
+def measure_input(
+    config: ConfigDict, files: list[Path], worker_counts: Iterable[int], compare: bool = False
+) -> InputCost:
+    """Times the recipe's training input, alternating with decoding `files`, its images.
+
+    With `compare` also alternating with torch's DataLoader. Raises DataError if that fails.
+    """
     cores = _cores()
     ceilings: list[float] = []
     ours: dict[int, list[float]] = {workers: [] for workers in worker_counts}
@@ -86,15 +93,17 @@ def measure_input(config, files: list[Path], worker_counts, compare: bool = Fals
 
 
 def _cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _decoded(files: list[Path], size: tuple[int, int], threads: int) -> float:
+    """Images per second of only decoding and resizing to (height, width)."""
     cv2.setNumThreads(0)
 
-    def work(path: Path) -> np.ndarray:
+    def decode(path: Path) -> np.ndarray:
         data = np.frombuffer(path.read_bytes(), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
         assert image is not None, path
@@ -103,18 +112,19 @@ def _decoded(files: list[Path], size: tuple[int, int], threads: int) -> float:
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         before, done = time.perf_counter(), 0
         while time.perf_counter() - before < SECONDS:
-            done += sum(1 for _ in pool.map(work, files))
+            done += sum(1 for _ in pool.map(decode, files))
         return done / (time.perf_counter() - before)
 
 
-def _loaded(config, workers: int) -> float:
+def _loaded(config: ConfigDict, workers: int) -> float:
+    """Images per second of our loader."""
     config = apply_overrides(config, {"data.workers": workers, "data.cache": "false"})
     with train_batches(open_train(config), config) as batches:
-        return images_per_second(len(batch["image"]) for batch in batches)
+        return images_per_second(len(batch.image) for batch in batches)
 
 
-def images_per_second(counts) -> float:
-    """The speed of an iterator over numbers of images, once it is warm."""
+def images_per_second(counts: Iterable[int]) -> float:
+    """The speed of an endless iterator over numbers of images, after a warm-up."""
     counts = iter(counts)
     before = time.perf_counter()
     for _ in counts:
@@ -125,10 +135,11 @@ def images_per_second(counts) -> float:
         done += count
         if (seconds := time.perf_counter() - before) > SECONDS:
             return done / seconds
-    raise DataError("bench input: the images came to an end")
+    raise DataError("bench input: the loader ended before it was timed")
 
 
-def _torch_loaded(config, files: list[Path], workers: int) -> float:
+def _torch_loaded(config: ConfigDict, files: list[Path], workers: int) -> float:
+    """Images per second of torch's DataLoader, in a separate process."""
     done = subprocess.run(
         [sys.executable, "-m", "convmesh.bench.torch_input", str(workers)],
         input=json.dumps([to_json(config), [str(path) for path in files]]),
@@ -140,10 +151,11 @@ def _torch_loaded(config, files: list[Path], workers: int) -> float:
     return float(done.stdout)
 
 
-def bench_input(config, as_json: bool = False, compare: str | None = None) -> InputCost:
-    """Measures and prints the recipe's input; on pictures made for it if the recipe names no data.
+def bench_input(config: ConfigDict, as_json: bool = False, compare: str | None = None) -> InputCost:
+    """Measures and prints the recipe's input; on generated images if the recipe names no data.
 
-    Raises ConfigError if `compare` names a rival that is not here, or the data is not a folder.
+    Raises ConfigError if PyTorch is needed but not installed, or if the data is a TFDS set;
+    DataError if the folder has no JPEG files.
     """
     if compare and not all(map(importlib.util.find_spec, ("torch", "torchvision"))):
         raise ConfigError(
@@ -151,13 +163,15 @@ def bench_input(config, as_json: bool = False, compare: str | None = None) -> In
             "pip install 'convmesh[torch]'"
         )
     if config.data.name:
-        raise ConfigError("bench input: for image files; leave data.name out, or set data.root")
+        raise ConfigError(
+            "bench input: reads image files, not TFDS sets; leave data.name out, or set data.root"
+        )
     counts = sorted({0, 1, 2, _cores()})
     with contextlib.ExitStack() as stack:
         if not config.data.root:
-            made = stack.enter_context(tempfile.TemporaryDirectory(prefix="convmesh-input-"))
-            make_pictures(Path(made))
-            config = apply_overrides(config, {"data.root": made})
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="convmesh-input-"))
+            make_pictures(Path(folder))
+            config = apply_overrides(config, {"data.root": folder})
         found = Path(config.data.root).expanduser().rglob("*.[jJ][pP]*[gG]")
         files = sorted(itertools.islice(found, 1000))
         if not files:
@@ -169,7 +183,7 @@ def bench_input(config, as_json: bool = False, compare: str | None = None) -> In
 
 
 def input_table(cost: InputCost) -> str:
-    """What `measure_input` found, for people."""
+    """The cost as a table of text."""
     lines = [f"{f'on {cost.cores} cores':32}{'images/s':>10}{'of the ceiling':>17}"]
     rows = [(f"{NO_AUGMENTATION}: the ceiling", cost.ceiling)]
     for workers, speed in cost.workers.items():

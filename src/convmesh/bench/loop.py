@@ -1,36 +1,40 @@
-"""`convmesh bench loop`: the whole of training, in turns with its bare step."""
+"""`convmesh bench loop`: the training loop compared with its train step alone."""
 
 import dataclasses
 import json
 import statistics
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
-from convmesh import mesh as meshes
-from convmesh import processes, proof
-from convmesh.checkpoint import Checkpoints
 from convmesh.config import apply_overrides
-from convmesh.data import open_eval, open_train
 from convmesh.data.record import Subset
+from convmesh.data.splits import RunData, open_eval, open_train
+from convmesh.distributed import processes
 from convmesh.errors import ConfigError
-from convmesh.report import Report
-from convmesh.setup import make_run_mesh, make_setup
-from convmesh.signals import StopSignal
-from convmesh.state import create_state
-from convmesh.step import jit_train_step
-from convmesh.training import run_steps, step_parts, train_share
+from convmesh.steps.noise import noise_step
+from convmesh.steps.setup import Setup, make_run_mesh, make_setup
+from convmesh.training.hooks import Hook, RunView
+from convmesh.training.loop import run_steps
+from convmesh.training.nonfinite import NonFiniteSteps
+from convmesh.training.pictures import FirstBatch
+from convmesh.training.run import Run
+from convmesh.training.signals import listening
+from convmesh.training.step_log import StepLog
+from convmesh.workdir.layout import Workdir
 
 SAVE_EVERY = 100
-FIRST_TURN = SAVE_EVERY // 2  # the bare step's turns stand half-way between two saves
-BARE_STEPS = 20  # in each of its turns
+FIRST_TURN = SAVE_EVERY // 2  # the bare step is timed half-way between two saves
+BARE_STEPS = 20  # in each turn
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopCost:
-    """Seconds of a step, in the whole loop and bare, in each of their turns."""
+    """Seconds per step, in the loop and alone, for each turn."""
 
     loop_seconds: list[float]  # with a save in each turn
     unsaved_seconds: list[float]  # the loop's, in turns without one
@@ -40,53 +44,50 @@ class LoopCost:
 
     @property
     def ratio(self) -> float:
-        """How many times as long as the bare step the loop takes."""
+        """Seconds per step in the loop, relative to the bare step."""
         return statistics.mean(self.loop_seconds) / statistics.mean(self.bare_seconds)
 
     @property
     def saving_ratio(self) -> float:
-        """How many times as long as without saves the loop takes."""
+        """Seconds per step in the loop with saves, relative to without."""
         return statistics.mean(self.loop_seconds) / statistics.mean(self.unsaved_seconds)
 
 
-class _Timed(Report):
-    """A report that gives a turn to `bare` every SAVE_EVERY steps, and times what lies between."""
+class _Timed(Hook):
+    """Times the steps of the loop, alternating with the bare step."""
 
-    def __init__(self, *args, bare, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, bare: Callable[[], float]) -> None:
+        """`bare`: runs some bare steps and returns the seconds per step."""
         self._bare = bare
         self._since: tuple[int, float] | None = None
         self.loop_seconds: list[float] = []
         self.bare_seconds: list[float] = []
         self.waits: list[float] = []
 
-    def progress(self, step, loss=None, images_per_second=None):
+    def on_metrics(self, run: RunView, step: int, metrics: Mapping[str, Any]) -> None:
+        """Records the time; runs the bare step if it is its turn."""
         now = time.perf_counter()
-        super().progress(step, loss, images_per_second)
         turn = step % SAVE_EVERY == FIRST_TURN
         if turn and self._since:
-            began, when = self._since
-            self.loop_seconds.append((now - when) / (step - began))
+            first_step, first_time = self._since
+            self.loop_seconds.append((now - first_time) / (step - first_step))
         if turn:
             self.bare_seconds.append(self._bare())
         elif step % SAVE_EVERY == FIRST_TURN + 2:
-            # One step was under way during the turn; the first that was not has begun here.
+            # One step ran during the turn; the next one was dispatched after it.
             self._since = step, now
-
-    def log(self, step, split, numbers):
-        super().log(step, split, numbers)
-        if "input_wait_seconds" in numbers:
-            self.waits.append(numbers["input_wait_seconds"])
+        if step % run.setup.config.train.log_every_steps == 0:
+            self.waits.append(run.clock.input_wait_seconds)
 
 
-def measure_loop(config, rounds: int) -> LoopCost:
+def measure_loop(config: ConfigDict, rounds: int) -> LoopCost:
     """Trains in a temporary folder, with metrics and TensorBoard.
 
     Turns of SAVE_EVERY steps with a save and without one alternate; `rounds` of each are timed.
     Raises as `train` does; ConfigError with several processes.
     """
     if processes.count() > 1:
-        raise ConfigError("bench loop: for one process")
+        raise ConfigError("bench loop: runs in one process only")
     steps = FIRST_TURN + 2 * SAVE_EVERY * rounds + 1
     every = 2 * SAVE_EVERY
     changes = {"train.steps": steps, "checkpoint.every_steps": every, "eval.every_steps": 0}
@@ -97,47 +98,42 @@ def measure_loop(config, rounds: int) -> LoopCost:
     eval_source = Subset(eval_source, list(one_batch), eval_source.split)
     setup = make_setup(config, source.classes, mesh, len(source))
     with tempfile.TemporaryDirectory(prefix="convmesh-loop-") as folder:
-        workdir, bare = Path(folder), _bare_step(setup)
-        report = _Timed(workdir, steps, 0, config.train.batch_size, bare=bare)
-        keep = config.checkpoint.keep
-        with StopSignal() as stop, report, Checkpoints(workdir, keep) as checkpoints:
-            state = create_state(**setup.state_arguments())
-            run_steps(setup, state, source, eval_source, checkpoints, report, stop)
-    waits = report.waits[1:]
+        timed, data = _Timed(_bare_step(setup)), RunData(source, eval_source)
+        hooks = [FirstBatch(), NonFiniteSteps(0), timed, StepLog(setup)]
+        with listening() as stop, Run(setup, data, Workdir(folder), hooks, stop) as run:
+            run.restore_or_create()
+            run.start()
+            run_steps(run)
+    waits = timed.waits[1:]
     return LoopCost(
-        loop_seconds=report.loop_seconds[1::2],
-        unsaved_seconds=report.loop_seconds[::2],
-        bare_seconds=report.bare_seconds,
+        loop_seconds=timed.loop_seconds[1::2],
+        unsaved_seconds=timed.loop_seconds[::2],
+        bare_seconds=timed.bare_seconds,
         input_wait_seconds=statistics.mean(waits) if waits else 0.0,
         saves=rounds,
     )
 
 
-def _bare_step(setup):
-    """A function that takes BARE_STEPS steps on one batch of noise; returns the seconds of one."""
-    config = setup.config
-    size, share = tuple(config.data.image_size), train_share(setup)
-    state = create_state(**setup.state_arguments())
-    batch = proof.noise_batch(setup.task, size, config.train.batch_size, config.data.max_boxes)
-    batch = meshes.place(setup.mesh, share.take(batch), share)
-    step = jit_train_step(setup.mesh, state, batch, **step_parts(setup))
-    state, numbers = step(state, batch)
+def _bare_step(setup: Setup) -> Callable[[], float]:
+    """A function that runs BARE_STEPS steps on one batch of noise; it returns seconds per step."""
+    step, state, batch = noise_step(setup)
+    state, metrics = step(state, batch)
 
     def bare() -> float:
-        nonlocal state, numbers
-        state, numbers = step(state, batch)
-        jax.block_until_ready((state, numbers))
+        nonlocal state, metrics
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
         before = time.perf_counter()
         for _ in range(BARE_STEPS):
-            state, numbers = step(state, batch)
-        jax.block_until_ready((state, numbers))
+            state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
         return (time.perf_counter() - before) / BARE_STEPS
 
     return bare
 
 
-def bench_loop(config, steps: int = 300, as_json: bool = False) -> LoopCost:
-    """Measures and prints what the loop around the step costs, over about `steps` of them."""
+def bench_loop(config: ConfigDict, steps: int = 300, as_json: bool = False) -> LoopCost:
+    """Measures and prints the cost of the loop around the step, over about `steps` steps."""
     cost = measure_loop(config, max(1, round(steps / SAVE_EVERY / 2)))
     if as_json:
         ratios = {"ratio": cost.ratio, "saving_ratio": cost.saving_ratio}
@@ -145,7 +141,7 @@ def bench_loop(config, steps: int = 300, as_json: bool = False) -> LoopCost:
         return cost
     print(f"\n{'seconds a step':24}{'mean':>9}   in each turn")
     for name, turns in (
-        ("whole loop", cost.loop_seconds),
+        ("loop with saves", cost.loop_seconds),
         ("without a save", cost.unsaved_seconds),
         ("bare step", cost.bare_seconds),
     ):

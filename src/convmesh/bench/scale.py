@@ -1,4 +1,4 @@
-"""`convmesh bench scale`: what a second process on a second core is worth."""
+"""`convmesh bench scale`: the speed-up of a second process on a second core."""
 
 import contextlib
 import json
@@ -6,27 +6,31 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from convmesh.distributed.launch import free_port
 from convmesh.errors import ConfigError, DataError
-from convmesh.local_processes import free_port
-from convmesh.report import read_metrics
+from convmesh.workdir.layout import Workdir
 
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
 
-def bench_scale(recipe, overrides, steps: int, as_json: bool = False) -> dict:
-    """One process on one core against two processes on two cores: the same training, timed.
+def bench_scale(
+    recipe: str | Path, overrides: Sequence[str], steps: int, as_json: bool = False
+) -> dict[str, Any]:
+    """Times the same training in one process on one core, and in two processes on two cores.
 
-    Trains `recipe` for `steps` steps both ways, each process with one device that computes in one
-    thread, and evaluates. Raises DataError if one of the runs fails, ConfigError where there are
-    not two cores to use.
+    Trains `recipe` for `steps` steps both ways, each process with one single-threaded device, and
+    evaluates. Raises DataError if one of the runs fails, ConfigError if there are fewer than two
+    cores.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < 2:
-        raise ConfigError(f"bench scale: needs two cores to bind processes to; here are {cores}")
+        raise ConfigError(f"bench scale: needs two cores to bind processes to; available: {cores}")
     found = {}
     with tempfile.TemporaryDirectory(prefix="convmesh-scale-") as folder:
         for count in (1, 2):
@@ -52,7 +56,9 @@ def bench_scale(recipe, overrides, steps: int, as_json: bool = False) -> dict:
     return result
 
 
-def _train_on(cores: list[int], recipe, overrides, steps: int, folder: Path) -> dict:
+def _train_on(
+    cores: list[int], recipe: str | Path, overrides: Sequence[str], steps: int, folder: Path
+) -> dict[str, Any]:
     """The median speed and the last evaluation of a run of one process for each of `cores`."""
     workdir = folder / f"{len(cores)}"
     arguments = [
@@ -60,35 +66,35 @@ def _train_on(cores: list[int], recipe, overrides, steps: int, folder: Path) -> 
         *overrides,
         *(f"--config.train.steps={steps}", "--config.train.log_every_steps=1"),
     ]
-    together: list[list[str]] = [[]]
+    process_flags: list[list[str]] = [[]]
     if len(cores) > 1:
         address = f"--coordinator=127.0.0.1:{free_port()}"
         count = f"--num-processes={len(cores)}"
-        together = [[address, count, f"--process-id={i}"] for i in range(len(cores))]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}"
+        process_flags = [[address, count, f"--process-id={i}"] for i in range(len(cores))]
+    xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}"
     with _bound_to(cores):
         started = [
             subprocess.Popen(
-                [sys.executable, "-m", "convmesh", *arguments, *place],
+                [sys.executable, "-m", "convmesh", *arguments, *flags],
                 stdout=subprocess.DEVNULL,
-                env=os.environ | {"XLA_FLAGS": flags},
+                env=os.environ | {"XLA_FLAGS": xla_flags},
             )
-            for place in together
+            for flags in process_flags
         ]
     if any([process.wait() for process in started]):
         raise DataError(f"bench scale: the run of {len(cores)} process(es) failed; see above")
-    rows = read_metrics(workdir / "metrics.jsonl")
+    rows = Workdir(workdir).metrics()
     speeds = [row["images_per_second"] for row in rows if row["split"] == "train"]
     evaluated = [row for row in rows if row["split"] != "train"][-1]
     return evaluated | {"images_per_second": float(np.median(speeds[len(speeds) // 5 :]))}
 
 
 @contextlib.contextmanager
-def _bound_to(cores: list[int]):
-    """What this thread starts meanwhile runs on these cores, all of it on all of them.
+def _bound_to(cores: list[int]) -> Iterator[None]:
+    """A context in which started processes are bound to these cores, each process to all of them.
 
-    Not each process on a core of its own: gloo's own thread waits in a busy loop, and on a single
-    core takes it from the thread that it waits for (3.8 ms for each array of an all-reduce).
+    With one core per process, gloo's thread, which waits in a busy loop, would block the thread
+    that it waits for (3.8 ms for each array of an all-reduce).
     """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(cores))

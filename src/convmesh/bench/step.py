@@ -1,4 +1,7 @@
-"""`convmesh bench step`: the compiled train step alone: collectives, memory, time, and torch's."""
+"""`convmesh bench step`: collectives, memory and time of the compiled train step.
+
+Optionally compared with the same step in PyTorch.
+"""
 
 import contextlib
 import dataclasses
@@ -6,33 +9,52 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
-from convmesh import processes, proof
-from convmesh.bench.rival import Torch
-from convmesh.collectives import Collective, each_collective, total
+from convmesh.bench.torch_baseline import TorchBaseline
+from convmesh.distributed import processes
 from convmesh.errors import ConfigError
-from convmesh.flops import ideal_seconds, step_flops
 from convmesh.mesh import DATA, FSDP, SPATIAL
-from convmesh.ops.windows import describe_whole
-from convmesh.proof import noise_setup
-from convmesh.setup import Setup, traced_windows
-from convmesh.state import create_state
-from convmesh.step import jit_train_step
-from convmesh.training import step_parts
+from convmesh.ops.windows import describe_replicated
+from convmesh.programs.collectives import (
+    Collective,
+    CollectiveTotal,
+    find_collectives,
+    total_collectives,
+)
+from convmesh.steps.cost import ideal_seconds, step_flops
+from convmesh.steps.noise import noise_setup, noise_step
+from convmesh.steps.setup import Setup, traced_windows
 
-STEPS = 5  # that are timed, after one that is not
+STEPS = 5  # timed steps, after one warm-up step
 
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """What a compiled train step takes on each device. Bytes are of one device, times seconds."""
+    """The cost of a compiled train step. Bytes are per device, times in seconds.
+
+    Attributes:
+      mesh, devices: that it was compiled for.
+      collectives: by kind and axes.
+      halo_bytes: rows received from neighbours. halo_formula: those that the model's windows need,
+        forward and backward (`model.remat` sends those of its blocks once more, which is not
+        counted).
+      gradient_bytes: sums of kernels' gradients over data and spatial. gradient_formula: the bytes
+        of the parameters that a device computes with, summed once. With fsdp they are
+        reduce-scattered over data, and the shard that a device keeps is summed over spatial.
+      step_seconds: the median; None if no step was run.
+      flops: of the global batch. mfu: None if the devices' peak is not known.
+      torch: the version of PyTorch that the step was compared with.
+    """
 
     mesh: str
     devices: int
-    collectives: list[Collective]
+    collectives: list[CollectiveTotal]
     halo_bytes: int
     halo_formula: int
     gradient_bytes: int
@@ -41,108 +63,111 @@ class StepCost:
     temporary_bytes: int
     compile_seconds: float
     step_seconds: float | None
-    flops: float  # of the whole batch
-    mfu: float | None  # where the devices' peak is known
-    torch: str | None = None  # whom the step was timed in turns with
+    flops: float
+    mfu: float | None
+    torch: str | None = None
     torch_seconds: float | None = None
 
 
-def measure_step(setup: Setup, steps: int = STEPS, rival: Torch | None = None) -> StepCost:
-    """Compiles the recipe's train step for its mesh and runs it on noise `steps` times (0: not).
+def measure_step(
+    setup: Setup, steps: int = STEPS, baseline: TorchBaseline | None = None
+) -> StepCost:
+    """Compiles the recipe's train step for its mesh and runs it on noise `steps` times (0: never).
 
-    With a `rival` the two take turns.
-
-    Halo: rows that each device gets from its neighbours; the formula: those that its windows need,
-    forward and backward (`model.remat` sends those of its blocks once more, which it leaves out).
-    Gradients: sums of kernels' gradients over data and spatial; the formula: the bytes of the
-    parameters that a device works with, summed once. With fsdp they are scattered over data, and
-    what a device keeps of them is summed over spatial: once, and a data-th of it.
+    With a `baseline` the steps of the two alternate.
     """
-    config, mesh = setup.config, setup.mesh
-    size, train = tuple(config.data.image_size), config.train
-    state = create_state(**setup.state_arguments())
-    share = meshes.share_of(mesh, train.batch_size, size[0], train.accumulate)
-    boxes = config.data.max_boxes
-    batch = proof.noise_batch(setup.task, size, train.batch_size, boxes)
-    batch = meshes.place(mesh, share.take(batch), share)
-    step = jit_train_step(mesh, state, batch, **step_parts(setup))
-
+    mesh, accumulate = setup.mesh, setup.config.train.accumulate
+    step, state, batch = noise_step(setup)
     before = time.perf_counter()
-    compiled = step.lower(state, batch).compile()
+    compiled: Any = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - before
-    operations = each_collective(compiled.as_text(), mesh)
-    memory = compiled.memory_analysis()
+    collectives = find_collectives(compiled.as_text(), mesh)
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
 
-    seconds, theirs = [], []
-    for _ in range(steps + 1 if steps else 0):
-        before = time.perf_counter()
-        state, numbers = compiled(state, batch)
-        jax.block_until_ready((state, numbers))
-        seconds.append(time.perf_counter() - before)
-        if rival:
-            theirs.append(rival.step())
+    def take_step() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
 
+    step_seconds, torch_seconds = _time_in_turns(take_step, steps, baseline)
     ideal = ideal_seconds(setup)
-    step_seconds = statistics.median(seconds[1:]) if seconds else None
-    windows = traced_windows(setup)
-    # The first window's input is the image, which has no gradient.
-    forward = sum(w.halo_bytes for w in windows)
-    halo = 2 * forward - sum(w.halo_bytes for w in windows[:1])
     return StepCost(
         mesh=meshes.describe(mesh),
         devices=mesh.size,
-        collectives=total(operations, mesh),
-        halo_bytes=sum(o.count * o.bytes for o in operations if _is_halo(o)),
-        halo_formula=halo * train.accumulate,
-        gradient_bytes=sum(o.count * o.bytes for o in operations if _sums_gradients(o)),
-        gradient_formula=train.accumulate * _summed_parameters(setup),
+        collectives=total_collectives(collectives, mesh),
+        halo_bytes=sum(c.count * c.bytes for c in collectives if _is_halo(c)),
+        halo_formula=accumulate * _needed_halo(setup),
+        gradient_bytes=sum(c.count * c.bytes for c in collectives if _sums_gradients(c)),
+        gradient_formula=accumulate * _summed_parameters(setup),
         state_bytes=state_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
+        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
         compile_seconds=compile_seconds,
         step_seconds=step_seconds,
         flops=step_flops(setup),
         mfu=ideal / step_seconds if ideal and step_seconds else None,
-        torch=rival.name if rival else None,
-        torch_seconds=statistics.median(theirs[1:]) if theirs else None,
+        torch=baseline.name if baseline else None,
+        torch_seconds=torch_seconds,
     )
 
 
-def _is_halo(operation) -> bool:
-    return operation.kind == "collective-permute" and "shard_map/ppermute" in operation.op_name
-
-
-def _sums_gradients(operation) -> bool:
-    """Sums over data or spatial in the backward pass, of kernels, and what XLA merged with them."""
+def _time_in_turns(
+    take_step: Callable[[], None], steps: int, baseline: TorchBaseline | None
+) -> tuple[float | None, float | None]:
+    """Median seconds of our step and of the baseline's; the first of each is not counted."""
+    ours, theirs = [], []
+    for _ in range(steps + 1 if steps else 0):
+        before = time.perf_counter()
+        take_step()
+        ours.append(time.perf_counter() - before)
+        if baseline:
+            theirs.append(baseline.step())
     return (
-        operation.kind in ("all-reduce", "reduce-scatter")
-        and set(operation.axes) <= {DATA, SPATIAL}
-        and "transpose(jvp" in operation.op_name
-        and "shard_map" in operation.op_name
+        statistics.median(ours[1:]) if ours else None,
+        statistics.median(theirs[1:]) if theirs else None,
     )
+
+
+def _is_halo(collective: Collective) -> bool:
+    return collective.kind == "collective-permute" and "shard_map/ppermute" in collective.op_name
+
+
+def _sums_gradients(collective: Collective) -> bool:
+    """Sums over data or spatial in the backward pass: of kernels, and what XLA merged with them."""
+    return (
+        collective.kind in ("all-reduce", "reduce-scatter")
+        and set(collective.axes) <= {DATA, SPATIAL}
+        and "transpose(jvp" in collective.op_name
+        and "shard_map" in collective.op_name
+    )
+
+
+def _needed_halo(setup: Setup) -> int:
+    """Bytes of neighbours' rows that the windows on a device need, forward and backward."""
+    windows = traced_windows(setup)
+    forward = sum(window.halo_bytes for window in windows)
+    # The first window's input is the image, which has no gradient.
+    return 2 * forward - sum(window.halo_bytes for window in windows[:1])
 
 
 def _summed_parameters(setup: Setup) -> int:
-    """Bytes of the kernels' gradients that one device has to hand over."""
+    """Bytes of the kernels' gradients that one device contributes to sums."""
     mesh = setup.mesh
     if mesh.shape[DATA] * mesh.shape[SPATIAL] == 1:
         return 0
     data, spatial, model = (mesh.shape[axis] for axis in meshes.AXES)
-    plain = meshes.make_mesh(data, spatial, model, devices=list(mesh.devices.flat))
+    without_fsdp = meshes.make_mesh(data, spatial, model, devices=list(mesh.devices.flat))
     params = setup.abstract_state().params
-    layout = meshes.state_shardings(plain, params)
-    shapes = jax.tree.map(lambda leaf, at: at.shard_shape(leaf.shape), params, layout)
-    leaves = jax.tree.leaves(params)
-    sizes = jax.tree.leaves(shapes, is_leaf=lambda shape: isinstance(shape, tuple))
+    shardings = meshes.state_shardings(without_fsdp, params)
     once = sum(
-        math.prod(shape) * leaf.dtype.itemsize for leaf, shape in zip(leaves, sizes, strict=True)
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
     )
     twice = FSDP in mesh.axis_names and data > 1 and spatial > 1
     return once + once // data if twice else once
 
 
 def step_table(cost: StepCost) -> str:
-    """What `measure_step` found, for people."""
+    """The cost as a table of text."""
     lines = [f"{cost.devices} devices: {cost.mesh}", ""]
     lines.append(f"{'collective':22}{'along':26}{'count':>7}{'MB on each device':>20}")
     for c in cost.collectives:
@@ -163,7 +188,7 @@ def step_table(cost: StepCost) -> str:
     lines.append(f"{'temporaries':22}{cost.temporary_bytes / 1e6:9.2f} MB on each device")
     lines.append(f"{'compilation':22}{cost.compile_seconds:9.1f} s")
     if cost.step_seconds is not None:
-        speed = f"{cost.flops / 1e9:.1f} GFLOP, {cost.flops / cost.step_seconds / 1e9:.0f} a second"
+        speed = f"{cost.flops / 1e9:.1f} GFLOP, {cost.flops / cost.step_seconds / 1e9:.0f} GFLOP/s"
         of_peak = f", {cost.mfu:.1%} of the peak" if cost.mfu else ""
         lines.append(f"{'step':22}{cost.step_seconds:9.3f} s (median of {STEPS}): {speed}{of_peak}")
     if cost.step_seconds and cost.torch_seconds:
@@ -174,36 +199,38 @@ def step_table(cost: StepCost) -> str:
     return "\n".join(lines)
 
 
-def bench_step(config, as_json: bool = False, compare: str | None = None) -> StepCost:
-    """Measures and prints the recipe's train step on the mesh of the devices here.
+def bench_step(config: ConfigDict, as_json: bool = False, compare: str | None = None) -> StepCost:
+    """Measures and prints the recipe's train step on the mesh of all devices.
 
-    Raises ConfigError if `compare` names a rival that is not here or cannot do it.
+    With `compare="torch"` alternating with the same step in PyTorch. Raises ConfigError if PyTorch
+    is not installed, or its step does not support the config.
     """
     setup = noise_setup(config)
     if not as_json and processes.is_first():
-        for line in describe_whole(traced_windows(setup)):
+        for line in describe_replicated(traced_windows(setup)):
             print(line)
     with contextlib.ExitStack() as stack:
-        rival = stack.enter_context(Torch(setup)) if compare == "torch" else None
-        if rival:
-            _check_same_size(setup, rival)
-        cost = measure_step(setup, rival=rival)
+        baseline = None
+        if compare == "torch":
+            baseline = stack.enter_context(TorchBaseline(setup))
+            _check_same_size(setup, baseline)
+        cost = measure_step(setup, baseline=baseline)
     if processes.is_first():
-        print(json.dumps(_numbers(cost)) if as_json else step_table(cost))
+        print(json.dumps(_as_json(cost)) if as_json else step_table(cost))
     return cost
 
 
-def _check_same_size(setup: Setup, rival: Torch) -> None:
+def _check_same_size(setup: Setup, baseline: TorchBaseline) -> None:
     ours = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract_state().params))
-    if rival.parameters != ours:
+    if baseline.parameters != ours:
         raise ConfigError(
-            f"bench --compare torch: its {setup.config.model.name} has {rival.parameters:,} "
+            f"bench --compare torch: its {setup.config.model.name} has {baseline.parameters:,} "
             f"parameters, ours {ours:,}: not the same model"
         )
 
 
-def _numbers(cost: StepCost) -> dict:
-    """The cost, with each number's ratio to its formula or rival."""
+def _as_json(cost: StepCost) -> dict[str, Any]:
+    """The cost, with the ratio of each number to its formula or to torch's."""
     numbers = dataclasses.asdict(cost)
     for name in ("halo", "gradient"):
         formula = numbers[f"{name}_formula"]

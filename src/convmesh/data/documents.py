@@ -1,8 +1,8 @@
-"""Files of other people's making: read within bounds, nothing in them executed or followed.
+"""Bounded parsing of untrusted JSON, XML and YAML files.
 
-What a data set's JSON, XML and YAML may not do: be larger or deeper than such files are, name
-things by reference (XML entities, YAML anchors, with which a few lines stand for gigabytes), make
-objects, or name a file outside of the data set.
+Rejected are files of unusual size or depth, references (XML entities and YAML aliases, by which a
+few lines can expand to gigabytes), YAML tags that create objects, and file names outside the data
+set.
 """
 
 from __future__ import annotations
@@ -18,133 +18,140 @@ from xml.parsers import expat
 
 from convmesh.errors import DataError
 
-MAX_JSON, MAX_XML, MAX_YAML = 2**31, 2**24, 2**24  # bytes; COCO's largest JSON has 0.5 GB
+MAX_JSON, MAX_XML, MAX_YAML = 2**31, 2**24, 2**24  # bytes; the largest JSON of COCO has 0.5 GB
+MAX_XML_DEPTH = 100
+AnyPath = str | os.PathLike[str]
 
 
-def read_bytes(path, limit: int) -> bytes:
+def read_bytes(path: AnyPath, limit: int) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes.
 
-    A pipe or a device would be waited for, or read, without end. Raises OSError, ValueError.
+    Reading a pipe or a device could block or never end. Raises OSError, and ValueError for a file
+    that is not regular or too large.
     """
-    with open(path, "rb", opener=_without_waiting) as file:
+    with open(path, "rb", opener=_open_nonblocking) as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("not a regular file")
         if about.st_size > limit:
-            raise ValueError(f"{about.st_size} bytes are more than the limit of {limit}")
+            raise ValueError(f"{about.st_size} bytes exceed the limit of {limit}")
         return file.read(limit)
 
 
-def _without_waiting(path, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_json(path, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """Return what a JSON file holds, each object as `object_hook` makes it.
+def read_json(path: AnyPath, object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """Parse a JSON file; `object_hook` converts each object, as in `json.loads`.
 
-    Raises DataError naming the file and the place.
+    Raises DataError with the file and, if known, the line.
     """
     text = read_text(path, MAX_JSON)
     try:
         return json.loads(text, object_hook=object_hook)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno}: no JSON: {error.msg}") from None
+        raise DataError(f"{path}: line {error.lineno}: invalid JSON: {error.msg}") from None
     except ValueError as error:  # a number of thousands of digits
         raise DataError(f"{path}: {error}") from None
     except RecursionError:
         raise DataError(f"{path}: nested too deeply") from None
 
 
-def read_xml(path) -> ElementTree.Element:
-    """Return the root element of an XML file without a document type.
+def read_xml(path: AnyPath) -> ElementTree.Element:
+    """Return the root element of an XML file without a document type declaration.
 
-    Raises DataError naming the file and the place.
+    Raises DataError with the file and, if known, the line.
     """
     data = _bytes(path, MAX_XML)
     try:
-        # A first pass, since the tree's own parser would follow what it is not to.
-        _refusing(path).Parse(data, True)
+        # A first pass rejects what the parser of ElementTree would expand.
+        _strict_parser(path).Parse(data, True)
         return ElementTree.fromstring(data)
     except (expat.ExpatError, ElementTree.ParseError) as error:
         line = getattr(error, "lineno", None) or error.position[0]  # type: ignore[union-attr]
-        raise DataError(f"{path}: line {line}: no XML: {error}") from None
-    except (ValueError, LookupError) as error:  # an encoding that is not known
-        raise DataError(f"{path}: no XML: {error}") from None
+        raise DataError(f"{path}: line {line}: invalid XML: {error}") from None
+    except (ValueError, LookupError) as error:  # an unknown encoding
+        raise DataError(f"{path}: invalid XML: {error}") from None
 
 
-def _refusing(path):
-    """A parser that ends at a document type, which is where entities are declared, and at depth."""
+def _strict_parser(path: AnyPath) -> expat.XMLParserType:
+    """Return a parser that raises DataError for a document type, which declares entities, or depth.
+
+    Its handlers build nothing.
+    """
     parser, depth = expat.ParserCreate(), 0
 
-    def refuse(*_) -> None:
-        raise DataError(f"{path}: line {parser.CurrentLineNumber}: has a DOCTYPE; take it out")
+    def on_doctype(*_: object) -> None:
+        raise DataError(f"{path}: line {parser.CurrentLineNumber}: has a DOCTYPE; remove it")
 
-    def deeper(*_) -> None:
+    def on_start(*_: object) -> None:
         nonlocal depth
         depth += 1
-        if depth > 100:
+        if depth > MAX_XML_DEPTH:
             raise DataError(f"{path}: line {parser.CurrentLineNumber}: nested too deeply")
 
-    def higher(*_) -> None:
+    def on_end(*_: object) -> None:
         nonlocal depth
         depth -= 1
 
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler, parser.EndElementHandler = deeper, higher
+    parser.StartDoctypeDeclHandler = on_doctype
+    parser.StartElementHandler, parser.EndElementHandler = on_start, on_end
     return parser
 
 
-def read_yaml(path) -> Any:
-    """Return what a YAML file of plain values holds. Raises DataError naming file and place."""
+def read_yaml(path: AnyPath) -> Any:
+    """Parse a YAML file of plain values. Raises DataError with the file and, if known, the line."""
     import yaml
 
-    class Plain(yaml.SafeLoader):
-        """Without references."""
+    class PlainLoader(yaml.SafeLoader):
+        """A safe loader that rejects aliases."""
 
-        def compose_node(self, parent, index):
+        def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 line = self.peek_event().start_mark.line + 1
-                raise DataError(f"{path}: line {line}: a reference (*name); write the value")
+                raise DataError(f"{path}: line {line}: an alias (*name); write the value")
             return super().compose_node(parent, index)
 
     text = read_text(path, MAX_YAML)
     try:
-        return yaml.load(text, Loader=Plain)
+        return yaml.load(text, Loader=PlainLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise DataError(f"{path}: {where}no YAML: {what}") from None
-    except (ValueError, OverflowError) as error:  # a date or a number that is none
-        raise DataError(f"{path}: no YAML: {error}") from None
+        location = f"line {mark.line + 1}: " if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise DataError(f"{path}: {location}invalid YAML: {reason}") from None
+    except (ValueError, OverflowError) as error:  # an impossible date or number
+        raise DataError(f"{path}: invalid YAML: {error}") from None
     except RecursionError:
         raise DataError(f"{path}: nested too deeply") from None
 
 
-def path_inside(root: Path, name: Any, named_by) -> Path:
-    """Return the path of the file `name` in `root`, as a data file `named_by` names it.
+def path_inside(root: Path, name: Any, named_by: AnyPath) -> Path:
+    """Return the path of the file `name` in `root`; `named_by` is the data file that names it.
 
-    Forward slashes and backslashes part folders. Links are followed: they are the user's own, and
-    files are only read. Raises DataError for a name that leaves `root`, or is no text.
+    Forward slashes and backslashes separate folders. Symbolic links are followed: they belong to
+    the user, and files are only read. Raises DataError for a name that is no text or leads outside
+    `root`.
     """
     if not isinstance(name, str) or not name or "\0" in name:
-        raise DataError(f"{named_by}: {name!r} is no file name")
+        raise DataError(f"{named_by}: {name!r} is not a file name")
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if PureWindowsPath(name).drive or ".." in parts or name.startswith(("/", "\\")):
-        raise DataError(f"{named_by}: the file name {name!r} leads out of {root}")
+        raise DataError(f"{named_by}: the file name {name!r} leads outside {root}")
     return root.joinpath(*parts)
 
 
-def _bytes(path, limit: int) -> bytes:
+def _bytes(path: AnyPath, limit: int) -> bytes:
     try:
         return read_bytes(path, limit)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def read_text(path, limit: int = MAX_XML) -> str:
-    """Return the text of a file in UTF-8. Raises DataError naming the file and the place."""
+def read_text(path: AnyPath, limit: int = MAX_XML) -> str:
+    """Return the text of a UTF-8 file. Raises DataError with the file and the position."""
     try:
         return _bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start}: no UTF-8; save it as UTF-8") from None
+        raise DataError(f"{path}: byte {error.start}: not UTF-8; save it as UTF-8") from None

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: where it stands, in words, and whether training refuses it."""
+"""Problems of a data set: the file, the location in it, and whether training rejects the data."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 from convmesh.errors import DataError
 
-NAMED = 3  # of many, how many an error names
+SHOWN = 3  # of many problems, how many an error message lists
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault.
+    """One problem.
 
-    file: as people name it. what: the fault. where: line, number of the box, or '' for all of it.
-    error: training would be refused; else it is passed by, as the policy says, and counted. split:
-    the only one that it is about, so that a run that does not use that is not refused; '' for all.
+    file: name of the file in messages. what: what is wrong. where: line or number of the box, ''
+    for the file as such. error: training rejects the data; otherwise the policies of the config
+    skip it, and it is counted. split: the only split affected, so that a run that does not use
+    this split is not rejected; '' for all splits.
     """
 
     file: str
@@ -29,10 +30,10 @@ class Problem:
         return ": ".join(part for part in (self.file, self.what, self.where) if part)
 
 
-def refuse(problems: Sequence[Problem]) -> None:
-    """Raise DataError that names the first of those that are errors, and counts the others."""
+def raise_errors(problems: Sequence[Problem]) -> None:
+    """Raise DataError if any problem is an error; it shows the first few and counts the others."""
     errors = [problem for problem in problems if problem.error]
     if errors:
-        more = f" (and {len(errors) - NAMED} more)" if len(errors) > NAMED else ""
-        told = "; ".join(map(str, errors[:NAMED]))
-        raise DataError(f"{told}{more}; `convmesh check-data` lists all, with what can be done")
+        more = f" (and {len(errors) - SHOWN} more)" if len(errors) > SHOWN else ""
+        shown = "; ".join(map(str, errors[:SHOWN]))
+        raise DataError(f"{shown}{more}; `convmesh check-data` lists all, and how to fix them")

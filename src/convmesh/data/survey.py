@@ -1,4 +1,4 @@
-"""What a split holds: told by its files where they can tell it, and else by a few of its images."""
+"""The contents of a split, from its annotation files or from a sample of images."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from convmesh.data.record import BadExample, Source
 from convmesh.errors import DataError
 
-_LOOKED_AT = 16  # images that are decoded
+_SAMPLES = 16  # images that are decoded
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is in a split.
+    """The contents of a split.
 
-    images: how many. per_class: examples that hold each class, int [classes], or None where only
-    decoding them all would tell. sizes: float [k, 2] (height, width) of k images of a detection
-    split, from its first to its last. objects: of each of these float [n, 2], height and width of
-    its objects in its pixels.
+    images: number of images. per_class: number of examples that contain each class, int [classes];
+    None if that requires decoding all of them. sizes: float [k, 2], (height, width) of k
+    images of a detection split, evenly spaced from its first to its last. objects: for each of
+    these, float [n, 2], height and width of its objects in pixels.
     """
 
     images: int
@@ -31,17 +31,11 @@ class Survey:
 
 
 def survey(source: Source) -> Survey:
-    """Return what `source` holds; images that cannot be read are passed by."""
-    per_class = None
-    if stated_labels(source, 0) is not None:
-        per_class = np.zeros(len(source.classes), np.int64)
-        for index in range(len(source)):
-            labels = stated_labels(source, index)
-            per_class[np.unique(labels) if labels is not None else []] += 1
+    """Return the contents of `source`; images that cannot be read are skipped."""
     sizes, objects = [], []
     if source.task == "detect":
-        chosen = np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).astype(int)
-        for index in chosen:
+        sample = np.linspace(0, len(source) - 1, min(_SAMPLES, len(source))).astype(int)
+        for index in sample:
             try:
                 record = source[int(index)]
             except BadExample:
@@ -49,45 +43,45 @@ def survey(source: Source) -> Survey:
             boxes = record.boxes[~record.crowd]
             sizes.append(record.image.shape[:2])
             objects.append((boxes[:, 2:] - boxes[:, :2])[:, ::-1].astype(float))
-    return Survey(len(source), per_class, np.array(sizes, float).reshape(-1, 2), tuple(objects))
+    return Survey(
+        len(source),
+        _count_per_class(source),
+        np.array(sizes, float).reshape(-1, 2),
+        tuple(objects),
+    )
 
 
-def stated_labels(source: Source, index: int) -> np.ndarray | None:
-    """Return the class ids of what is to be found in an example, as its files state them.
-
-    None where the image would have to be decoded for that. Crowds, difficult boxes, and bad boxes
-    that training drops or refuses are not among them.
-    """
-    below = getattr(source, "below", None)
-    if below is not None:
-        return stated_labels(*below(index))
-    annotated, kept = getattr(source, "annotated", None), getattr(source, "kept", None)
-    if annotated is not None and kept is not None:
-        one = annotated(index)
-        return one.labels[kept(index) & ~one.ignored(training=False)]
-    label = getattr(source, "label", None)
-    return None if label is None else np.array([label(index)])
+def _count_per_class(source: Source) -> np.ndarray | None:
+    """Return how many examples contain each class, int64 [classes]; None as in `Survey`."""
+    if source.stated_labels(0) is None:
+        return None
+    counts = np.zeros(len(source.classes), np.int64)
+    for index in range(len(source)):
+        labels = source.stated_labels(index)
+        counts[np.unique(labels) if labels is not None else []] += 1
+    return counts
 
 
 def first_examples(source: Source, count: int, skip_bad: bool = False) -> list[int]:
-    """Return the first `count` examples that hold an object, or all such where there are fewer.
+    """Return the indices of the first `count` examples that contain an object, or of all such.
 
-    Of a classification split whose files state the classes these take turns, so that the first
-    ones are not all of one. `skip_bad`: pass by what cannot be read. Raises DataError where no
-    example holds an object.
+    In a classification split whose files state the classes, the classes alternate: otherwise the
+    first examples may all be of one class. skip_bad: skip images that cannot be read.
+    Raises DataError if no example contains an object.
     """
     if source.task == "classify":
-        return _in_turn(source, count)
-    chosen = itertools.islice((i for i in range(len(source)) if _holds(source, i, skip_bad)), count)
-    found = list(chosen)
-    if not found:
-        raise DataError(f"split {source.split!r}: none of its {len(source)} images holds an object")
-    return found
+        return _alternate_classes(source, count)
+    found = (i for i in range(len(source)) if _has_object(source, i, skip_bad))
+    chosen = list(itertools.islice(found, count))
+    if not chosen:
+        raise DataError(
+            f"split {source.split!r}: none of its {len(source)} images contains an object"
+        )
+    return chosen
 
 
-def _holds(source: Source, index: int, skip_bad: bool) -> bool:
-    """Say whether an image holds an object."""
-    labels = stated_labels(source, index)
+def _has_object(source: Source, index: int, skip_bad: bool) -> bool:
+    labels = source.stated_labels(index)
     if labels is not None:
         return len(labels) > 0
     try:
@@ -98,14 +92,14 @@ def _holds(source: Source, index: int, skip_bad: bool) -> bool:
         raise
 
 
-def _in_turn(source: Source, count: int) -> list[int]:
-    """Return the first `count` examples, one of each class, then another of each, sorted."""
-    if stated_labels(source, 0) is None:
+def _alternate_classes(source: Source, count: int) -> list[int]:
+    """Return `count` indices, sorted: the first example of each class, then the second, ..."""
+    if source.stated_labels(0) is None:
         return list(range(min(count, len(source))))
-    waiting: dict[int, deque[int]] = {}
+    by_class: dict[int, deque[int]] = {}
     for index in range(len(source)):
-        labels = stated_labels(source, index)
-        waiting.setdefault(-1 if labels is None else int(labels[0]), deque()).append(index)
-    rounds = itertools.zip_longest(*(waiting[label] for label in sorted(waiting)))
-    in_turn = (index for one in rounds for index in one if index is not None)
-    return sorted(itertools.islice(in_turn, count))
+        labels = source.stated_labels(index)
+        by_class.setdefault(-1 if labels is None else int(labels[0]), deque()).append(index)
+    rounds = itertools.zip_longest(*(by_class[label] for label in sorted(by_class)))
+    alternating = (index for indices in rounds for index in indices if index is not None)
+    return sorted(itertools.islice(alternating, count))

@@ -1,20 +1,21 @@
-"""The cross-stage partial backbone (CSP, arXiv 1911.11929), of dense convolutions only.
+"""The cross-stage partial backbone (CSP, arXiv 1911.11929), with dense convolutions only.
 
 As in CSPDarknet and RTMDet, half of a stage's channels go through its residual blocks and the other
-half past them: about half the arithmetic of a plain stage of that width. There is no depthwise
-convolution and no large pool, which are slow wherever they are not fused.
+half bypasses them: about half the arithmetic of a plain stage of that width. Depthwise convolutions
+and large pooling windows are not used, since they are slow where they are not fused.
 """
 
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from convmesh.models.layers import ConvNorm, ResidualBlock, rematerialised, whole_cells
+from convmesh.models.layers import ConvNorm, ResidualBlock, crop_to_cells, rematerialised
 
 
 class CSPBlock(nn.Module):
-    """Half of the channels through `depth` residual blocks, half past them, then mixed by a 1x1.
+    """Half of the channels through `depth` residual blocks, half around them, mixed by a 1x1.
 
     [batch, rows, columns, c] -> [batch, rows, columns, features].
     """
@@ -25,17 +26,17 @@ class CSPBlock(nn.Module):
     norm_group: int = 0
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        kind = {"dtype": self.dtype, "norm_group": self.norm_group}
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        options = {"dtype": self.dtype, "norm_group": self.norm_group}
         half = self.features // 2
-        # Two convolutions, not one whose result is cut in two: the parts of a cut would stand on
-        # some of the devices that share the channels, and not on the others.
-        past = ConvNorm(half, 1, name="past", **kind)(x, train)
-        through = ConvNorm(half, 1, name="through", **kind)(x, train)
+        # Two convolutions, not one whose result is split: with channels sharded over devices, each
+        # half would be on half of them.
+        past = ConvNorm(half, 1, name="past", **options)(x, train)
+        through = ConvNorm(half, 1, name="through", **options)(x, train)
         for i in range(self.depth):
-            through = ResidualBlock(half, name=f"block{i + 1}", **kind)(through, train)
+            through = ResidualBlock(half, name=f"block{i + 1}", **options)(through, train)
         both = jnp.concatenate([through, past], -1)
-        return ConvNorm(self.features, 1, name="merge", **kind)(both, train)
+        return ConvNorm(self.features, 1, name="merge", **options)(both, train)
 
 
 class CSPBackbone(nn.Module):
@@ -51,13 +52,13 @@ class CSPBackbone(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        kind = {"dtype": self.dtype, "norm_group": self.norm_group}
+    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        options = {"dtype": self.dtype, "norm_group": self.norm_group}
         block = rematerialised(CSPBlock) if self.remat else CSPBlock
-        x = ConvNorm(self.widths[0] // 2, stride=2, name="stem", **kind)(whole_cells(x), train)
+        x = ConvNorm(self.widths[0] // 2, stride=2, name="stem", **options)(crop_to_cells(x), train)
         levels = []
         for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            x = ConvNorm(width, stride=2, name=f"down{i + 1}", **kind)(x, train)
-            x = block(width, depth, name=f"stage{i + 1}_block1", **kind)(x, train)
+            x = ConvNorm(width, stride=2, name=f"down{i + 1}", **options)(x, train)
+            x = block(width, depth, name=f"stage{i + 1}_block1", **options)(x, train)
             levels.append(x)
         return levels[1:]

@@ -1,14 +1,15 @@
-"""How deep in a backbone a parameter stands: the one place that reads the names of layers.
+"""The depth of a parameter in a backbone, from the names of its layers; and frozen stages.
 
-A model that learns its stages at several rates, or freezes some of them, names them so: `stem`,
-then `stage1...`, `down2`, `stage2...` and so on (a `downI` belongs to the stage that it leads to),
-either in a `backbone` or, in a classifier, at the top. What stands in a `backbone` under another
-name follows all stages. Everything else (pyramid, head) is no part of a backbone.
+Models whose stages can be frozen, or have learning rates of their own, name them `stem`,
+`stage1...`, `down2`, `stage2...` and so on (`downI` belongs to stage I), either in a module
+`backbone` or, in a classifier, at the top. Other layers of a `backbone` count as after all stages.
+Everything else (pyramid, head) is not part of a backbone.
 """
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,23 +17,23 @@ import jax
 from convmesh.models.layers import BatchNorm
 
 BACKBONE = "backbone"
-BEHIND = 1_000_000  # the depth of what follows all stages
+AFTER_STAGES = 1_000_000  # the depth of layers after all stages
 
 
-def path_names(path) -> tuple[str, ...]:
-    """A leaf's path in a tree of variables, as JAX gives it, as names."""
+def path_names(path: Sequence[Any]) -> tuple[str, ...]:
+    """The names in the path of a leaf, as returned by `jax.tree_util`."""
     return tuple(str(getattr(key, "key", key)) for key in path)
 
 
 def in_backbone(names: Sequence[str]) -> tuple[str, ...]:
-    """`names` without a leading `backbone`: the same for a backbone alone and in a detector."""
+    """`names` without a leading `backbone`: the same in a classifier and in a detector."""
     return tuple(names[1:] if names and names[0] == BACKBONE else names)
 
 
 def depth_of(names: Sequence[str]) -> int | None:
-    """The stage of a layer or parameter, counted from 1; 0 is the stem; None: of no backbone.
+    """The stage of a layer or parameter, from 1; 0 for the stem; None outside a backbone.
 
-    `names`: the path inside the parameters, as in ("backbone", "stage1_block1", "conv1").
+    `names`: its path in the parameters, such as ("backbone", "stage1_block1", "conv1").
     """
     inside = in_backbone(names)
     top = len(inside) == len(names)
@@ -41,39 +42,39 @@ def depth_of(names: Sequence[str]) -> int | None:
         return 0
     if stage := re.fullmatch(r"(?:stage|down)(\d+)(?:_.*)?", first):
         return int(stage[1])
-    return None if top else BEHIND
+    return None if top else AFTER_STAGES
 
 
-def stages_of(params) -> int:
-    """How many stages the backbone of `params` has; 0 where there is none."""
+def stages_of(params: Any) -> int:
+    """The number of stages of the backbone in `params`; 0 without one."""
     depths = [depth_of(path_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return max((depth for depth in depths if depth is not None and depth < BEHIND), default=0)
+    return max((depth for depth in depths if depth is not None and depth < AFTER_STAGES), default=0)
 
 
 def is_frozen(names: Sequence[str], frozen_stages: int) -> bool:
-    """Whether a layer stands in the stem or the first `frozen_stages`; of 0 stages, nothing is."""
+    """Whether a layer is in the stem or the first `frozen_stages`; False if these are 0."""
     depth = depth_of(names)
     return frozen_stages > 0 and depth is not None and depth <= frozen_stages
 
 
-def with_frozen(function, frozen_stages: int, tree, *rest):
-    """`tree` with `function(leaf, *leaves of rest)` in place of each leaf that is frozen."""
+def with_frozen(function: Callable, frozen_stages: int, tree: Any, *rest: Any) -> Any:
+    """`tree` with each frozen leaf replaced by `function(leaf, *leaves of rest)`."""
 
-    def leaf(path, first, *others):
-        return function(first, *others) if is_frozen(path_names(path), frozen_stages) else first
+    def replace(path: Sequence[Any], leaf: Any, *others: Any) -> Any:
+        return function(leaf, *others) if is_frozen(path_names(path), frozen_stages) else leaf
 
-    return jax.tree_util.tree_map_with_path(leaf, tree, *rest) if frozen_stages else tree
+    return jax.tree_util.tree_map_with_path(replace, tree, *rest) if frozen_stages else tree
 
 
-def frozen_norms(frozen_stages: int):
-    """A context in which the batch norms of frozen stages act as in evaluation.
+def frozen_norms(frozen_stages: int) -> contextlib.AbstractContextManager:
+    """A context in which the batch norms of frozen stages work as in evaluation.
 
-    They use their running statistics and leave them as they are, in any model of these layers.
+    They use their running statistics and do not update them, in any model of these layers.
     """
     if not frozen_stages:
         return contextlib.nullcontext()
 
-    def call(next_function, args, kwargs, context):
+    def call(next_function: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         module = context.module
         norm = isinstance(module, BatchNorm) and context.method_name == "__call__"
         if norm and is_frozen(module.path, frozen_stages):

@@ -1,7 +1,7 @@
-"""The layers that every model is built of: linen modules over the mesh-aware ops.
+"""The layers of all models: linen modules over the mesh-aware ops.
 
-A model made of these is written as for one device and gets every mesh axis. `dtype` is the type of
-the arithmetic; parameters and statistics are kept in at least float32.
+A model of these layers is written as for one device and runs on any mesh. `dtype` is the compute
+dtype; parameters and statistics are stored in at least float32.
 """
 
 from collections.abc import Callable
@@ -9,16 +9,18 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from convmesh.geometry import CELL
 from convmesh.ops.conv import conv2d, pair
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def stored(dtype) -> Any:
-    """The type that parameters of a `dtype` computation are kept in: at least float32."""
+def at_least_float32(dtype: Any) -> jnp.dtype:
+    """`dtype`, or float32 if it is narrower: the type of parameters, statistics and outputs."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -41,9 +43,10 @@ class Conv(nn.Module):
     bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        param_dtype = at_least_float32(self.dtype)
         shape = (*pair(self.kernel), x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, stored(self.dtype))
+        kernel = self.param("kernel", self.kernel_init, shape, param_dtype)
         x = conv2d(
             x,
             kernel,
@@ -54,7 +57,9 @@ class Conv(nn.Module):
             dtype=self.dtype,
         )
         if self.bias:
-            bias = self.param("bias", self.bias_init, (self.features,), stored(self.dtype))
+            bias = self.param(
+                "bias", self.bias_init, (self.features,), at_least_float32(self.dtype)
+            )
             x = x + bias.astype(self.dtype)
         return x
 
@@ -62,12 +67,12 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch norm (arXiv 1502.03167) over the global batch, or over ghost groups of it.
 
-    `group` examples that follow one another are normalised together, by their own statistics
-    (arXiv 1705.08741, section 4): where a device holds whole groups it normalises them without any
-    other device. 0 is the whole global batch. Running statistics are the mean over all groups.
-    Statistics are at least float32. `momentum` is the weight of the old running value.
+    `group` consecutive examples are normalised together, by their own statistics (arXiv 1705.08741,
+    section 4): without communication where each device holds complete groups. 0 is the global
+    batch. Running statistics are the mean over all groups. Statistics are at least float32.
+    `momentum` is the weight of the old running value.
 
-    Raises ValueError if the batch is no multiple of `group`.
+    Raises ValueError if the batch is not a multiple of `group`.
     """
 
     dtype: Any = jnp.float32
@@ -77,23 +82,23 @@ class BatchNorm(nn.Module):
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         batch, channels = x.shape[0], x.shape[-1]
-        kind = stored(self.dtype)
-        scale = self.param("scale", self.scale_init, (channels,), kind)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), kind)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), kind)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), kind)
+        param_dtype = at_least_float32(self.dtype)
+        scale = self.param("scale", self.scale_init, (channels,), param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), param_dtype)
         if not train:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
-            return ((x.astype(kind) - running_mean.value) * factor + bias).astype(self.dtype)
+            return ((x.astype(param_dtype) - running_mean.value) * factor + bias).astype(self.dtype)
 
         size = self.group or batch
         if batch % size:
-            raise ValueError(f"batch norm: a batch of {batch} is no multiple of group={size}")
-        grouped = x.astype(kind).reshape(batch // size, size, *x.shape[1:])
+            raise ValueError(f"batch norm: a batch of {batch} is not a multiple of group={size}")
+        grouped = x.astype(param_dtype).reshape(batch // size, size, *x.shape[1:])
         mean = grouped.mean((1, 2, 3))
-        # One pass over x; float32 may round a variance of 0 to less.
+        # One pass over x; rounding may make a variance of 0 negative.
         var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0.0)
         if not self.is_initializing():
             for running, now in ((running_mean, mean), (running_var, var)):
@@ -104,7 +109,7 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm and an activation: the brick of most networks."""
+    """Convolution, batch norm and an activation (None for none)."""
 
     features: int
     kernel: Any = 3
@@ -118,7 +123,7 @@ class ConvNorm(nn.Module):
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = Conv(
             self.features,
             self.kernel,
@@ -135,11 +140,11 @@ class ConvNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 where shapes change (ResNet's
-    basic block, arXiv 1512.03385).
+    """ResNet's basic block (arXiv 1512.03385): two 3x3 convolutions and a shortcut.
 
-    [batch, rows, columns, c] -> [batch, rows / stride, columns / stride, features].
-    `last_scale_init` of zeros lets the block start as the identity (arXiv 1706.02677).
+    The shortcut is the identity, or a 1x1 convolution if shapes change. [batch, rows, columns, c]
+    -> [batch, rows / stride, columns / stride, features]. With `last_scale_init` of zeros the block
+    starts as the identity (arXiv 1706.02677).
     """
 
     features: int
@@ -150,22 +155,24 @@ class ResidualBlock(nn.Module):
     last_scale_init: Callable = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        brick = partial(
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv_norm = partial(
             ConvNorm, self.features, dtype=self.dtype, norm_group=self.norm_group, activation=None
         )
-        y = self.activation(brick(stride=self.stride, name="conv1")(x, train))
-        y = brick(scale_init=self.last_scale_init, name="conv2")(y, train)
+        y = self.activation(conv_norm(stride=self.stride, name="conv1")(x, train))
+        y = conv_norm(scale_init=self.last_scale_init, name="conv2")(y, train)
         if x.shape != y.shape:
-            x = brick(kernel=1, stride=self.stride, name="shortcut")(x, train)
+            x = conv_norm(kernel=1, stride=self.stride, name="shortcut")(x, train)
         return self.activation(x + y)
 
 
 class GroupNorm(nn.Module):
     """Group norm (arXiv 1803.08494): each example by its own statistics, `groups` of channels.
 
-    For batches too small for batch norm. Statistics are at least float32. Where image rows or a
-    group's channels stand on several devices, these sum over them.
+    For batches too small for batch norm. Statistics are at least float32, and are summed over the
+    devices that image rows or the channels of a group are sharded over.
+
+    Raises ValueError if the channels are not a multiple of `groups`.
     """
 
     groups: int = 32
@@ -174,13 +181,13 @@ class GroupNorm(nn.Module):
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x):
-        channels, kind = x.shape[-1], stored(self.dtype)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels, param_dtype = x.shape[-1], at_least_float32(self.dtype)
         if channels % self.groups:
-            raise ValueError(f"group norm: {channels} channels are no multiple of {self.groups}")
-        scale = self.param("scale", self.scale_init, (channels,), kind)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), kind)
-        grouped = x.astype(kind).reshape(*x.shape[:3], self.groups, channels // self.groups)
+            raise ValueError(f"group norm: {channels} channels are not a multiple of {self.groups}")
+        scale = self.param("scale", self.scale_init, (channels,), param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), param_dtype)
+        grouped = x.astype(param_dtype).reshape(*x.shape[:3], self.groups, channels // self.groups)
         mean = grouped.mean((1, 2, 4), keepdims=True)
         var = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
         normal = ((grouped - mean) * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
@@ -188,36 +195,50 @@ class GroupNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """A fully connected layer: [batch, c] -> [batch, features]. A 1x1 convolution of one pixel."""
+    """A fully connected layer, [batch, c] -> [batch, features]: a 1x1 convolution of one pixel."""
 
     features: int
     dtype: Any = jnp.float32
     kernel_init: Callable = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x):
-        kind = stored(self.dtype)
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), kind)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), kind)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        param_dtype = at_least_float32(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
         y = conv2d(x[:, None, None], kernel[None, None], dtype=self.dtype)[:, 0, 0]
         return y + bias.astype(self.dtype)
 
 
-def whole_cells(x):
-    """Images without the rows and columns at the end that fill no cell of 4 x 4 pixels.
+def crop_to_cells(x: jax.Array) -> jax.Array:
+    """Images [batch, rows, columns, channels] cropped, at the end, to multiples of 4 pixels.
 
-    `x`: [batch, rows, columns, channels]. So every backbone of a detector gives the levels that
-    `detector.grid_points` counts.
+    Every backbone of a detector then returns levels of the sizes of `geometry.grid_shape`.
     """
-    rows, columns = (side // 4 * 4 for side in x.shape[1:3])
+    rows, columns = (side // CELL * CELL for side in x.shape[1:3])
     return x[:, :rows, :columns]
 
 
 def rematerialised(block: Any) -> Any:
-    """`block`, called as block(x, train), whose inside is computed again in the backward pass.
+    """`block`, called as block(x, train), under `nn.remat`.
 
-    Only its input is kept in between: less memory for about a third more arithmetic.
+    Its activations are recomputed in the backward pass: less memory for about a third more
+    arithmetic.
     """
     if isinstance(block, partial):
         return partial(rematerialised(block.func), *block.args, **block.keywords)
     return nn.remat(block, static_argnums=(2,))  # train; 0 is the module itself
+
+
+def residual_stage(
+    block: Any, x: jax.Array, train: bool, *, stage: int, width: int, depth: int, stride: int = 1
+) -> jax.Array:
+    """`depth` residual blocks of `width` in sequence, the first with `stride`.
+
+    Called in a module's compact method, where the blocks, `block(width, stride, name=...)`, become
+    `stage{stage}_block1`, `stage{stage}_block2`, ...
+    """
+    for i in range(depth):
+        name = f"stage{stage}_block{i + 1}"
+        x = block(width, 1 if i else stride, name=name)(x, train)
+    return x

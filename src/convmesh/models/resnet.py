@@ -1,18 +1,20 @@
-"""ResNet v1.5 (arXiv 1512.03385; the stride of a bottleneck stands in its 3x3 convolution)."""
+"""ResNet v1.5 (arXiv 1512.03385; the stride of a bottleneck is in its 3x3 convolution)."""
 
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from convmesh.models.layers import (
     ConvNorm,
     Dense,
     ResidualBlock,
+    at_least_float32,
+    crop_to_cells,
     rematerialised,
-    stored,
-    whole_cells,
+    residual_stage,
 )
 from convmesh.ops.pool import max_pool
 
@@ -20,7 +22,7 @@ BasicBlock = partial(ResidualBlock, activation=nn.relu, last_scale_init=nn.initi
 
 
 class Bottleneck(nn.Module):
-    """1x1 to `features`, 3x3, 1x1 to four times as many, beside the shortcut."""
+    """1x1 to `features` channels, 3x3, 1x1 to four times as many, added to the shortcut."""
 
     features: int
     stride: int = 1
@@ -28,14 +30,14 @@ class Bottleneck(nn.Module):
     norm_group: int = 0
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        brick = partial(ConvNorm, dtype=self.dtype, norm_group=self.norm_group, activation=None)
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv_norm = partial(ConvNorm, dtype=self.dtype, norm_group=self.norm_group, activation=None)
         wide = 4 * self.features
-        y = nn.relu(brick(self.features, kernel=1, name="conv1")(x, train))
-        y = nn.relu(brick(self.features, stride=self.stride, name="conv2")(y, train))
-        y = brick(wide, kernel=1, scale_init=nn.initializers.zeros, name="conv3")(y, train)
+        y = nn.relu(conv_norm(self.features, kernel=1, name="conv1")(x, train))
+        y = nn.relu(conv_norm(self.features, stride=self.stride, name="conv2")(y, train))
+        y = conv_norm(wide, kernel=1, scale_init=nn.initializers.zeros, name="conv3")(y, train)
         if x.shape != y.shape:
-            x = brick(wide, kernel=1, stride=self.stride, name="shortcut")(x, train)
+            x = conv_norm(wide, kernel=1, stride=self.stride, name="shortcut")(x, train)
         return nn.relu(x + y)
 
 
@@ -51,17 +53,17 @@ class ResNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
-        x = _stages(self, x, train)[-1]
-        x = x.mean(axis=(1, 2), dtype=stored(self.dtype))
-        return Dense(self.classes, dtype=stored(self.dtype), name="head")(x)
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = _stage_features(self, x, train)[-1]
+        x = x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
+        return Dense(self.classes, dtype=at_least_float32(self.dtype), name="head")(x)
 
 
 class ResNetBackbone(nn.Module):
     """Images [batch, rows, columns, 3] -> features of strides 8, 16, 32 (C3, C4, C5).
 
-    For detectors. Its variables have the names and shapes that `ResNet`'s have, so a classifier's
-    weights fit it.
+    For detectors. Its variables have the names and shapes of `ResNet`'s: a classifier's weights
+    fit.
     """
 
     blocks: tuple[int, ...]
@@ -72,24 +74,22 @@ class ResNetBackbone(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        return _stages(self, whole_cells(x), train)[1:]
+    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        return _stage_features(self, crop_to_cells(x), train)[1:]
 
 
-def _stages(net, x, train: bool) -> list:
-    """The features after each stage of `net`, whose parts the layers become."""
-    kind = {"dtype": net.dtype, "norm_group": net.norm_group}
-    stem = ConvNorm(net.width, 7, stride=2, activation=nn.relu, name="stem", **kind)
+def _stage_features(net: ResNet | ResNetBackbone, x: jax.Array, train: bool) -> list[jax.Array]:
+    """The features after each stage. The layers become submodules of `net`."""
+    options = {"dtype": net.dtype, "norm_group": net.norm_group}
+    stem = ConvNorm(net.width, 7, stride=2, activation=nn.relu, name="stem", **options)
     x = max_pool(stem(x, train), 3, stride=2, padding=1)
-    block = rematerialised(net.block) if net.remat else net.block
-    levels = []
-    for stage, blocks in enumerate(net.blocks):
-        for i in range(blocks):
-            stride = 2 if stage and not i else 1
-            name = f"stage{stage + 1}_block{i + 1}"
-            x = block(net.width * 2**stage, stride, name=name, **kind)(x, train)
-        levels.append(x)
-    return levels
+    block = partial(rematerialised(net.block) if net.remat else net.block, **options)
+    features = []
+    for i, depth in enumerate(net.blocks):
+        width, stride = net.width * 2**i, 2 if i else 1
+        x = residual_stage(block, x, train, stage=i + 1, width=width, depth=depth, stride=stride)
+        features.append(x)
+    return features
 
 
 ResNet18 = partial(ResNet, blocks=(2, 2, 2, 2))

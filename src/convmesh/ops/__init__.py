@@ -1,1 +1,0 @@
-"""Operations on arrays: sharded windows (convolution, pooling), boxes, suppression, losses."""

@@ -1,5 +1,8 @@
-"""The halo: the rows of its neighbours that a device needs for a window over sharded rows."""
+"""The halo: rows of its neighbours that a device needs for a window operation."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -9,11 +12,11 @@ from convmesh.mesh import SPATIAL
 def halo_rows(
     height: int, shards: int, kernel: int, stride: int, padding: int, dilation: int = 1
 ) -> tuple[int, int] | None:
-    """Rows needed from (above, below), or None where the rows do not fit the shards.
+    """Rows needed from (above, below), or None if the rows cannot be sharded.
 
-    They fit if each shard of `height / shards` input rows makes the same number of output rows
+    They can if each shard of `height / shards` input rows gives the same number of output rows,
     from its own rows and those of its direct neighbours. Padding is torch's, `padding` rows at
-    both ends, of which a strided window may leave the lower ones unused.
+    both ends; a strided window may leave the lower ones unused.
     """
     extent = (kernel - 1) * dilation + 1
     out = (height + 2 * padding - extent) // stride + 1
@@ -23,26 +26,26 @@ def halo_rows(
     return (above, below) if max(above, below) <= height // shards else None
 
 
-def exchange(x, above: int, below: int, fill: float | None):
+def exchange(x: jax.Array, above: int, below: int, fill: float | None) -> jax.Array:
     """`x` [batch, rows / shards, columns, channels] with its neighbours' rows at both ends.
 
-    Runs inside shard_map. The first shard's upper and the last shard's lower rows are `fill`, the
-    padding of the whole image; None repeats the image's first and last row.
+    Runs inside shard_map. The upper rows of the first shard and the lower rows of the last are
+    `fill`, the padding of the image; None repeats the first and last row of the image.
     """
     shards = lax.axis_size(SPATIAL)
     index = lax.axis_index(SPATIAL)
     parts = [x]
     if above:
         rows = lax.ppermute(x[:, -above:], SPATIAL, [(i, i + 1) for i in range(shards - 1)])
-        parts.insert(0, _padded(rows, index == 0, x[:, :1] if fill is None else fill))
+        parts.insert(0, _fill_at_edge(rows, index == 0, x[:, :1] if fill is None else fill))
     if below:
         rows = lax.ppermute(x[:, :below], SPATIAL, [(i + 1, i) for i in range(shards - 1)])
-        parts.append(_padded(rows, index == shards - 1, x[:, -1:] if fill is None else fill))
+        parts.append(_fill_at_edge(rows, index == shards - 1, x[:, -1:] if fill is None else fill))
     return jnp.concatenate(parts, axis=1) if len(parts) > 1 else x
 
 
-def _padded(rows, at_the_end, fill):
-    """A neighbour's `rows`, or `fill` where there is none. What nobody sends arrives as zeros."""
+def _fill_at_edge(rows: jax.Array, at_edge: jax.Array, fill: Any) -> jax.Array:
+    """A neighbour's `rows`, or `fill` at the edge of the image, where ppermute gives zeros."""
     if isinstance(fill, float) and fill == 0:
         return rows
-    return jnp.where(at_the_end, fill, rows)
+    return jnp.where(at_edge, fill, rows)

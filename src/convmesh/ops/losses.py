@@ -1,35 +1,35 @@
-"""Losses, elementwise and from logits, in at least float32; the caller sums and divides."""
+"""Elementwise losses from logits, in at least float32; the caller sums and divides."""
 
 import jax
 import jax.numpy as jnp
 
 
-def binary_cross_entropy(logits, targets):
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """-t log p - (1 - t) log(1 - p) for p = sigmoid(logits); `targets` in [0, 1], same shape."""
-    # Not by way of max(x, 0) and |x|: at a logit of 0 their gradients do not add up to p - t.
+    # Not with max(x, 0) and |x|: at a logit of 0 their gradients do not add up to p - t.
     log_sigmoid = jax.nn.log_sigmoid
     return -targets * log_sigmoid(logits) - (1 - targets) * log_sigmoid(-logits)
 
 
-def quality_focal(logits, targets):
+def quality_focal(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """|t - p|^2 BCE(p, t): the quality focal loss (arXiv 2006.04388, eq. 3, beta = 2)."""
     error = targets - jax.nn.sigmoid(logits)
     return error * error * binary_cross_entropy(logits, targets)
 
 
-def distribution_focal(logits, targets):
+def distribution_focal(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy with the two bins next to the target (arXiv 2006.04388, eq. 6).
 
     `logits` [..., bins], `targets` [...] in bins; clipped to [0, bins - 1]. Returns [...].
     """
     bins = logits.shape[-1]
     targets = jnp.clip(targets, 0, bins - 1)
-    # The weight of bin k is what linear interpolation gives it.
+    # The weights of linear interpolation between bins.
     weights = jnp.maximum(0, 1 - jnp.abs(targets[..., None] - jnp.arange(bins)))
     return -jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1)
 
 
-def cross_entropy(logits, labels):
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Sparse cross-entropy: `logits` [..., classes], integer `labels` [...]. Returns [...]."""
     log_p = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]

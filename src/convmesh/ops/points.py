@@ -1,4 +1,4 @@
-"""From feature maps to lists of points, for what looks at all points of an example at once."""
+"""Flattens feature maps to points, for operations on all points of an example."""
 
 import jax
 from jax import lax
@@ -7,20 +7,20 @@ from convmesh import mesh
 from convmesh.mesh import MODEL, SPATIAL, P
 
 
-def to_points(x):
+def to_points(x: jax.Array) -> jax.Array:
     """[batch, rows, columns, channels] -> [batch, rows * columns, channels], row by row.
 
-    Each example becomes whole on one device: those that shared its rows or channels exchange them
-    and share out the examples instead, as far as these divide (`mesh.whole`). Assignment, losses
-    and suppression then need nothing of each other.
+    Rows and channels are gathered, and examples sharded over all mesh axes that divide the batch
+    (`mesh.example_spec`), by an all-to-all where possible. Assignment, losses and suppression then
+    need no communication.
     """
     if mesh.current() is None:
         return _flat(x)
-    used = mesh.whole(x.shape)[0] or ()
-    spec = mesh.activation(x.shape, rows=SPATIAL in used, channels=MODEL in used)
-    x = lax.with_sharding_constraint(x, spec)  # gathers what stays shared by no one
+    used = mesh.example_spec(x.shape)[0] or ()
+    spec = mesh.activation_spec(x.shape, rows=SPATIAL in used, channels=MODEL in used)
+    x = lax.with_sharding_constraint(x, spec)  # gathers the axes that cannot shard examples
 
-    def local(x):
+    def local(x: jax.Array) -> jax.Array:
         for axis, dimension in ((SPATIAL, 1), (MODEL, 3)):
             if axis in used and axis in spec:
                 x = lax.all_to_all(x, axis, split_axis=0, concat_axis=dimension, tiled=True)
@@ -32,6 +32,6 @@ def to_points(x):
     return jax.shard_map(local, in_specs=spec, out_specs=P(used or None))(x)
 
 
-def _flat(x):
+def _flat(x: jax.Array) -> jax.Array:
     batch, rows, columns, channels = x.shape
     return x.reshape(batch, rows * columns, channels)

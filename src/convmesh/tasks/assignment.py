@@ -1,7 +1,7 @@
-"""Which points learn which box, and how well.
+"""Label assignment: which points learn which box, and their confidence targets.
 
-Task-aligned (TOOD, arXiv 2108.07755): what the detector predicts now decides. Centres (FCOS, arXiv
-1904.01355): where the box lies decides; kept to show what the first is worth.
+`assign` is task-aligned (TOOD, arXiv 2108.07755): it uses the current predictions.
+`assign_centres` uses only the positions of the boxes (FCOS, arXiv 1904.01355), for comparison.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from convmesh.geometry import Grid
 from convmesh.ops.boxes import area, inside, pairwise_iou
 
 ALIGNMENT_POWER = 6.0  # the metric is score x IoU^6
@@ -18,10 +19,19 @@ CENTRE_RADIUS = 1.5  # strides
 LARGEST_SIDE = 8  # strides from a point to the farthest side, of the boxes of its level
 
 
-class Assignment(NamedTuple):
-    """Of one image (or, with a batch in front, of many); never differentiated."""
+class GroundTruth(NamedTuple):
+    """The annotated boxes of one image (or, with a batch dimension in front, of many)."""
 
-    box: Any  # int32 [points]: the box a point learns; meaningless where not positive
+    boxes: Any  # float [max_boxes, 4]: x0 y0 x1 y1 in pixels
+    labels: Any  # int32 [max_boxes]
+    valid: Any  # bool [max_boxes]: False for padding
+    crowd: Any  # bool [max_boxes]: a region to ignore
+
+
+class Assignment(NamedTuple):
+    """The targets of one image (or, with a batch dimension in front, of many); no gradients."""
+
+    box: Any  # int32 [points]: index of the box a point learns; undefined where not positive
     positive: Any  # bool [points]
     target: Any  # float [points]: the class confidence to learn; 0 where not positive
     confidence: Any  # float [points]: the box confidence to learn; 0 where not positive
@@ -29,31 +39,29 @@ class Assignment(NamedTuple):
     missed: Any  # int32 []: boxes left without a point
 
 
-def assign(points, strides, predicted, class_logits, boxes, labels, valid, crowd) -> Assignment:
-    """Assigns the points of one image.
+def assign(
+    grid: Grid, predicted: jax.Array, class_logits: jax.Array, truth: GroundTruth
+) -> Assignment:
+    """Assigns the points of one image, task-aligned.
 
     Args:
-      points: [points, 2] centres x, y in pixels.
-      strides: [points] in pixels.
-      predicted: [points, 4] boxes as predicted now, in pixels.
+      grid: points [points, 2] and strides [points], in pixels.
+      predicted: [points, 4] predicted boxes, in pixels.
       class_logits: [points, classes].
-      boxes: [max_boxes, 4] in pixels; labels: int32 [max_boxes]; valid, crowd: bool [max_boxes].
+      truth: the boxes of the image.
 
-    A point is a candidate of a box that it is inside of; for this test alone a box is grown to at
-    least one finest stride a side, or many a small box would hold no point. Each box takes its 13
-    candidates of the highest metric; a point taken twice goes to the box of the higher IoU. Over
-    the points that a box keeps, targets are the metric scaled to the box's best IoU, and the box
-    confidence learns the same: the IoU of each would ask all 13 for a high one (docs/results.md).
+    A point is a candidate for each box that contains it; for this test only, a box is enlarged to
+    at least one finest stride per side, or many small boxes would contain no point. Each box takes
+    the 13 candidates with the highest metric; a point taken twice goes to the box with the higher
+    IoU. Over the points that a box keeps, targets are the metric scaled to the box's best IoU, and
+    the box confidence learns the same target, not the IoU (docs/results.md).
     """
-    dtype = jnp.promote_types(predicted.dtype, jnp.float32)
-    points, strides, predicted, boxes = (
-        jnp.asarray(a, dtype) for a in (points, strides, predicted, boxes)
-    )
-    real = valid & ~crowd & (area(boxes) > 0)
+    points, strides, predicted, boxes = _at_least_float32(grid, predicted, truth.boxes)
+    real = truth.valid & ~truth.crowd & (area(boxes) > 0)
     candidate = inside(points, _grown(boxes, strides)) & real[:, None]  # [max_boxes, points]
 
     overlap = jnp.where(candidate, pairwise_iou(boxes, predicted), 0)
-    score = jax.nn.log_sigmoid(class_logits.astype(dtype))[:, labels].T
+    score = jax.nn.log_sigmoid(class_logits.astype(predicted.dtype))[:, truth.labels].T
     metric = score + ALIGNMENT_POWER * jnp.log(jnp.maximum(overlap, 1e-9))
     metric = jnp.where(candidate, metric, -jnp.inf)
 
@@ -61,12 +69,12 @@ def assign(points, strides, predicted, class_logits, boxes, labels, valid, crowd
     rows = jnp.arange(metric.shape[0])[:, None]
     taken = jnp.zeros(metric.shape, bool).at[rows, index].set(best > -jnp.inf)
 
-    # One box a point: the one of the higher IoU; the first of equals.
+    # One box per point: the one with the highest IoU; the first of equals.
     box = jnp.argmax(jnp.where(taken, overlap, -1), axis=0)
     positive = jnp.any(taken, axis=0)
     kept = taken & (box[None, :] == rows)
 
-    # Scaled over the points a box keeps; in logs, so that IoU^6 cannot vanish.
+    # Scaled over the points a box keeps; in logs, so that IoU^6 cannot underflow.
     metric = jnp.where(kept, metric, -jnp.inf)
     top = metric.max(axis=1, keepdims=True)
     relative = jnp.exp(metric - jnp.where(jnp.isfinite(top), top, 0))
@@ -78,24 +86,24 @@ def assign(points, strides, predicted, class_logits, boxes, labels, valid, crowd
         positive=positive,
         target=target,
         confidence=target,
-        ignored=_covered(points, boxes, valid & crowd) & ~positive,
+        ignored=_covered(points, boxes, truth.valid & truth.crowd) & ~positive,
         missed=jnp.sum(real & ~jnp.any(kept, axis=1)).astype(jnp.int32),
     )
 
 
-def assign_centres(points, strides, predicted, class_logits, boxes, labels, valid, crowd):
-    """Assigns the points of one image by where its boxes lie; arguments and result as `assign`.
+def assign_centres(
+    grid: Grid, predicted: jax.Array, class_logits: jax.Array, truth: GroundTruth
+) -> Assignment:
+    """Assigns the points of one image by the position of its boxes; arguments as for `assign`.
 
-    A box takes the points within 1.5 strides of its centre that are inside it, on the level whose
-    strides suit it: no side farther than 8, nor, but on the finest, than 4. A point taken twice
-    goes to the smaller box. Every target is 1; the box confidence learns the IoU.
+    A box takes the points inside it within 1.5 strides of its centre, on the level whose strides
+    suit its size: no side farther than 8 strides and, except on the finest level, one farther than
+    4. A point taken twice goes to the smaller box. Every target is 1; the box confidence learns the
+    IoU.
     """
-    dtype = jnp.promote_types(predicted.dtype, jnp.float32)
-    points, strides, predicted, boxes = (
-        jnp.asarray(a, dtype) for a in (points, strides, predicted, boxes)
-    )
+    points, strides, predicted, boxes = _at_least_float32(grid, predicted, truth.boxes)
     size = area(boxes)
-    real = valid & ~crowd & (size > 0)
+    real = truth.valid & ~truth.crowd & (size > 0)
     grown = _grown(boxes, strides)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     near = jnp.abs(points[None] - centre[:, None]).max(-1) < CENTRE_RADIUS * strides
@@ -111,9 +119,9 @@ def assign_centres(points, strides, predicted, class_logits, boxes, labels, vali
     return Assignment(
         box=box.astype(jnp.int32),
         positive=positive,
-        target=positive.astype(dtype),
+        target=positive.astype(boxes.dtype),
         confidence=jnp.sum(jnp.where(kept, pairwise_iou(boxes, predicted), 0), axis=0),
-        ignored=_covered(points, boxes, valid & crowd) & ~positive,
+        ignored=_covered(points, boxes, truth.valid & truth.crowd) & ~positive,
         missed=jnp.sum(real & ~jnp.any(kept, axis=1)).astype(jnp.int32),
     )
 
@@ -121,13 +129,19 @@ def assign_centres(points, strides, predicted, class_logits, boxes, labels, vali
 ASSIGNMENTS = {"aligned": assign, "centres": assign_centres}
 
 
-def _grown(boxes, strides):
-    """Boxes of at least one finest stride a side: many a small one would hold no point."""
+def _at_least_float32(grid: Grid, predicted: jax.Array, boxes: jax.Array) -> list[jax.Array]:
+    """Points, strides, predicted and annotated boxes in the type of the assignment."""
+    dtype = jnp.promote_types(predicted.dtype, jnp.float32)
+    return [jnp.asarray(array, dtype) for array in (*grid, predicted, boxes)]
+
+
+def _grown(boxes: jax.Array, strides: jax.Array) -> jax.Array:
+    """Boxes enlarged to at least one finest stride per side."""
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     half = jnp.maximum(half, strides.min() / 2)
     return jnp.concatenate([centre - half, centre + half], axis=1)
 
 
-def _covered(points, boxes, regions):
-    """Whether each point is in one of the boxes that are `regions`: bool [points]."""
+def _covered(points: jax.Array, boxes: jax.Array, regions: jax.Array) -> jax.Array:
+    """Whether each point is inside one of the boxes marked by `regions`: bool [points]."""
     return jnp.any(inside(points, boxes) & regions[:, None], axis=0)

@@ -1,61 +1,74 @@
 """Classification: loss, probabilities and top-k accuracy."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from convmesh.data.placement import Placement
+from convmesh.distributed.batch import Batch
 from convmesh.ops.losses import cross_entropy
-from convmesh.tasks import Loss
+from convmesh.tasks.base import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify(Loss):
-    """The classification task: one of `classes` for each image."""
+class Classify(Task):
+    """The classification task: one of `classes` classes for each image."""
 
     classes: int
     image_size: tuple[int, int]
 
     best_metric = "top1"
 
-    def sums(self, logits, batch):
-        """Sparse cross-entropy and right answers, summed over the examples that are present."""
+    def sums(self, logits: jax.Array, batch: Batch) -> dict[str, Any]:
+        """Sparse cross-entropy and correct predictions, summed over the examples present."""
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        present = batch["present"].astype(logits.dtype)
-        right = (jnp.argmax(logits, axis=-1) == batch["label"]) * present
+        present = batch.present.astype(logits.dtype)
+        correct = (jnp.argmax(logits, axis=-1) == batch.label) * present
         return {
-            "loss": jnp.sum(cross_entropy(logits, batch["label"]) * present),
-            "right": right.sum(),
+            "loss": jnp.sum(cross_entropy(logits, batch.label) * present),
+            "top1": correct.sum(),
             "total": present.sum(),
         }
 
-    def finish(self, sums):
-        """The mean cross-entropy over the examples that were present, and the accuracy."""
+    def finish(self, sums: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The mean cross-entropy over the examples present, and their accuracy `top1`."""
         total = self.divisor(sums)
-        return sums["loss"] / total, {"top1": sums["right"] / total}
+        return sums["loss"] / total, {"top1": sums["top1"] / total}
 
-    def predict(self, logits):
+    def predict(self, logits: jax.Array) -> dict[str, Any]:
         """`probabilities` [batch, classes], at least float32."""
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         return {"probabilities": jax.nn.softmax(logits)}
 
-    # What follows runs on the host, with numpy.
+    # On the host, in numpy:
 
-    def to_host(self, one: dict[str, Any], placement: dict[str, Any]) -> dict[str, Any]:
+    def to_host(self, output: dict[str, Any], placement: Placement) -> dict[str, Any]:
         """The classes of one image, best first: `labels` int [classes], `scores` [classes]."""
-        p = np.asarray(one["probabilities"])
+        p = np.asarray(output["probabilities"])
         order = np.argsort(-p, kind="stable")
         return {"labels": order, "scores": p[order]}
 
-    def metrics(self, truth, found, classes) -> dict[str, float]:
-        """`top1` and `top5`: the share of images whose class is the best, among the best five."""
+    def metrics(
+        self,
+        truth: Sequence[Mapping[str, Any]],
+        found: Sequence[Mapping[str, Any]],
+        classes: Sequence[str],
+    ) -> dict[str, float]:
+        """`top1`, `top5`: the fraction of images whose class is among the best one or five."""
         rank = [list(f["labels"]).index(t["label"]) for t, f in zip(truth, found, strict=True)]
         numbers = {f"top{k}": float(np.mean([r < k for r in rank])) for k in (1, 5)}
         return {**numbers, "images": len(rank)}
 
-    def results(self, found, classes, category_ids=None) -> list[dict]:
+    def results(
+        self,
+        found: Sequence[Mapping[str, Any]],
+        classes: Sequence[str],
+        category_ids: Sequence[int] | None = None,
+    ) -> list[dict[str, Any]]:
         """For each image its classes with their probabilities, best first."""
         return [
             {
@@ -66,12 +79,14 @@ class Classify(Loss):
             for f in found
         ]
 
-    def table(self, metrics, classes) -> str:
-        """The metrics for people."""
-        return "{images} images\ntop1 {top1:.4f}\ntop5 {top5:.4f}".format(**metrics)
+    def table(self, metrics: Mapping[str, float | None], classes: Sequence[str]) -> str:
+        """The metrics as text for the console."""
+        return f"{metrics['images']} images\ntop1 {metrics['top1']:.4f}\ntop5 {metrics['top5']:.4f}"
 
 
-def ranked(found: dict, classes, top_k: int | None = None) -> list[dict]:
-    """`to_host`'s classes of one image as names and probabilities, best first."""
+def ranked(
+    found: Mapping[str, Any], classes: Sequence[str], top_k: int | None = None
+) -> list[dict[str, Any]]:
+    """The `top_k` best classes of one image (of `to_host`) with their probabilities."""
     pairs = list(zip(found["labels"], found["scores"], strict=True))[:top_k]
     return [{"class": classes[i], "probability": float(p)} for i, p in pairs]

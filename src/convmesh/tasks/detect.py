@@ -1,6 +1,8 @@
 """Detection: losses, decoding and metrics of the dense detector."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,65 +11,73 @@ import numpy as np
 from jax import lax
 
 from convmesh import mesh
-from convmesh.models.detector import BINS, STRIDES, DetectorOutput, grid_points
+from convmesh.data.placement import Placement
+from convmesh.distributed.batch import Batch
+from convmesh.geometry import STRIDES, Grid, grid_points, pairwise_intersection_union
+from convmesh.models.detector import BINS, DetectorOutput
 from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
-from convmesh.tasks import Loss, average_precision, detection_report
-from convmesh.tasks.assignment import ASSIGNMENTS
+from convmesh.tasks import average_precision, detection_report
+from convmesh.tasks.assignment import ASSIGNMENTS, Assignment, GroundTruth
+from convmesh.tasks.base import Task
+from convmesh.tasks.matching import Images, match
 
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Detect(Loss):
+class Detect(Task):
     """The detection task for images of `image_size` (height, width)."""
 
     classes: int
     image_size: tuple[int, int]
-    score_threshold: float = 0.001  # of evaluation; a picture wants more
-    iou_threshold: float = 0.65
-    candidates: int = 300  # (point, class) pairs that enter suppression
+    score_threshold: float = 0.001  # for evaluation; drawings use a higher one
+    iou_threshold: float = 0.65  # of non-maximum suppression
+    candidates: int = 300  # (point, class) pairs before suppression
     max_detections: int = 100
-    class_weight: float = 1.0  # of the class loss, beside BOX_WEIGHT
+    class_weight: float = 1.0  # of the class loss; BOX_WEIGHT is that of the box loss
     distribution_weight: float = DISTRIBUTION_WEIGHT
-    box_confidence: bool = True  # learned, and half of the score; else it is the class confidence
-    assignment: str = "aligned"  # of ASSIGNMENTS
-    strides: tuple[int, ...] = STRIDES  # the model's
+    box_confidence: bool = True  # whether it is trained and used in the score
+    assignment: str = "aligned"  # a key of ASSIGNMENTS
+    strides: tuple[int, ...] = STRIDES  # those of the model
 
     best_metric = "AP"
 
-    def boxes(self, distance_logits):
+    @property
+    def grid(self) -> Grid:
+        """The points of an image and their strides."""
+        return grid_points(self.image_size, self.strides)
+
+    def boxes(self, distance_logits: jax.Array) -> jax.Array:
         """Boxes [batch, points, 4] in pixels: distance = stride x the mean of the bins."""
-        points, strides = grid_points(self.image_size, self.strides)
+        points, strides = self.grid
         bins = jnp.sum(jax.nn.softmax(distance_logits) * jnp.arange(BINS), axis=-1)
         return box_ops.distances_to_boxes(points, bins * strides[:, None])
 
-    def assign(self, outputs: DetectorOutput, batch):
-        """The assignment of each image, without gradient and without communication."""
-        points, strides = grid_points(self.image_size, self.strides)
-
-        def images(predicted, logits, boxes, labels, valid, crowd):
-            one = lambda *args: ASSIGNMENTS[self.assignment](points, strides, *args)  # noqa: E731
-            return jax.vmap(one)(predicted, logits, boxes, labels, valid, crowd)
-
+    def assign(self, outputs: DetectorOutput, batch: Batch) -> Assignment:
+        """The assignment of each image, without gradients and without communication."""
+        assign_image = functools.partial(ASSIGNMENTS[self.assignment], self.grid)
         predicted = self.boxes(lax.stop_gradient(outputs.distance_logits))
-        truth = (batch[name] for name in ("boxes", "labels", "valid", "crowd"))
-        return mesh.per_example(images)(predicted, lax.stop_gradient(outputs.class_logits), *truth)
+        logits = lax.stop_gradient(outputs.class_logits)
+        truth = GroundTruth(batch.boxes, batch.labels, batch.valid, batch.crowd)
+        return mesh.per_example(jax.vmap(assign_image))(predicted, logits, truth)
 
-    def sums(self, outputs: DetectorOutput, batch, assignment=None):
+    def sums(
+        self, outputs: DetectorOutput, batch: Batch, assignment: Assignment | None = None
+    ) -> dict[str, Any]:
         """The parts of the loss, and counts, summed over the examples.
 
         `total` is the sum of the targets. Padding examples (`present` False) have no boxes and
-        weigh nothing.
+        weight 0.
         """
         assigned = self.assign(outputs, batch) if assignment is None else assignment
-        points, strides = grid_points(self.image_size, self.strides)
+        points, strides = self.grid
         dtype = outputs.class_logits.dtype
         target = assigned.target.astype(dtype)
-        weight = (batch["present"][:, None] & ~assigned.ignored).astype(dtype)  # [batch, points]
+        weight = (batch.present[:, None] & ~assigned.ignored).astype(dtype)  # [batch, points]
 
-        label = jnp.take_along_axis(batch["labels"], assigned.box, axis=1)
+        label = jnp.take_along_axis(batch.labels, assigned.box, axis=1)
         class_target = jax.nn.one_hot(label, self.classes, dtype=dtype) * target[..., None]
         class_loss = quality_focal(outputs.class_logits, class_target).sum(-1)
 
@@ -75,9 +85,10 @@ class Detect(Loss):
             outputs.confidence_logits, assigned.confidence.astype(dtype)
         )
 
-        # Points that are not positive get a box that is right, so that no arithmetic goes wrong.
+        # Points that are not positive get their own prediction as truth, to keep loss and gradient
+        # finite.
         predicted = self.boxes(outputs.distance_logits)
-        truth = jnp.take_along_axis(batch["boxes"].astype(dtype), assigned.box[..., None], axis=1)
+        truth = jnp.take_along_axis(batch.boxes.astype(dtype), assigned.box[..., None], axis=1)
         truth = jnp.where(assigned.positive[..., None], truth, lax.stop_gradient(predicted))
         box_loss = 1 - box_ops.giou(predicted, truth)
         distances = box_ops.boxes_to_distances(points, truth) / strides[:, None]
@@ -93,14 +104,14 @@ class Detect(Loss):
             "loss": sum(parts.values()),
             **{f"loss/{name}": part for name, part in parts.items()},
             "total": target.sum(),
-            "images": batch["present"].sum(),
+            "images": batch.present.sum(),
             "positive_points": assigned.positive.sum(),
             "boxes_without_point": assigned.missed.sum(),
-            "boxes_truncated": batch["truncated"].sum(),
+            "boxes_truncated": batch.truncated.sum(),
         }
 
-    def finish(self, sums):
-        """The loss and its parts, over the sum of the targets of all images, and the counts."""
+    def finish(self, sums: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss and its parts, divided by the sum of the targets of all images; and counts."""
         total = self.divisor(sums)
         numbers = {name: v / total for name, v in sums.items() if name.startswith("loss/")}
         numbers["positive_points"] = sums["positive_points"] / jnp.maximum(sums["images"], 1)
@@ -115,22 +126,25 @@ class Detect(Loss):
         `box_confidence`, `valid` bool, each [batch, n], n = max_detections.
         """
 
-        def images(distance_logits, class_logits, confidence_logits):
-            return jax.vmap(self._decode)(
-                self.boxes(distance_logits), class_logits, confidence_logits
-            )
+        def decode_images(
+            distance_logits: jax.Array, class_logits: jax.Array, confidence_logits: jax.Array
+        ) -> dict[str, jax.Array]:
+            boxes = self.boxes(distance_logits)
+            return jax.vmap(self._decode)(boxes, class_logits, confidence_logits)
 
-        return mesh.per_example(images)(
+        return mesh.per_example(decode_images)(
             outputs.distance_logits, outputs.class_logits, outputs.confidence_logits
         )
 
-    def _decode(self, boxes, class_logits, confidence_logits):
+    def _decode(
+        self, boxes: jax.Array, class_logits: jax.Array, confidence_logits: jax.Array
+    ) -> dict[str, jax.Array]:
         """Detections of one image. The score is sqrt(class x box confidence)."""
         class_p, confidence = jax.nn.sigmoid(class_logits), jax.nn.sigmoid(confidence_logits)
         if not self.box_confidence:
             confidence = class_p.max(axis=1)
         scores = jnp.sqrt(class_p * confidence[:, None]) if self.box_confidence else class_p
-        # Exact: a pair among the k best stands at a point whose best class is among the k best.
+        # Exact: each of the k best pairs is at one of the k points with the best class scores.
         _, best = lax.top_k(scores.max(axis=1), min(self.candidates, scores.shape[0]))
         k = min(self.candidates, best.size * self.classes)
         score, pair = lax.top_k(scores[best].reshape(-1), k)
@@ -149,52 +163,49 @@ class Detect(Loss):
             "valid": keep[order],
         }
 
-    # What follows runs on the host, with numpy.
+    # On the host, in numpy:
 
-    def to_host(self, one: dict[str, Any], placement: dict[str, Any]) -> dict[str, Any]:
-        """The valid detections of one image, boxes in pixels of the original image.
+    def to_host(self, output: dict[str, Any], placement: Placement) -> dict[str, Any]:
+        """The valid detections of one image, with boxes in pixels of the original image.
 
-        `one`: `predict`'s arrays of that image. `placement`: `scale`, `offset` (x, y) and
-        `original_size` (height, width), with input = original x scale + offset.
+        `output`: `predict`'s arrays of that image. `placement`: of the image in the input.
         """
-        one = {name: np.asarray(value)[one["valid"]] for name, value in one.items()}
-        shift = np.tile(placement["offset"], 2)
-        height, width = placement["original_size"]
-        boxes = (one["boxes"] - shift) / placement["scale"]
-        one["boxes"] = np.clip(boxes, 0, np.array([width, height] * 2)).astype(np.float32)
-        del one["valid"]
-        return one
+        found = {name: np.asarray(value)[output["valid"]] for name, value in output.items()}
+        shift = np.tile(placement.offset, 2)
+        height, width = placement.original_size
+        boxes = (found["boxes"] - shift) / placement.scale
+        found["boxes"] = np.clip(boxes, 0, np.array([width, height] * 2)).astype(np.float32)
+        del found["valid"]
+        return found
 
     def distinct(self, found: dict[str, Any]) -> dict[str, Any]:
-        """`to_host`'s detections without those that a better one covers, of whatever class.
+        """The detections of `to_host` after class-agnostic suppression at `iou_threshold`.
 
-        For pictures and users: evaluation keeps every class that a place might hold.
+        For drawings and predictions; evaluation keeps the detections of every class.
         """
-        boxes = found["boxes"]
-        low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-        high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-        both = np.prod(np.maximum(high - low, 0), axis=-1)
-        area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
-        overlap = both > self.iou_threshold * (area[:, None] + area[None, :] - both)
+        both, union = pairwise_intersection_union(found["boxes"], found["boxes"])
+        overlaps = both > self.iou_threshold * union
         kept: list[int] = []
-        for i in range(len(boxes)):
-            if not overlap[i, kept].any():
+        for i in range(len(overlaps)):
+            if not overlaps[i, kept].any():
                 kept.append(i)
         is_array = lambda value: isinstance(value, np.ndarray)  # noqa: E731
         return {k: v[kept] if is_array(v) else v for k, v in found.items()}
 
-    def metrics(self, truth, found, classes) -> dict[str, float]:
-        """AP and AR as COCO defines them, of `found` (`to_host`) against `truth` (dicts).
+    def metrics(self, truth: Images, found: Images, classes: Sequence[str]) -> dict[str, float]:
+        """AP and AR as COCO defines them, of `found` (`to_host`) against `truth`.
 
-        And `best_threshold`, the score from which on detections give the best F1, with this `F1`.
+        Also `best_threshold`, the score threshold with the best F1, and that `F1`.
         """
         metrics = average_precision.coco_metrics(truth, found, classes)
-        return metrics | detection_report.numbers(detection_report.match(truth, found, classes))
+        return metrics | detection_report.best_f1(match(truth, found, classes))
 
-    def results(self, found, classes, category_ids=None) -> list[dict]:
-        """`found` in the COCO results format; `category_ids`: the source's number of each class."""
+    def results(
+        self, found: Images, classes: Sequence[str], category_ids: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """`found` in the COCO results format; `category_ids`: the data set's id of each class."""
         return average_precision.coco_results(found, classes, category_ids)
 
-    def table(self, metrics, classes) -> str:
-        """The metrics for people."""
+    def table(self, metrics: Mapping[str, float | None], classes: Sequence[str]) -> str:
+        """The metrics as a table for the console."""
         return average_precision.ap_table(metrics, classes)

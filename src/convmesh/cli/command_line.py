@@ -1,0 +1,71 @@
+"""The `convmesh` command.
+
+Only the standard library is imported here, so that `--help` is fast; a command imports what it
+needs when it runs, after its config was checked.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from convmesh.cli.exit_status import DONE, STOPPED, exit_status
+from convmesh.cli.parser import Call, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (the process's own by default); returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        return _run(parse(argv), argv)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        message, status = exit_status(error, debug)
+        return _end(message, status, debug) if message else status
+
+
+def _run(call: Call, argv: list[str]) -> int:
+    args = call.args
+    if args.cpu_devices is not None:
+        from convmesh.distributed.devices import simulate_devices
+
+        simulate_devices(args.cpu_devices)
+    job = args.coordinator, args.num_processes, args.process_id
+    if (args.num_processes or 1) > 1 and job.count(None) == 2:
+        from convmesh.distributed.launch import run_locally
+
+        return run_locally(_command_of_process(argv), args.num_processes)
+    from convmesh.distributed import failure, launch
+
+    launch.start(*job)
+    status = call.command.load()(args, call.overrides)
+    failure.finish()
+    return status or DONE
+
+
+def _end(message: str, status: int, debug: bool) -> int:
+    """Prints the message of an error; with several processes, ends all of them."""
+    if debug:
+        traceback.print_exc()
+    from convmesh.distributed import console, failure
+
+    if not failure.watched():
+        console.print_line(message)
+    elif status != STOPPED:
+        failure.fail(message, status)
+    else:  # all processes stop at the same step; a launcher may end them all when the first ends
+        console.print_status(message)
+        failure.finish()
+    return status
+
+
+def _command_of_process(argv: list[str]) -> Callable[[int, str], list[str]]:
+    """This command line as one of several processes that `run_locally` starts."""
+    own = sys.orig_argv[: len(sys.orig_argv) - len(argv)]
+    if not argv or sys.orig_argv[len(own) :] != argv:  # `main` was called with other arguments
+        own = [sys.executable, "-m", "convmesh"]
+
+    def command(process_id: int, coordinator: str) -> list[str]:
+        job = [f"--coordinator={coordinator}", f"--process-id={process_id}"]
+        return [sys.executable, *own[1:], *job, *argv]
+
+    return command

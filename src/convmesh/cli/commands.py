@@ -1,0 +1,269 @@
+"""The table of commands: their flags, help texts, and the functions that run them.
+
+Only the standard library is imported here, so that `--help` is fast. The module of a command is
+imported when the command runs.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from convmesh.cli.flags import Flag, fraction, non_negative_int, positive_int
+
+# Commands of a later version; they are rejected with a message.
+NOT_YET = ("plan", "export", "import-weights", "export-weights")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. Its function is called with the parsed flags and the overrides of the config.
+
+    summary: begins in lower case, without a full stop. takes_overrides: whether --config.KEY=VALUE
+    can be given. module, function: the function that runs it, which returns the exit status, or
+    None for 0.
+    """
+
+    name: str
+    summary: str
+    example: str
+    flags: tuple[Flag, ...]
+    takes_overrides: bool
+    module: str
+    function: str
+
+    def load(self) -> Callable[..., int | None]:
+        """Imports the module; returns the function that runs the command."""
+        return getattr(importlib.import_module(self.module), self.function)
+
+
+RECIPE = Flag(
+    "--config", "the recipe: a Python file, or a name of `convmesh recipes`", "FILE", required=True
+)
+TRAINED = Flag("--workdir", "a workdir written by `convmesh train`", "DIR", required=True)
+JSON = Flag("--json", "print one JSON object, for programs")
+
+TRAIN = Command(
+    name="train",
+    summary="train a recipe in a workdir, or resume the run that is there",
+    example="convmesh train --config demo --workdir runs/demo --config.train.steps=500",
+    flags=(
+        RECIPE,
+        Flag("--workdir", "folder that the run is written to", "DIR", required=True),
+        Flag(
+            "--profile",
+            "trace this many steps into DIR/profile, for xprof, and print what took their time",
+            metavar="STEPS",
+            parse=positive_int,
+            default=0,
+        ),
+        Flag(
+            "--example-log",
+            "write one JSON line per training example: its step, epoch, position and name",
+            metavar="FILE",
+            hidden_alias="--debug-ledger",
+        ),
+    ),
+    takes_overrides=True,
+    module="convmesh.cli.run_commands",
+    function="train",
+)
+
+EVAL = Command(
+    name="eval",
+    summary="evaluate a checkpoint of a run; mesh and data.root may differ from training",
+    example="convmesh eval --workdir runs/demo --split test",
+    flags=(
+        TRAINED,
+        Flag("--split", "split to evaluate (default: the one that the run evaluates)", "NAME"),
+        Flag(
+            "--step",
+            "step of the checkpoint (default: the newest intact one)",
+            metavar="N",
+            parse=non_negative_int,
+            excludes="checkpoint",
+        ),
+        Flag("--best", "the checkpoint with the best metric", excludes="checkpoint"),
+    ),
+    takes_overrides=True,
+    module="convmesh.cli.run_commands",
+    function="evaluate",
+)
+
+PREDICT = Command(
+    name="predict",
+    summary="run a trained model on images; write predictions.json and draw each image",
+    example="convmesh predict --workdir runs/demo photos/ 'more/*.jpg' --output predicted",
+    flags=(
+        TRAINED,
+        Flag("paths", "image files, folders, globs", "PATH", many=True),
+        Flag("--output", "folder for the results", "OUT", required=True),
+        Flag(
+            "--threshold",
+            "lowest score of a detection (default: %(default)s)",
+            metavar="T",
+            parse=fraction,
+            default=0.3,
+        ),
+        Flag(
+            "--iou",
+            "IoU threshold of non-maximum suppression (default: the model's)",
+            metavar="T",
+            parse=fraction,
+        ),
+        Flag(
+            "--max-detections",
+            "largest number of detections per image (default: %(default)s)",
+            metavar="N",
+            parse=positive_int,
+            default=100,
+        ),
+        Flag(
+            "--top-k",
+            "number of classes listed by a classifier (default: %(default)s)",
+            metavar="K",
+            parse=positive_int,
+            default=5,
+        ),
+        Flag(
+            "--batch-size",
+            "images per batch (default: %(default)s)",
+            metavar="N",
+            parse=positive_int,
+            default=8,
+        ),
+        Flag("--save-txt", "also write a text file of boxes for each image"),
+    ),
+    takes_overrides=False,
+    module="convmesh.cli.run_commands",
+    function="predict",
+)
+
+OVERFIT = Command(
+    name="overfit",
+    summary="overfit the first images of the data, to test that model, labels and loss fit",
+    example="convmesh overfit --config demo --workdir runs/overfit",
+    flags=(
+        RECIPE,
+        Flag("--workdir", "folder that the run is written to", "DIR", required=True),
+        Flag(
+            "--images",
+            "number of images: the first that hold an object (default: %(default)s)",
+            metavar="N",
+            parse=positive_int,
+            default=8,
+        ),
+        Flag(
+            "--steps",
+            "length of the run in steps (default: %(default)s)",
+            metavar="S",
+            parse=positive_int,
+            default=200,
+        ),
+    ),
+    takes_overrides=True,
+    module="convmesh.cli.run_commands",
+    function="overfit",
+)
+
+PREPARE = Command(
+    name="prepare",
+    summary="download a TFDS data set and convert it to the format that training reads",
+    example="convmesh prepare --name coco/2017 --root data",
+    flags=(
+        Flag("--name", "the data set, as in data.name", "TFDS_NAME", required=True),
+        Flag(
+            "--root",
+            "folder to write it to, as in data.root (default: the folder of TFDS)",
+            metavar="DIR",
+            default="",
+        ),
+    ),
+    takes_overrides=False,
+    module="convmesh.cli.data_commands",
+    function="prepare",
+)
+
+CHECK_DATA = Command(
+    name="check-data",
+    summary="read every image that a run would use, and list what is wrong with the data",
+    example="convmesh check-data --config classify --config.data.root=DIR",
+    flags=(
+        RECIPE,
+        Flag(
+            "--output",
+            "PNG file to draw 16 of the images to, with their boxes (default: check_data.png; none "
+            "with --json)",
+            metavar="FILE",
+            excludes="picture",
+        ),
+        Flag("--no-picture", "draw nothing", excludes="picture"),
+        JSON,
+    ),
+    takes_overrides=True,
+    module="convmesh.cli.data_commands",
+    function="check_data",
+)
+
+CHECK_MESH = Command(
+    name="check-mesh",
+    summary="train a few steps on noise, on the mesh of this machine and on one device; compare",
+    example="convmesh check-mesh --config demo --config.mesh.spatial=2",
+    flags=(RECIPE,),
+    takes_overrides=True,
+    module="convmesh.cli.recipe_commands",
+    function="check_mesh",
+)
+
+BENCH = Command(
+    name="bench",
+    summary="measure one part of the program",
+    example="convmesh bench step --config demo --cpu-devices 8 --config.mesh.spatial=2",
+    flags=(
+        Flag(
+            "part",
+            "step: collectives, memory and time of the compiled train step on this mesh; "
+            "loop: the training loop compared with its train step alone; "
+            "input: images/s from JPEG files to augmented batches, compared with decoding alone; "
+            "eval: images/s of an evaluation, compared with its prediction step alone; "
+            "scale: images/s and result of one process on one core and of two on two cores",
+            metavar="PART",
+            choices=("step", "loop", "input", "eval", "scale"),
+        ),
+        RECIPE,
+        Flag(
+            "--steps",
+            "length of the runs of loop and scale (default: %(default)s)",
+            metavar="N",
+            parse=positive_int,
+            default=300,
+        ),
+        Flag(
+            "--compare",
+            "alternate with PyTorch: the same layers, losses and optimiser (step), or a DataLoader "
+            "with torchvision's transforms (input)",
+            choices=("torch",),
+        ),
+        JSON,
+    ),
+    takes_overrides=True,
+    module="convmesh.cli.recipe_commands",
+    function="bench",
+)
+
+RECIPES = Command(
+    name="recipes",
+    summary="list the packaged recipes, whose names --config takes",
+    example="convmesh recipes",
+    flags=(),
+    takes_overrides=False,
+    module="convmesh.cli.recipe_commands",
+    function="recipes",
+)
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        *(TRAIN, EVAL, PREDICT, PREPARE, CHECK_DATA),
+        *(OVERFIT, CHECK_MESH, BENCH, RECIPES),
+    )
+}

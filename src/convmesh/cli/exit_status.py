@@ -1,0 +1,47 @@
+"""Exit statuses, and the status and message of each exception that ends a command.
+
+Only the standard library is imported here, so that `--help` is fast.
+"""
+
+from convmesh.errors import ConfigError, ConvmeshError, Stopped, first_line
+
+DONE = 0
+FAILED = ConvmeshError.exit_code
+WRONG_CALL = ConfigError.exit_code
+STOPPED = Stopped.exit_code
+INTERRUPTED = 130
+
+EXIT_STATUS_HELP = f"""\
+exit status:
+  {DONE}    done
+  {FAILED}    the data or the run failed
+  {WRONG_CALL}    the call or the config is wrong; nothing was written
+  {STOPPED}   stopped by a signal after saving; run it again to resume
+  {INTERRUPTED}, 143  ended without saving: interrupted, or by a second signal
+"""
+
+
+def exit_status(error: BaseException, debug: bool) -> tuple[str, int]:
+    """The message and the exit status for an exception that ended a command.
+
+    SystemExit whose code is a number has no message. debug: whether the traceback is shown anyway.
+    """
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        return "", int(error.code or DONE)
+    if isinstance(error, Stopped):
+        return f"convmesh: {error}", STOPPED
+    if isinstance(error, KeyboardInterrupt):
+        return "convmesh: interrupted", INTERRUPTED
+    status = error.exit_code if isinstance(error, ConvmeshError) else FAILED
+    return f"convmesh: error: {_message(error, debug)}", status
+
+
+def _message(error: BaseException, debug: bool) -> str:
+    if isinstance(error, ConvmeshError | SystemExit):
+        return str(error)
+    if isinstance(error, OSError):
+        parts = (error.filename, error.strerror or error)
+        return ": ".join(str(part) for part in parts if part)
+    hint = "" if debug else " (run with --debug for the traceback)"
+    text = first_line(error) if str(error).strip() else ""
+    return f"{type(error).__name__}: {text}{hint}"

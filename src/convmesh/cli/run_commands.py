@@ -1,0 +1,95 @@
+"""Commands that write or read a workdir: train, overfit, eval, predict.
+
+Each checks what it can before its slow imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from convmesh.errors import ConfigError
+
+if TYPE_CHECKING:
+    from convmesh.training.hooks import Hook
+
+
+def train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    """`convmesh train`."""
+    from convmesh.training.signals import listening
+
+    with listening(ends_process=True):
+        from convmesh.config import check_complete, load_config
+        from convmesh.workdir.lock import RunLock
+
+        config = load_config(args.config, overrides)
+        check_complete(config)
+        RunLock(args.workdir).refuse_if_held()
+
+        from convmesh.training.loop import train
+
+        train(config, args.workdir, _hooks(args))
+
+
+def _hooks(args: argparse.Namespace) -> list[Hook]:
+    """The hooks that the flags of `convmesh train` add."""
+    from convmesh.training.example_log import ExampleLog
+    from convmesh.training.profile import Profile
+
+    hooks: list[Hook] = [Profile(args.profile)] if args.profile else []
+    if args.example_log:
+        hooks.append(ExampleLog(args.example_log))
+    return hooks
+
+
+def overfit(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    """`convmesh overfit`."""
+    from convmesh.config import check_complete, load_config
+
+    config = load_config(args.config, overrides)
+    check_complete(config)
+
+    from convmesh.training.overfit import overfit
+
+    overfit(config, args.workdir, args.images, args.steps, overrides)
+
+
+def evaluate(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    """`convmesh eval`."""
+    from convmesh.config import parse_overrides
+
+    _check_workdir(args.workdir)
+    parse_overrides(overrides)
+
+    from convmesh.inference.evaluation import evaluate
+
+    evaluate(args.workdir, split=args.split, step=args.step, best=args.best, overrides=overrides)
+
+
+def predict(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    """`convmesh predict`."""
+    _check_workdir(args.workdir)
+
+    from convmesh.inference.options import PredictOptions
+    from convmesh.inference.prediction import predict_files
+
+    options = PredictOptions(
+        threshold=args.threshold,
+        iou=args.iou,
+        max_detections=args.max_detections,
+        top_k=args.top_k,
+        batch_size=args.batch_size,
+        save_txt=args.save_txt,
+    )
+    predict_files(args.workdir, args.paths, args.output, options)
+
+
+def _check_workdir(workdir: str) -> None:
+    from convmesh.workdir.layout import Workdir
+
+    if not Workdir(workdir).has_run():
+        problem = "has no config.json" if os.path.isdir(workdir) else "no such folder"
+        raise ConfigError(
+            f"{workdir}: {problem}; --workdir is the folder that `convmesh train` wrote"
+        )

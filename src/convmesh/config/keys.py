@@ -1,0 +1,288 @@
+"""The table of config keys: default, type, range and meaning of each."""
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+TASKS = ("detect", "classify")
+DETECT_METRICS = (
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large", "F1"),
+)
+CLASSIFY_METRICS = ("top1", "top5")
+# The layouts of data sets: each value of `data.format`, and the module that reads it, imported on
+# first use. Of layouts that fit a folder equally well, `auto` takes the first.
+DATA_FORMATS = {
+    "tfds": "convmesh.data.formats.tfds_source",
+    "coco": "convmesh.data.formats.coco",
+    "voc": "convmesh.data.formats.voc",
+    "yolo": "convmesh.data.formats.yolo",
+    "folder": "convmesh.data.formats.folder",
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`, and those in `also`. An open end is excluded."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    also: tuple[int, ...] = ()
+
+    def __contains__(self, number: float) -> bool:
+        above = number > self.low if self.open_low else number >= self.low
+        below = number < self.high if self.open_high else number <= self.high
+        return (above and below) or number in self.also
+
+    def __str__(self) -> str:
+        words = [str(number) for number in self.also]
+        ends = []
+        if self.low > -math.inf:
+            ends.append(f"{'above' if self.open_low else 'at least'} {self.low:.12g}")
+        if self.high < math.inf:
+            ends.append(f"{'below' if self.open_high else 'at most'} {self.high:.12g}")
+        return " or ".join([*words, " and ".join(ends)])
+
+
+def _at_least(low: float, also: tuple[int, ...] = ()) -> Range:
+    return Range(low=low, also=also)
+
+
+POSITIVE = Range(low=0, open_low=True)
+FRACTION = Range(low=0, high=1)
+FRACTION_BELOW_1 = Range(low=0, high=1, open_high=True)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the config.
+
+    kind: type of the value, a name in `values.KINDS`. choices: the only strings allowed. within:
+    range of the number, or of every number of a tuple. task: the only task that uses the key.
+    """
+
+    default: Any
+    kind: str
+    doc: str
+    choices: tuple[str, ...] = ()
+    within: Range | None = None
+    task: str = ""
+
+
+# fmt: off
+KEYS: dict[str, Key] = {
+    "task": Key("", "str", "the task to train; every recipe sets it", choices=TASKS),
+    "precision": Key("float32", "str", "dtype of the convolutions; float64 on the CPU only, for "
+                     "equality tests", choices=("float32", "bfloat16", "float64")),
+    "init_from": Key("", "str", "workdir, or WORKDIR/checkpoints/STEP, whose weights a new run "
+                     "starts from (of a workdir, the newest checkpoint); '' = random "
+                     "initialisation"),
+
+    "model.name": Key("", "str", "name of the model"),
+    "model.norm_group": Key(0, "int", "examples per group of batch norm statistics (ghost batch "
+                            "norm; groups need no communication); 0 = the global batch",
+                            within=_at_least(0)),
+    "model.remat": Key(False, "bool", "recompute the inside of each block in the backward pass: "
+                       "less memory, about a third more arithmetic"),
+
+    "data.format": Key("auto", "str", "layout of the data set; auto = detected from data.root",
+                       choices=("auto", *DATA_FORMATS)),
+    "data.root": Key("", "str", "folder of the data set"),
+    "data.name": Key("", "str", "name of a TFDS data set"),
+    "data.train_split": Key("train", "str", "split to train on"),
+    "data.eval_split": Key("", "str", "split to evaluate; '' = detected"),
+    "data.train_annotations": Key("", "str", "COCO annotation file of the training split, "
+                                  "relative to data.root; '' = detected"),
+    "data.train_images": Key("", "str", "image folder of the training split, relative to "
+                             "data.root; '' = detected"),
+    "data.eval_annotations": Key("", "str", "COCO annotation file of the evaluation split, "
+                                 "relative to data.root; '' = detected"),
+    "data.eval_images": Key("", "str", "image folder of the evaluation split, relative to "
+                            "data.root; '' = detected"),
+    "data.first": Key(0, "int", "train on this many examples of the training split only: the first "
+                      "that hold an object or, for task classify, the first of each class in turn; "
+                      "0 = all", within=_at_least(0)),
+    "data.val_fraction": Key(0.1, "float", "fraction of the training split held out for "
+                             "evaluation if there is no other split", within=FRACTION_BELOW_1),
+    "data.classes": Key((), "strs", "class names in the order of their ids; () = read from the "
+                        "data"),
+    "data.image_size": Key((224, 224), "ints", "(height, width) of the network's input in pixels",
+                           within=_at_least(4)),
+    "data.sizes": Key((), "floats", "multi-scale training: factors on data.image_size, as in "
+                      "(0.75, 1, 1.25). Each training step uses one of these sizes, rounded to "
+                      "multiples of 32; the step is compiled once per size. () = data.image_size "
+                      "only", within=Range(low=0.25, high=4)),
+    "data.cache": Key("auto", "auto_bool", "keep the decoded images in memory; auto = if they "
+                      "fit"),
+    "data.workers": Key(0, "int", "worker processes that read and augment images; 0 = the main "
+                        "process does it", within=_at_least(0)),
+    "data.on_bad_example": Key("fail", "str", "what to do with an image that cannot be read",
+                               choices=("fail", "skip")),
+    "data.on_bad_box": Key("fail", "str", "what to do with a box that is empty or outside its "
+                           "image", choices=("fail", "drop", "clip")),
+    "data.max_boxes": Key(100, "int", "largest number of boxes per image; further boxes are "
+                          "dropped and counted", within=_at_least(1)),
+    "data.image_key": Key("", "str", "TFDS feature that holds the image; '' = detected"),
+    "data.boxes_key": Key("", "str", "TFDS feature that holds the boxes; '' = detected"),
+    "data.label_key": Key("", "str", "TFDS feature that holds the labels; '' = detected"),
+    "data.augment.flip": Key(0.5, "float", "probability of a horizontal flip", within=FRACTION),
+    "data.augment.scale": Key((0.5, 1.5), "interval", "random zoom (low, high), relative to the "
+                              "image fitted to the input", within=POSITIVE, task="detect"),
+    "data.augment.crop": Key((0.35, 1.0), "interval", "random crop (low, high), as a fraction of "
+                             "the image's area", within=Range(low=0, high=1, open_low=True),
+                             task="classify"),
+    "data.augment.color": Key(0.5, "float", "strength of the random changes of brightness, "
+                              "contrast, saturation and hue", within=FRACTION),
+    "data.augment.vertical_flip": Key(0.0, "float", "probability of a vertical flip",
+                                      within=FRACTION),
+    "data.augment.quarter_turn": Key(0.0, "float", "probability of a rotation by 90, 180 or 270 "
+                                     "degrees, for images without a fixed orientation (cells, "
+                                     "aerial images)", within=FRACTION),
+    "data.augment.rotate": Key(0.0, "float", "largest angle in degrees of a random rotation to "
+                               "either side; boxes become the bounds of the rotated boxes and so "
+                               "larger than their objects", within=Range(low=0, high=180)),
+    "data.augment.shear": Key(0.0, "float", "largest angle in degrees of a random shear, "
+                              "horizontal and vertical; boxes grow as with rotate",
+                              within=Range(low=0, high=45)),
+    "data.augment.stretch": Key(0.0, "float", "largest random change of the aspect ratio: 0.2 = "
+                                "width / height is multiplied or divided by up to 1.2",
+                                within=FRACTION, task="detect"),
+    "data.augment.mosaic": Key(0.0, "float", "probability that an example is combined with three "
+                               "others, one in each quarter of the image; data.max_boxes limits "
+                               "the boxes of all four together", within=FRACTION, task="detect"),
+    "data.augment.mixup": Key(0.0, "float", "probability that another example is blended in, with "
+                              "its boxes", within=FRACTION, task="detect"),
+    "data.augment.last_plain": Key(0.3, "float", "last fraction of the run, in which mosaic and "
+                                   "mixup are off", within=FRACTION, task="detect"),
+
+    "train.batch_size": Key(16, "int", "images per step over all devices (global batch size)",
+                            within=_at_least(1)),
+    "train.steps": Key(0, "int", "length of the run in steps; if this and train.epochs are 0, it "
+                       "is chosen from the number of images", within=Range(low=0, high=2**31 - 1)),
+    "train.epochs": Key(0.0, "float", "length of the run in passes over the data, instead of "
+                        "train.steps", within=_at_least(0)),
+    "train.seed": Key(0, "int", "seed of the initial weights, the data order and the augmentation",
+                      within=Range(low=0, high=2**31 - 1)),
+    "train.log_every_steps": Key(20, "int", "steps between two log lines", within=_at_least(1)),
+    "train.accumulate": Key(1, "int", "gradient accumulation: micro-batches of equal size per "
+                            "step, whose gradients are summed; batch norm statistics are taken "
+                            "over one micro-batch", within=_at_least(1)),
+    "train.max_nonfinite_steps": Key(10, "int", "steps in a row that may have a non-finite loss or "
+                                     "gradient; more than these end the run; 0 = no limit",
+                                     within=_at_least(0)),
+    "train.frozen_stages": Key(0, "int", "freeze the stem and this many stages of the backbone: "
+                               "their parameters are not updated, and their batch norms use their "
+                               "running statistics and keep them; 0 = nothing is frozen",
+                               within=_at_least(0)),
+    "train.patience": Key(0, "int", "early stopping: the run ends after this many evaluations in a "
+                          "row without a new best of checkpoint.best_metric; 0 = off",
+                          within=_at_least(0)),
+
+    "loss.class_weight": Key(1.0, "float", "weight of the classification loss; short runs whose "
+                             "classes are hard to tell apart learn faster with 3 to 5",
+                             within=POSITIVE, task="detect"),
+    "loss.distribution_weight": Key(0.5, "float", "weight of the distribution focal loss of the "
+                                    "box distances; 0 = boxes are trained by the IoU loss only",
+                                    within=_at_least(0), task="detect"),
+    "loss.box_confidence": Key(True, "bool", "train a box confidence and combine it with the class "
+                               "confidence to the score; false = the score is the class "
+                               "confidence", task="detect"),
+    "loss.assignment": Key("aligned", "str", "how points are assigned to a box: aligned = by the "
+                           "current predictions, centres = those around the box centre",
+                           choices=("aligned", "centres"), task="detect"),
+
+    "optimizer.name": Key("adamw", "str", "the optimiser", choices=("adamw", "sgd")),
+    "optimizer.learning_rate": Key(1e-3, "float", "peak learning rate", within=POSITIVE),
+    "optimizer.momentum": Key(0.9, "float", "momentum of sgd", within=FRACTION_BELOW_1),
+    "optimizer.nesterov": Key(False, "bool", "use Nesterov momentum; sgd only"),
+    "optimizer.weight_decay": Key(0.05, "float", "weight decay; 0 = off", within=_at_least(0)),
+    "optimizer.clip_norm": Key(10.0, "float", "largest global norm of the gradient; 0 = off",
+                               within=_at_least(0)),
+    "optimizer.backbone_rate": Key(1.0, "float", "learning rate of the backbone, relative to that "
+                                   "of the rest", within=POSITIVE),
+    "optimizer.layer_decay": Key(1.0, "float", "learning rate of each stage of the backbone, "
+                                 "relative to that of the next stage; the stem has the smallest",
+                                 within=Range(low=0, high=1, open_low=True)),
+
+    "schedule.name": Key("cosine", "str", "learning rate after the warm-up; flat_cosine holds the "
+                         "peak before it decays", choices=("cosine", "flat_cosine", "constant")),
+    "schedule.flat": Key(0.5, "float", "fraction of the run for which flat_cosine holds the peak",
+                         within=FRACTION),
+    "schedule.floor": Key(0.01, "float", "learning rate at the end of a cosine, relative to the "
+                          "peak", within=FRACTION),
+    "schedule.warmup_steps": Key(-1, "int", "steps of linear warm-up; -1 = 5% of the run",
+                                 within=_at_least(0, also=(-1,))),
+
+    "ema.decay": Key(0.998, "float", "decay of the moving average of the weights (EMA); 0 = off; "
+                     "-1 = by the length of the run: 0.998 up to 10,000 steps, 0.9998 from 100,000",
+                     within=Range(low=0, high=1, open_high=True, also=(-1,))),
+
+    "mesh.data": Key(-1, "int", "devices along the data axis (examples); -1 = all that are left",
+                     within=_at_least(1, also=(-1,))),
+    "mesh.spatial": Key(1, "int", "devices along the spatial axis (image rows); -1 = all that are "
+                        "left", within=_at_least(1, also=(-1,))),
+    "mesh.model": Key(1, "int", "devices along the model axis (channels); -1 = all that are left",
+                      within=_at_least(1, also=(-1,))),
+    "mesh.fsdp": Key(False, "bool", "shard parameters, optimiser state and EMA over mesh.data too"),
+
+    "eval.every_steps": Key(0, "int", "steps between two evaluations; 0 = once, at the end; -1 = a "
+                            "tenth of the run", within=_at_least(0, also=(-1,))),
+    "eval.batch_size": Key(0, "int", "images per evaluation step; 0 = train.batch_size",
+                           within=_at_least(0)),
+
+    "checkpoint.every_steps": Key(0, "int", "steps between two checkpoints; 0 = with every "
+                                  "evaluation", within=_at_least(0)),
+    "checkpoint.keep": Key(2, "int", "number of newest checkpoints to keep, besides the best",
+                           within=_at_least(1)),
+    "checkpoint.best_metric": Key("", "str", "metric whose highest value marks the best "
+                                  "checkpoint; '' = AP or top1",
+                                  choices=("", *DETECT_METRICS, *CLASSIFY_METRICS)),
+}
+# fmt: on
+
+
+def unknown_key(name: str) -> str:
+    """The error message for a name that is not in `KEYS`; it names the nearest key."""
+    members = [key for key in KEYS if key.startswith(name + ".")]
+    if members:
+        return f"{name}: a group of keys, not a value; set one of {', '.join(members)}"
+    group, _, leaf = name.rpartition(".")
+    siblings = [_leaf(key) for key in KEYS if key.rpartition(".")[0] == group]
+    if group and siblings:
+        near = _nearest_in_group(group, leaf, siblings)
+        if near is None:
+            return f"{name}: no such key; {group} has {', '.join(siblings)}"
+    else:
+        near = _nearest(name, leaf)
+        if near is None:
+            return f"{name}: no such key; `convmesh train --help-config` lists all keys"
+    return f"{name}: no such key; did you mean {near}?"
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _first_by_leaf() -> dict[str, str]:
+    """{last part of a key: the first key that ends with it}."""
+    found: dict[str, str] = {}
+    for key in KEYS:
+        found.setdefault(_leaf(key), key)
+    return found
+
+
+def _nearest_in_group(group: str, leaf: str, siblings: list[str]) -> str | None:
+    close = difflib.get_close_matches(leaf, siblings, 1)
+    return f"{group}.{close[0]}" if close else _first_by_leaf().get(leaf)
+
+
+def _nearest(name: str, leaf: str) -> str | None:
+    close = difflib.get_close_matches(name, KEYS, 1)
+    if close:
+        return close[0]
+    by_leaf = _first_by_leaf()
+    close = difflib.get_close_matches(leaf, by_leaf, 1)
+    return by_leaf[close[0]] if close else None

@@ -1,0 +1,105 @@
+"""`convmesh check-data`: errors, warnings and statistics of a data set.
+
+Errors are what training would refuse under the policies of the config. Warnings are about data that
+training accepts although it looks like a mistake; nothing is corrected automatically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from convmesh.data.checks import statistics
+from convmesh.data.checks.box_findings import duplicate_box_findings, label_findings
+from convmesh.data.checks.findings import POLICY_KINDS, Finding, Inspection, merge_unit_warnings
+from convmesh.data.checks.scan import ScannedExample, ScannedSplit, scan
+from convmesh.data.checks.set_findings import duplicate_image_findings, set_findings
+from convmesh.data.formats.annotated import AnnotatedSet
+from convmesh.data.formats.registry import find_format, open_dataset
+from convmesh.data.problems import Problem
+from convmesh.data.record import DataSet, Source
+from convmesh.data.splits import used_splits
+from convmesh.errors import DataError
+
+# More unit warnings than this in one split are merged into one.
+MAX_UNIT_WARNINGS = 10
+
+
+def inspect(
+    config: ConfigDict, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Inspection:
+    """Read every example that a run of `config` would use, and return all findings.
+
+    `data.first` is ignored, with a warning: training checks the files of the full split before it
+    selects the first examples, and so does this.
+
+    progress: called with the number of examples done and the total. Raises ConfigError for a wrong
+    config; errors in the data are findings.
+    """
+    try:
+        dataset = open_dataset(config)
+        splits = [
+            ScannedSplit(split, source, indices)
+            for split, source, indices in used_splits(
+                dataset, config, lambda split: _open_unchecked(dataset, split, config.task)
+            )
+        ]
+    except DataError as error:
+        return Inspection([Finding(Problem("", str(error)), "file")], {"splits": {}})
+    scan(splits, config.data.on_bad_example == "skip", progress)
+    classes, size = tuple(splits[0].source.classes), tuple(config.data.image_size)
+    limits = statistics.InputLimits(size, config.data.max_boxes)
+    summary = statistics.summarise(splits, classes, config.task, limits)
+    findings = [
+        *(Finding(problem, "file") for problem in _file_problems(dataset, splits)),
+        *_example_findings(splits),
+        *label_findings(splits, classes, size),
+        *duplicate_image_findings(splits),
+        *set_findings(splits, summary, config),
+    ]
+    findings = merge_unit_warnings(findings, splits, MAX_UNIT_WARNINGS)
+    findings.sort(key=lambda finding: finding.problem.file)
+    source = {"format": find_format(config), "data": config.data.name or config.data.root}
+    return Inspection(findings, source | summary, classes, splits)
+
+
+def _open_unchecked(dataset: DataSet, split: str, task: str) -> Source:
+    """Return a split whose bad examples and boxes do not raise when it is opened."""
+    if isinstance(dataset, AnnotatedSet):
+        return dataset.unchecked(split)
+    # For classification, `training=True` would decode images smaller and refuse empty classes.
+    return dataset.source(split, training=task == "detect")
+
+
+def _file_problems(dataset: DataSet, splits: Sequence[ScannedSplit]) -> Iterator[Problem]:
+    """Yield the problems of the files; errors in splits that are not used become warnings."""
+    used = {"", *(split.source.split for split in splits)}
+    for problem in dataset.problems:
+        if problem.error and problem.split not in used:
+            what = f"{problem.what} (split {problem.split!r}, which is not used)"
+            problem = replace(problem, what=what, error=False)
+        yield problem
+
+
+def _example_findings(splits: Sequence[ScannedSplit]) -> Iterator[Finding]:
+    """Yield the findings about single examples."""
+    for s, split in enumerate(splits):
+        for i, example in enumerate(split.examples):
+            yield from _scan_findings(split, example, (s, i))
+            yield from duplicate_box_findings(split, example, (s, i))
+
+
+def _scan_findings(
+    split: ScannedSplit, example: ScannedExample, position: tuple[int, int]
+) -> Iterator[Finding]:
+    """Yield the problems and warnings that reading the example has shown."""
+    bad = iter(np.flatnonzero(example.bad).tolist())
+    for problem, policy in example.problems:
+        kind = POLICY_KINDS[policy]
+        boxes = tuple(b for b in [next(bad, None)] if kind == "box" and b is not None)
+        yield Finding(problem, kind, position, boxes)
+    for kind, what in example.warnings:
+        yield Finding(Problem(split.image_name(position[1]), what, error=False), kind, position)

@@ -1,0 +1,326 @@
+"""Starts several processes: N local ones with one command, or joins a job by jax.distributed.
+
+`run_locally` starts N processes of one command on this machine, with one terminal for all. `start`
+joins this process to the others of its job, which flags or a cluster describe.
+"""
+
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from convmesh.distributed import failure
+from convmesh.distributed.clusters import (
+    FLAGS,
+    START_SECONDS,
+    ProcessInfo,
+    check_free,
+    find_cluster,
+    from_cluster,
+    gpus_of_process,
+    join_address,
+    local_address_towards,
+    parse_address,
+    reachable_address,
+    visible_gpus,
+)
+from convmesh.errors import ConfigError, ConvmeshError, Stopped, first_line
+
+HEARTBEAT_SECONDS = 30  # without a heartbeat for so long, a process is considered dead
+END_SECONDS = 4  # time for the others to end by themselves after one has failed
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Printed by gloo for each peer that connects.
+_GLOO_CONNECTED = b"Expected number of connected peer ranks"
+
+
+# Local processes.
+
+
+def run_locally(command: Callable[[int, str], Sequence[str]], num_processes: int) -> int:
+    """Runs `command(process_id, coordinator)` for each process, until all have ended.
+
+    Signals are forwarded to all of them; a third one kills them. Process 0 writes to this process's
+    standard output; lines of the others are prefixed and go to standard error. When one fails, the
+    others get END_SECONDS to end. Each gets its part of the GPUs, unless devices are simulated.
+
+    Returns the status of the first process that failed; else 75 if they were stopped, else 0.
+    Raises ConfigError where a cluster has started several processes, or for more processes than
+    GPUs.
+    """
+    gpus = _gpus_for(num_processes)
+    coordinator = f"127.0.0.1:{free_port()}"
+    processes: list[subprocess.Popen[bytes]] = []
+    readers: list[threading.Thread] = []
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None = None) -> None:
+        received.append(number)
+        _signal(processes, number if len(received) < 3 else signal.SIGKILL)
+
+    handlers = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        for i in range(num_processes):
+            env = _environment(gpus_of_process(gpus, i, num_processes))
+            process = _start_one(command(i, coordinator), env, piped=i > 0)
+            processes.append(process)
+            if i > 0:
+                readers.append(_forward_output(process, f"[process {i}] "))
+            if received:  # a signal arrived before this process had started
+                _signal([process], received[-1])
+        return _wait_for_local(processes, received)
+    finally:
+        _signal(processes, signal.SIGKILL)
+        for process in processes:
+            process.wait()
+        for reader in readers:
+            reader.join(2)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _gpus_for(num_processes: int) -> int:
+    """The number of GPUs to divide among local processes. Raises ConfigError if there are too few.
+
+    Also if a cluster has already started several processes.
+    """
+    kind = find_cluster(os.environ)
+    if kind is not None:
+        raise ConfigError(
+            f"--num-processes {num_processes}: {kind} has already started several processes; leave "
+            "the flag out"
+        )
+    gpus = visible_gpus(os.environ)
+    if 0 < gpus < num_processes:
+        raise ConfigError(
+            f"--num-processes {num_processes}: this machine has {gpus} GPU(s), and two processes "
+            "cannot share one; add --cpu-devices to simulate devices on the CPU"
+        )
+    return gpus
+
+
+def _environment(gpus: list[int] | None) -> dict[str, str]:
+    """The environment of a local process that uses `gpus`; None leaves the choice to JAX."""
+    env = os.environ | {failure.LAUNCHER: str(os.getpid())}
+    if gpus is not None:
+        env.setdefault("JAX_LOCAL_DEVICE_IDS", ",".join(map(str, gpus)))
+    return env
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start_one(command: Sequence[str], env: dict[str, str], piped: bool) -> subprocess.Popen[bytes]:
+    # In its own session: Ctrl-C in a terminal reaches only this process, which forwards it once.
+    return subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if piped else None,
+        stderr=subprocess.STDOUT if piped else None,
+        start_new_session=True,
+    )
+
+
+def _forward_output(process: subprocess.Popen[bytes], prefix: str) -> threading.Thread:
+    """Starts a thread that copies the output of `process` to standard error, line by line."""
+
+    def copy() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if _GLOO_CONNECTED in line:
+                continue
+            sys.stderr.write(prefix + line.decode(errors="replace"))
+            sys.stderr.flush()
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    return thread
+
+
+def _signal(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _wait_for_local(processes: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> int:
+    """Waits for all processes; ends the others END_SECONDS after one has failed.
+
+    `received`: the signals that have been forwarded so far.
+    """
+    failed, since = 0, 0.0
+    while True:
+        codes = [process.poll() for process in processes]
+        for i, code in enumerate(codes):
+            if code is None or code in (0, Stopped.exit_code) or failed:
+                continue
+            failed, since = _status(code), time.monotonic()
+            if code < 0 and not received:
+                failure.print_now(
+                    f"convmesh: error: process {i} was ended by {signal.Signals(-code).name}"
+                )
+        if None not in codes:  # all are 0 or 75, or one has failed
+            return failed or max(code or 0 for code in codes)
+        if failed and time.monotonic() - since > END_SECONDS:
+            _signal(processes, signal.SIGTERM)
+            time.sleep(1)
+            _signal(processes, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _status(code: int) -> int:
+    """The exit status as a shell reports it."""
+    return code if code >= 0 else 128 - code
+
+
+# Joining the other processes.
+
+
+def start(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the other processes of this job: those that the arguments or a cluster describe.
+
+    Without arguments, Open MPI, Slurm, Cloud TPU and Kubernetes are detected; if none of them has
+    started several processes, or with `num_processes=1`, nothing is joined. Call it before JAX
+    starts, and after `simulate_devices`. Raises ConfigError for wrong or incomplete arguments,
+    ConvmeshError if the other processes cannot be joined.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        return
+    info = _from_flags(coordinator, num_processes, process_id)
+    if info is None and num_processes is None:
+        info = from_cluster(os.environ)
+    if info is not None and info.num_processes > 1:
+        _join(info)
+
+
+def _from_flags(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> ProcessInfo | None:
+    """This process as the flags describe it; None if they describe no other process."""
+    given = dict(zip(FLAGS, (coordinator, num_processes, process_id), strict=True))
+    missing = [flag for flag, value in given.items() if value is None]
+    if num_processes is not None and num_processes < 1:
+        raise ConfigError(f"--num-processes {num_processes}: wanted at least 1")
+    if len(missing) == 3 or (num_processes == 1 and len(missing) == 2):
+        return None
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ConfigError(
+            f"{', '.join(missing)}: not given; {FLAGS[0]}, {FLAGS[1]} and {FLAGS[2]} go "
+            "together (--num-processes alone starts all processes on this machine)"
+        )
+    parse_address(coordinator)
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(
+            f"--process-id {process_id}: with --num-processes {num_processes} it must be from 0 to "
+            f"{num_processes - 1}"
+        )
+    return ProcessInfo(coordinator, num_processes, process_id)
+
+
+def _join(info: ProcessInfo) -> None:
+    """Joins the job with jax.distributed and starts to watch for failures of other processes."""
+    host, port = parse_address(info.coordinator)
+    address = reachable_address(host, info.one_host)
+    local = ipaddress.ip_address(address).is_loopback
+    coordinator = bind = join_address(address, port)
+    if info.process_id == 0:
+        bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or bind
+        if bind == coordinator:
+            check_free(info.coordinator, address, port)
+    own_address = address if local else local_address_towards(address)
+    if local:
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    timeout = threading.Timer(START_SECONDS, _give_up, [info])
+    timeout.daemon = True
+    timeout.start()
+    try:
+        _initialize_jax(info, coordinator, bind)
+    except RuntimeError as error:
+        raise ConvmeshError(
+            f"process {info.process_id} of {info.num_processes}: cannot join the others at "
+            f"{info.coordinator}: {first_line(error)}"
+        ) from error
+    finally:
+        timeout.cancel()
+    _set_gloo_address(own_address)
+    failure.watch()
+
+
+def _initialize_jax(info: ProcessInfo, coordinator: str, bind: str) -> None:
+    import jax
+
+    # JAX's preemption service would handle SIGTERM; convmesh has handlers of its own.
+    jax.config.update("jax_enable_preemption_service", False)
+    devices = None
+    if (
+        "JAX_LOCAL_DEVICE_IDS" not in os.environ
+        and info.local_index is not None
+        and info.local_count is not None
+    ):
+        devices = gpus_of_process(visible_gpus(os.environ), info.local_index, info.local_count)
+    jax.distributed.initialize(
+        coordinator,
+        info.num_processes,
+        info.process_id,
+        local_device_ids=devices,
+        # Detection could only add the GPUs that JAX would choose by the process's local index.
+        cluster_detection_method=None if info.local_count is not None else "deactivate",
+        coordinator_bind_address=bind,
+        initialization_timeout=START_SECONDS + 60,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+
+
+def _give_up(info: ProcessInfo) -> NoReturn:
+    """Ends this process with a message; JAX would abort it with a native stack trace."""
+    own = f"process {info.process_id} of {info.num_processes}"
+    reason = (
+        "no answer from process 0 at" if info.process_id else "not all others have connected to"
+    )
+    failure.print_now(
+        f"convmesh: error: {own}: {reason} {info.coordinator} within {START_SECONDS} s"
+    )
+    failure.exit_now(ConvmeshError.exit_code)
+
+
+def _set_gloo_address(address: str) -> None:
+    """Makes gloo, the library of JAX's collectives between CPUs, listen on `address`.
+
+    By default it listens on the address that the machine's name resolves to. JAX has no public
+    setting for it; if a version of JAX has moved these private names, the default is used.
+    """
+    try:
+        from jax._src import config, distributed, xla_bridge
+        from jax._src.lib import _jax
+
+        make_gloo = _jax.make_gloo_tcp_collectives
+        if config.cpu_collectives_implementation.value != "gloo":
+            return
+
+        def make_cpu_client() -> Any:
+            gloo = None
+            try:
+                client = distributed.global_state.client
+                gloo = make_gloo(distributed_client=client, hostname=address)
+            except (TypeError, AttributeError):
+                pass
+            return xla_bridge.make_cpu_client(collectives=gloo)
+
+        xla_bridge.register_backend_factory("cpu", make_cpu_client, priority=0, fail_quietly=False)
+    except (ImportError, AttributeError, TypeError):
+        pass

@@ -1,0 +1,127 @@
+"""The number and index of processes, and the exchange of Python objects between them.
+
+All processes run the same program, and a jitted step spans the devices of all of them. Everything
+that is not an array goes through `gather`, `broadcast` and `wait_for_all`, which use the key-value
+store of JAX's coordination service (in process 0). It takes bytes from any thread and needs no
+device, no compilation and no fixed order among the programs in flight. Exchanging 20 MB from each
+of two processes takes 1 to 2 s. With a single process these functions do nothing and import no JAX.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import struct
+import sys
+from typing import Any, TypeVar
+
+WAIT_FOREVER_MS = 30 * 24 * 3600 * 1000  # the `failure` module ends a wait that cannot succeed
+_CHUNK_BYTES = 4 * 2**20
+_INLINE_BYTES = 2**16
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    """The number of processes; 1 unless `launch.start` has joined others."""
+    return _count_and_index()[0]
+
+
+def index() -> int:
+    """This process's number, from 0."""
+    return _count_and_index()[1]
+
+
+def is_first() -> bool:
+    """Whether this is process 0, the only one that writes logs and files."""
+    return index() == 0
+
+
+def _count_and_index() -> tuple[int, int]:
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return 1, 0
+    try:
+        # jax.process_count() starts the backend, which waits for all other processes.
+        state = sys.modules["jax._src.distributed"].global_state
+        return state.num_processes, state.process_id
+    except (KeyError, AttributeError):
+        return jax.process_count(), jax.process_index()
+
+
+_calls = itertools.count()
+
+
+def gather(value: T) -> list[T]:
+    """The `value` (any picklable object) of each process, in process order, on all processes.
+
+    Like `broadcast` and `wait_for_all`, it must be called by every process, in the same order.
+    """
+    if count() == 1:
+        return [value]
+    store, own, key = coordination_client(), index(), f"convmesh/call{next(_calls)}"
+    _put(store, key, own, pickle.dumps(value))
+    _barrier(store, f"{key}/written")
+    heads = dict(store.key_value_dir_get_bytes(f"{key}/head/"))
+    heads = {int(name.rpartition("/")[2]): head for name, head in heads.items()}
+    values = [pickle.loads(_get(store, key, i, heads[i])) for i in range(count())]
+    _barrier(store, f"{key}/read")
+    _delete(store, key, own)
+    return values
+
+
+def broadcast(value: T) -> T:
+    """The `value` of process 0, on all processes; the argument of the others is ignored."""
+    if count() == 1:
+        return value
+    store, key = coordination_client(), f"convmesh/call{next(_calls)}"
+    if is_first():
+        _put(store, key, 0, pickle.dumps(value))
+    _barrier(store, f"{key}/written")
+    if not is_first():
+        head = store.blocking_key_value_get_bytes(f"{key}/head/0", WAIT_FOREVER_MS)
+        value = pickle.loads(_get(store, key, 0, head))
+    _barrier(store, f"{key}/read")
+    if is_first():
+        _delete(store, key, 0)
+    return value
+
+
+def wait_for_all(name: str) -> None:
+    """A barrier: returns once every process has called it."""
+    if count() > 1:
+        _barrier(coordination_client(), f"convmesh/wait{next(_calls)}/{name}")
+
+
+def coordination_client() -> Any:
+    """JAX's client of the key-value store that all processes share."""
+    # Private to JAX, without a public equivalent; Orbax uses the same client.
+    return sys.modules["jax._src.distributed"].global_state.client
+
+
+def _barrier(store: Any, name: str) -> None:
+    store.wait_at_barrier(name, WAIT_FOREVER_MS)
+
+
+def _put(store: Any, key: str, process: int, data: bytes) -> None:
+    """Stores `data` under `key`: small data in the head entry, which `gather` reads in one call."""
+    chunks = [data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES)]
+    if len(data) <= _INLINE_BYTES:
+        store.key_value_set_bytes(f"{key}/head/{process}", struct.pack("<I", 0) + data)
+        return
+    for number, chunk in enumerate(chunks):
+        store.key_value_set_bytes(f"{key}/chunk/{process}/{number}", chunk)
+    store.key_value_set_bytes(f"{key}/head/{process}", struct.pack("<I", len(chunks)))
+
+
+def _get(store: Any, key: str, process: int, head: bytes) -> bytes:
+    chunks = range(struct.unpack("<I", head[:4])[0])
+    if not chunks:
+        return head[4:]
+    names = (f"{key}/chunk/{process}/{number}" for number in chunks)
+    return b"".join(store.blocking_key_value_get_bytes(name, WAIT_FOREVER_MS) for name in names)
+
+
+def _delete(store: Any, key: str, process: int) -> None:
+    store.key_value_delete(f"{key}/head/{process}")
+    store.key_value_delete(f"{key}/chunk/{process}")

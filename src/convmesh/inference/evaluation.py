@@ -1,0 +1,123 @@
+"""Evaluation: the task's metrics over a split, each image counted once, on any mesh."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from convmesh.config import apply_overrides, parse_overrides
+from convmesh.data.record import Source
+from convmesh.data.splits import open_eval
+from convmesh.distributed import console, processes
+from convmesh.errors import DataError
+from convmesh.inference.evaluation_report import write_report
+from convmesh.inference.split_predictions import predict_all
+from convmesh.inference.trained_model import available_mesh, check_same_model, load_variables
+from convmesh.steps.setup import Setup, make_setup
+from convmesh.tasks.zero_ap import explain_zero_ap
+from convmesh.workdir.layout import EvaluationFiles, Workdir
+
+
+def evaluate(
+    workdir: str | os.PathLike[str],
+    split: str | None = None,
+    step: int | None = None,
+    best: bool = False,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+) -> dict[str, float]:
+    """Evaluate a checkpoint of `workdir` with its config; print and return the metrics.
+
+    Writes `eval/SPLIT/metrics.json`, `predictions.json` and pictures into the workdir. For a
+    detector also details of the AP, as JSON and as pictures: `curves`, `confusion`, `images.json`
+    with `worst.png` and `best.png`; and reasons for an AP of 0, printed and as `why_zero` in
+    `metrics.json`. If `data.name` is overridden, the folder is `eval/NAME:SPLIT`. The mesh is the
+    config's if it fits the available devices, else all of them along `data`.
+
+    Args:
+      workdir: of a run.
+      split: by default the run's evaluation split.
+      step: of the checkpoint, by default the newest.
+      best: whether to take the best checkpoint instead of the newest.
+      overrides: of config keys, see `parse_overrides`.
+
+    Raises:
+      ConfigError: the run, checkpoint or split does not exist, or the config describes another
+        model.
+      DataError: a file of the run or the data is damaged or unusable.
+    """
+    files = Workdir(workdir)
+    trained, classes = files.read_run()
+    config = apply_overrides(trained, overrides)
+    check_same_model(trained, config, files)
+    name = _data_prefix(trained, config)
+    if not config.data.classes:
+        config.data.classes = classes
+    source = open_eval(config, split)
+    if tuple(source.classes) != tuple(classes):
+        raise DataError(
+            f"split {source.split}: its classes, {', '.join(source.classes)}, are not those that "
+            f"{files} was trained on, {', '.join(classes)}"
+        )
+    mesh_given = any(key.startswith("mesh.") for key in parse_overrides(overrides))
+    setup = make_setup(config, classes, available_mesh(config, mesh_given), len(source))
+    variables, step = load_variables(setup, files, step, best)
+    name += source.split
+    console.print_result(f"{files}: checkpoint of step {step}, split {name}")
+    return evaluate_variables(setup, variables, source, files.evaluation(name))
+
+
+def evaluate_variables(
+    setup: Setup,
+    variables: Any,
+    source: Source,
+    files: EvaluationFiles,
+    log: Callable[[str], None] = console.print_result,
+    each_batch: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Return the metrics of `variables` over `source`; write files and pictures to `files`.
+
+    Each process predicts its own examples; process 0 computes the metrics, writes and logs.
+
+    Args:
+      setup: model, task and mesh.
+      variables: of the model, on the mesh.
+      source: the split.
+      files: of this evaluation.
+      log: takes each line of the result.
+      each_batch: called before each batch; an exception that it raises ends the evaluation.
+
+    Raises:
+      DataError: no image could be read.
+    """
+    results = predict_all(setup, variables, source, each_batch)
+    metrics: dict[str, float] = {}
+    if processes.is_first():
+        if results.truth:
+            metrics = setup.task.metrics(results.truth, results.predictions, setup.classes)
+            detect = setup.config.task == "detect"
+            why_zero = (
+                explain_zero_ap(results.truth, results.predictions, metrics) if detect else []
+            )
+            write_report(files, setup, source, results, metrics, why_zero)
+            log(setup.task.table(metrics, setup.classes))
+            for sentence in why_zero:
+                log(sentence)
+            log(f"predictions and pictures: {files}")
+        if results.unreadable:
+            log(
+                f"{results.unreadable} images could not be read and were not counted "
+                "(data.on_bad_example)"
+            )
+    metrics = processes.broadcast(metrics)
+    if not metrics:
+        raise DataError(f"split {source.split}: no image could be read")
+    return metrics
+
+
+def _data_prefix(trained: ConfigDict, config: ConfigDict) -> str:
+    """A prefix of the split's name if the data set is not the run's own, else ''."""
+    name = config.data.name
+    return "" if name == trained.data.name else name.replace("/", "-") + ":"

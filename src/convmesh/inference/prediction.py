@@ -1,0 +1,232 @@
+"""Prediction: a run's trained model applied to images or files, on the available devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from convmesh import mesh as meshes
+from convmesh.data.augmentation.augment import centre_crop, letterbox
+from convmesh.data.placement import Placement
+from convmesh.distributed import console
+from convmesh.distributed.batch import Batch
+from convmesh.errors import ConfigError, DataError
+from convmesh.inference.image_files import find_images, read_batches
+from convmesh.inference.options import DEFAULT_OPTIONS, PredictOptions
+from convmesh.inference.prediction_output import (
+    ImageOutput,
+    PredictionFolder,
+    classes_output,
+    detections_output,
+)
+from convmesh.inference.trained_model import available_mesh, load_variables
+from convmesh.steps.setup import Setup, make_setup
+from convmesh.steps.step import jit_predict_step
+from convmesh.workdir.layout import Workdir
+
+_THREADS = min(8, os.cpu_count() or 1)  # decoding, drawing and PNG compression release the GIL
+_NAMED = 3  # unreadable files named in the error; if there are more, all are printed before it
+
+
+class _Predictor:
+    """A model with its weights, compiled for batches of one size."""
+
+    task = ""
+
+    def __init__(self, setup: Setup, variables: Any, batch_size: int) -> None:
+        """Not called directly; use `load`."""
+        shards = setup.mesh.shape[meshes.DATA]
+        self.setup, self.classes = setup, setup.classes
+        self._variables = variables
+        self._batch_size = -(-batch_size // shards) * shards
+        self._predict = jit_predict_step(setup.mesh, model=setup.model, task=setup.task)
+
+    @classmethod
+    def load(
+        cls,
+        workdir: str | os.PathLike[str],
+        *,
+        step: int | None = None,
+        best: bool = False,
+        batch_size: int = 8,
+        **task_options: Any,
+    ) -> Self:
+        """Load the model of a checkpoint of `workdir`: of `step`, the best, or the newest.
+
+        Detectors also take `score_threshold` (0.3), `iou_threshold` (0.65) and `max_detections`
+        (100). Raises ConfigError if the folder is not a run or has the other task, DataError if it
+        has no checkpoint.
+        """
+        files = Workdir(workdir)
+        config, classes = files.read_run()
+        if config.task != cls.task:
+            other = {"detect": "Detector", "classify": "Classifier"}[config.task]
+            raise ConfigError(f"{files}: its task is {config.task}; load it with {other}")
+        setup = make_setup(config, classes, available_mesh(config))
+        options = {name: value for name, value in task_options.items() if value is not None}
+        if "max_detections" in options:  # suppression must get at least as many candidates
+            options["candidates"] = max(setup.task.candidates, options["max_detections"])
+        setup = dataclasses.replace(setup, task=dataclasses.replace(setup.task, **options))
+        variables, _ = load_variables(setup, files, step, best)
+        return cls(setup, variables, batch_size)
+
+    def _predictions(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+        """Yield `task.to_host` of each image; images are uint8 [height, width, 3] of any size."""
+        fit = letterbox if self.task == "detect" else centre_crop
+        size = tuple(self.setup.config.data.image_size)
+        for start in range(0, len(images), self._batch_size):
+            batch = np.zeros((self._batch_size, *size, 3), np.uint8)
+            placements = []
+            for i, image in enumerate(images[start : start + self._batch_size]):
+                batch[i], scale, offset = fit(_checked(image), size)
+                placements.append(Placement(scale, offset, image.shape[:2]))
+            images_on_mesh = meshes.make_global_batch(self.setup.mesh, Batch(image=batch)).image
+            outputs = jax.device_get(self._predict(self._variables, images_on_mesh))
+            for i, placement in enumerate(placements):
+                output = {name: value[i] for name, value in outputs.items()}
+                yield self.setup.task.to_host(output, placement)
+
+
+class Detector(_Predictor):
+    """A trained detector: `Detector.load(workdir)(images)`."""
+
+    task = "detect"
+
+    @classmethod
+    def load(
+        cls, workdir: str | os.PathLike[str], *, score_threshold: float = 0.3, **options: Any
+    ) -> Self:
+        """Load the model of a checkpoint of `workdir`; `options` are step, best, batch_size,
+        iou_threshold and max_detections. Raises ConfigError, DataError as `Classifier.load`.
+        """
+        return super().load(workdir, score_threshold=score_threshold, **options)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Return the detections of each image (uint8 [height, width, 3] RGB), best first.
+
+        For each image: `boxes` float32 [n, 4], x0 y0 x1 y1 in its pixels, `scores`,
+        `box_confidence`, `class_confidence` [n], `labels` int [n], and `classes`, a list of n
+        names. Raises ValueError for an image of another shape or dtype.
+        """
+        distinct = map(self.setup.task.distinct, self._predictions(images))
+        return [
+            found | {"classes": [self.classes[i] for i in found["labels"]]} for found in distinct
+        ]
+
+
+class Classifier(_Predictor):
+    """A trained classifier: `Classifier.load(workdir)(images)`."""
+
+    task = "classify"
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Return the classes of each image (uint8 [height, width, 3] RGB), best first.
+
+        For each image: `classes`, a list of all names, `probabilities` [classes] and `labels` int
+        [classes]. Raises ValueError for an image of another shape or dtype.
+        """
+        return [
+            {
+                "classes": [self.classes[i] for i in found["labels"]],
+                "probabilities": found["scores"],
+                "labels": found["labels"],
+            }
+            for found in self._predictions(images)
+        ]
+
+
+def predict_files(
+    workdir: str | os.PathLike[str],
+    paths: Sequence[str],
+    output: str | os.PathLike[str],
+    options: PredictOptions = DEFAULT_OPTIONS,
+) -> list[dict[str, Any]]:
+    """Predict files, folders and globs; write predictions.json and a picture of each to `output`.
+
+    While the devices work on a batch, the next one is read and the pictures of the last one are
+    drawn. Returns what predictions.json holds.
+
+    Raises:
+      ConfigError: a path names no image, `output` holds inputs or labels that would be
+        overwritten, or `workdir` is not a run. Nothing is written.
+      DataError: files could not be read; the others are written. Or there is no checkpoint.
+    """
+    files = find_images(paths)
+    folder = PredictionFolder.for_files(output, files, options.save_txt)
+    predictor, describe = _load(Workdir(workdir), options)
+
+    def write(file: Path, image: np.ndarray, found: dict[str, Any]) -> dict[str, Any]:
+        described = describe(image, found)
+        folder.write_image(file, described)
+        height, width = image.shape[:2]
+        return {"file": str(file), "width": width, "height": height, **described.entry}
+
+    entries: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        writing: list[Future[dict[str, Any]]] = []
+        for batch in read_batches(pool, files, options.batch_size):
+            unreadable += [reason for _, reason in batch if isinstance(reason, str)]
+            images = [(file, image) for file, image in batch if not isinstance(image, str)]
+            predictions = predictor([image for _, image in images])
+            entries += [future.result() for future in writing]
+            writing = [
+                pool.submit(write, file, image, found)
+                for (file, image), found in zip(images, predictions, strict=True)
+            ]
+        entries += [future.result() for future in writing]
+    folder.write_predictions(entries)
+    console.print_result(
+        f"{len(entries)} images: {folder.predictions_file}, and a picture of each next to it"
+    )
+    _report_unreadable(unreadable, len(files))
+    return entries
+
+
+def _load(
+    workdir: Workdir, options: PredictOptions
+) -> tuple[Detector | Classifier, Callable[[np.ndarray, dict[str, Any]], ImageOutput]]:
+    """The model of a run, and the function that describes what it finds on an image."""
+    config, _ = workdir.read_run()
+    if config.task == "classify":
+        classifier = Classifier.load(workdir.root, batch_size=options.batch_size)
+        return classifier, functools.partial(
+            classes_output, classes=classifier.classes, top_k=options.top_k
+        )
+    detector = Detector.load(
+        workdir.root,
+        batch_size=options.batch_size,
+        score_threshold=options.threshold,
+        iou_threshold=options.iou,
+        max_detections=options.max_detections,
+    )
+    category_ids = workdir.read_category_ids(detector.classes)
+    return detector, functools.partial(detections_output, category_ids=category_ids)
+
+
+def _report_unreadable(reasons: Sequence[str], total: int) -> None:
+    """Raise DataError if files could not be read; print all of them if there are many."""
+    if len(reasons) > _NAMED:
+        console.print_result("\n".join(["could not be read:", *reasons]))
+    if reasons:
+        raise DataError(
+            f"{len(reasons)} of {total} files could not be read: "
+            + "; ".join([*reasons[:_NAMED], *["..."] * (len(reasons) > _NAMED)])
+        )
+
+
+def _checked(image: Any) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"an image is {image.dtype} {image.shape}; wanted uint8 [height, width, 3], RGB"
+        )
+    return image

@@ -1,0 +1,170 @@
+"""The output folder of `convmesh predict`: predictions.json, pictures and text files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convmesh.errors import ConfigError
+from convmesh.plots.detections import draw_detections
+from convmesh.plots.grids import draw_predictions_grid
+from convmesh.plots.png import save_png
+from convmesh.tasks.classify import ranked
+from convmesh.workdir import atomic_files
+
+# An image's predictions by name, as `Detector` and `Classifier` return them.
+Found = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageOutput:
+    """The output for one image.
+
+    entry: its predictions, for predictions.json. picture: [height, width, 3] uint8 RGB.
+    text: a line for each prediction.
+    """
+
+    entry: dict[str, Any]
+    picture: np.ndarray
+    text: str
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """The files of one call of `predict`. Each is written atomically.
+
+    root: the folder; created when the first file is written.
+    pictures: name of the PNG of each input.
+    save_txt: whether to write a text file next to each picture.
+    """
+
+    root: Path
+    pictures: Mapping[Path, str]
+    save_txt: bool = False
+
+    @classmethod
+    def for_files(
+        cls, root: str | os.PathLike[str], files: Sequence[Path], save_txt: bool = False
+    ) -> PredictionFolder:
+        """Return the folder for these inputs. Writes nothing.
+
+        Raises ConfigError if an input, or a text file that may hold labels, would be overwritten.
+        """
+        folder = cls(Path(root), _picture_names(files), save_txt)
+        folder._check(files)
+        return folder
+
+    @property
+    def predictions_file(self) -> Path:
+        """The predictions of all images."""
+        return self.root / "predictions.json"
+
+    def write_image(self, file: Path, output: ImageOutput) -> None:
+        """Write picture and text of an input. Raises OSError."""
+        save_png(output.picture, self.root / self.pictures[file])
+        if self.save_txt:
+            atomic_files.write_atomically(self._text_file(self.pictures[file]), output.text)
+
+    def write_predictions(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Write predictions.json. Raises OSError."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(entries, indent=1) + "\n"
+        atomic_files.write_atomically(self.predictions_file, text)
+
+    def _text_file(self, picture: str) -> Path:
+        return (self.root / picture).with_suffix(".txt")
+
+    def _check(self, files: Sequence[Path]) -> None:
+        """Raise ConfigError if inputs or labels would be overwritten.
+
+        Text files are treated as labels if inputs are in the same folder, or if the folder has no
+        predictions.json of an earlier call: YOLO's labels are in a separate folder.
+        """
+        inputs = {file.resolve() for file in files}
+        folders = {file.parent.resolve() for file in files} | {file.parent for file in inputs}
+        predicted = self.predictions_file.exists() and self.root.resolve() not in folders
+        for name in self.pictures.values():
+            if (self.root / name).resolve() in inputs:
+                raise ConfigError(
+                    f"--output {self.root}: {name} would overwrite an input; name another folder"
+                )
+            text = self._text_file(name)
+            if self.save_txt and not predicted and text.exists():
+                raise ConfigError(
+                    f"--output {self.root}: --save-txt would overwrite {text.name}, which may be "
+                    "labels; name another folder"
+                )
+
+
+def detections_output(
+    image: np.ndarray, found: Found, category_ids: Sequence[int] | None = None
+) -> ImageOutput:
+    """Return the output for the detections of an image uint8 [height, width, 3].
+
+    Lines of text are `class x y width height score`: the class id, then centre and size of the box
+    as fractions of the image. `category_ids`: the data set's own number of each class.
+    """
+    height, width = image.shape[:2]
+    names = ("scores", "box_confidence", "class_confidence")
+    detections, lines = [], []
+    for box, name, label, *numbers in zip(
+        found["boxes"].tolist(),
+        found["classes"],
+        found["labels"].tolist(),
+        *(found[name].tolist() for name in names),
+        strict=True,
+    ):
+        score, box_confidence, class_confidence = numbers
+        detection = {
+            "box": box,
+            "class": name,
+            "score": score,
+            "box_confidence": box_confidence,
+            "class_confidence": class_confidence,
+        }
+        if category_ids:
+            detection["category_id"] = category_ids[label]
+        detections.append(detection)
+        x0, y0, x1, y1 = box
+        centre = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height)
+        size = ((x1 - x0) / width, (y1 - y0) / height)
+        values = " ".join(f"{value:.6f}" for value in (*centre, *size, score))
+        lines.append(f"{label} {values}\n")
+    picture = draw_detections(
+        image, found["boxes"], found["classes"], found["scores"], labels=found["labels"]
+    )
+    return ImageOutput({"detections": detections}, picture, "".join(lines))
+
+
+def classes_output(
+    image: np.ndarray, found: Found, classes: Sequence[str], top_k: int
+) -> ImageOutput:
+    """Return the output for the `top_k` classes of an image uint8 [height, width, 3].
+
+    Lines of text are `class probability`, best first.
+    """
+    scored = {"labels": found["labels"], "scores": found["probabilities"]}
+    best = ranked(scored, classes, top_k)
+    text = "".join(f"{entry['class']} {entry['probability']:.6f}\n" for entry in best)
+    picture = draw_predictions_grid([image], [scored], classes, columns=1)
+    return ImageOutput({"classes": best}, picture, text)
+
+
+def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """A PNG name for each file: its own, with a number if another file has that name."""
+    names: dict[Path, str] = {}
+    used: set[str] = set()
+    for file in files:
+        name, n = f"{file.stem}.png", 1
+        while name.lower() in used:
+            n += 1
+            name = f"{file.stem}_{n}.png"
+        used.add(name.lower())
+        names[file] = name
+    return names

@@ -1,0 +1,62 @@
+"""The weights of a run's checkpoint, on a mesh of the available devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from convmesh import mesh as meshes
+from convmesh.distributed import compile_cache, console
+from convmesh.errors import ConfigError, DataError
+from convmesh.steps.setup import Setup, config_mesh
+from convmesh.workdir.checkpoints import Checkpoints
+from convmesh.workdir.layout import Workdir
+
+
+def available_mesh(config: ConfigDict, required: bool = False) -> Mesh:
+    """Return the config's mesh if it fits the available devices, else all devices over `data`.
+
+    If it is `required`, raises ConfigError where it does not fit.
+    """
+    compile_cache.start()
+    try:
+        return config_mesh(config)
+    except ConfigError:
+        if required:
+            raise
+        return meshes.make_mesh()
+
+
+def load_variables(
+    setup: Setup, workdir: Workdir, step: int | None = None, best: bool = False
+) -> tuple[dict[str, Any], int]:
+    """Return a checkpoint's variables on the setup's mesh, averaged if EMA is on, and its step.
+
+    The checkpoint is that of `step`, the best one, or the newest by default. Raises DataError if
+    there is none or it is damaged, ConfigError if there is none of `step`.
+    """
+    if not workdir.checkpoints_folder.is_dir():
+        raise DataError(f"{workdir}: no checkpoint yet; train first")
+    scores = workdir.scores(setup.best_metric)
+    with Checkpoints(
+        workdir.root, scores=scores, read_only=True, log=console.print_result
+    ) as checkpoints:
+        chosen = checkpoints.choose(step, best)
+        return checkpoints.restore_variables(chosen, setup.abstract_state()), chosen
+
+
+def check_same_model(trained: ConfigDict, config: ConfigDict, workdir: Workdir) -> None:
+    """Raise ConfigError if `config` describes another model than the one that was trained."""
+    for key, was, now in (
+        ("task", trained.task, config.task),
+        ("model.name", trained.model.name, config.model.name),
+        ("ema.decay", trained.ema.decay, config.ema.decay),
+    ):
+        # The decay itself may differ: what matters is whether there are averaged weights.
+        if was != now and (key != "ema.decay" or 0 in (was, now)):
+            raise ConfigError(
+                f"{key}={now}: {workdir} was trained with {was}, and its checkpoints hold no other "
+                "weights; leave it out"
+            )

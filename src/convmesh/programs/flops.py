@@ -1,0 +1,63 @@
+"""FLOPs and bytes of a program, from its jaxpr, and the peak FLOP/s of known devices."""
+
+import math
+from typing import Any
+
+from jax.extend import core
+
+from convmesh.programs.jaxpr import equations
+
+# Dense FLOP/s of one JAX device by a part of its `device_kind`, from the vendors' data sheets:
+# bfloat16 with float32 sums, and float32 without TF32. (Devices of TPU v2 and v3 are half a chip.)
+PEAKS: dict[str, dict[str, float]] = {
+    "H200": {"bfloat16": 989e12, "float32": 67e12},
+    "H100 PCIe": {"bfloat16": 756e12, "float32": 51e12},
+    "H100": {"bfloat16": 989e12, "float32": 67e12},
+    "A100": {"bfloat16": 312e12, "float32": 19.5e12},
+    "V100": {"float32": 15.7e12},
+    "L4": {"bfloat16": 121e12, "float32": 30.3e12},
+    "T4": {"float32": 8.1e12},
+    "TPU v2": {"bfloat16": 22.5e12},
+    "TPU v3": {"bfloat16": 61.5e12},
+    "TPU v4": {"bfloat16": 275e12},
+    "TPU v5 lite": {"bfloat16": 197e12},
+    "TPU v5e": {"bfloat16": 197e12},
+    "TPU v5p": {"bfloat16": 459e12},
+    "TPU v5": {"bfloat16": 459e12},
+    "TPU v6": {"bfloat16": 918e12},
+}
+
+
+def peak(device_kind: str, precision: str) -> float | None:
+    """Peak FLOP/s of a device by its JAX `device_kind` and dtype; None if it is not known."""
+    words = device_kind.replace("-", " ") + " "
+    name = next((name for name in PEAKS if f"{name} " in words), None)
+    return PEAKS[name].get(precision) if name else None
+
+
+def flops(jaxpr: core.Jaxpr) -> float:
+    """FLOPs of a program's convolutions and matrix products; a loop's body is counted once."""
+    total = 0.0
+    for equation in equations(jaxpr):
+        shapes: list[Any] = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = shapes[1].shape
+            out_channels = equation.params["dimension_numbers"].rhs_spec[0]
+            taps = math.prod(kernel) / kernel[out_channels]
+            total += 2.0 * shapes[-1].size * taps
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = shapes[0].shape
+            length = math.prod(left[axis] for axis in contracted)
+            total += 2.0 * shapes[-1].size * length
+    return total
+
+
+def result_bytes(jaxpr: core.Jaxpr) -> float:
+    """Bytes of the results of a program's convolutions and matrix products."""
+    total = 0.0
+    for equation in equations(jaxpr):
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            result: Any = equation.outvars[0].aval
+            total += result.size * result.dtype.itemsize
+    return total

@@ -1,0 +1,170 @@
+"""The train step and the prediction step: pure functions, sharded over a mesh by jit."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh
+
+from convmesh import mesh as meshes
+from convmesh.distributed.batch import Batch
+from convmesh.distributed.devices import compiler_options
+from convmesh.models.depth import frozen_norms, with_frozen
+from convmesh.steps.state import TrainState
+from convmesh.tasks.base import normalise
+
+
+@dataclasses.dataclass(frozen=True)
+class StepParts:
+    """The parts of a train step.
+
+    Attributes:
+      model: a Flax module.
+      task: `Classify` or `Detect`, for images of the size of the batch.
+      optimizer: turns gradients into updates.
+      ema_decay: limit of the running average's decay, see `ramped_decay`.
+      accumulate: number of micro-batches; if above 1, the batch has leaves [accumulate,
+        batch / accumulate, ...].
+      frozen_stages: the stem and this many stages of the backbone are not trained; 0: all are.
+    """
+
+    model: Any
+    task: Any
+    optimizer: optax.GradientTransformation
+    ema_decay: float = 0.0
+    accumulate: int = 1
+    frozen_stages: int = 0
+
+
+def ramped_decay(step: Any, limit: float) -> jax.Array:
+    """Decay of the running average after `step` steps: min(limit, (1 + step) / (10 + step))."""
+    return jnp.minimum(limit, (1.0 + step) / (10.0 + step))
+
+
+def train_step(
+    state: TrainState, batch: Any, parts: StepParts, *, unroll: bool = False
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update: (state, batch) -> (state, metrics), on global arrays.
+
+    Micro-batches are processed in sequence: their gradients and totals are summed, then divided
+    once. Batch norm sees one micro-batch at a time; the running statistics take their mean.
+    `unroll` unrolls the loop over them. Frozen stages, including the running statistics of their
+    batch norms, stay unchanged bit by bit; their gradient is zero, also in the gradient norm. A
+    step whose loss or gradient is not finite changes only the counters.
+    """
+    gradients, sums, batch_stats = _summed_gradients(state, batch, parts, unroll)
+    loss, metrics = parts.task.finish(sums)
+    divisor = parts.task.divisor(sums)
+    gradients = jax.tree.map(lambda leaf: leaf / divisor, gradients)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+    new = _updated(state, gradients, batch_stats, parts)
+    old = {name: getattr(state, name) for name in new}
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    state = TrainState(step=state.step + 1, nonfinite_steps=state.nonfinite_steps + ~finite, **new)
+    metrics = {"loss": loss, **metrics, "gradient_norm": norm}
+    return state, {**metrics, "nonfinite_steps": state.nonfinite_steps}
+
+
+def _summed_gradients(
+    state: TrainState, batch: Any, parts: StepParts, unroll: bool
+) -> tuple[Any, dict[str, jax.Array], Any]:
+    """Undivided gradients and the task's sums over the batch, and the new batch statistics."""
+
+    def gradients_of(micro_batch: Any) -> tuple[Any, tuple[dict[str, jax.Array], Any]]:
+        loss = functools.partial(_summed_loss, state=state, batch=micro_batch, parts=parts)
+        return jax.grad(loss, has_aux=True)(state.params)
+
+    if parts.accumulate == 1:
+        gradients, (sums, batch_stats) = gradients_of(batch)
+    else:
+        gradients, (sums, batch_stats) = _sum_over(gradients_of, batch, unroll)
+        batch_stats = jax.tree.map(lambda leaf: leaf / parts.accumulate, batch_stats)
+    return gradients, sums, batch_stats
+
+
+def _summed_loss(
+    params: Any, state: TrainState, batch: Any, parts: StepParts
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+    """The loss summed over a (micro-)batch; and (the task's sums, new batch statistics)."""
+    params = with_frozen(lax.stop_gradient, parts.frozen_stages, params)
+    variables = {"params": params, "batch_stats": state.batch_stats}
+    images = normalise(batch.image, parts.model.dtype)
+    with frozen_norms(parts.frozen_stages):
+        outputs, changed = parts.model.apply(variables, images, train=True, mutable=["batch_stats"])
+    sums = parts.task.sums(outputs, batch)
+    return sums["loss"], (sums, changed.get("batch_stats", {}))
+
+
+def _sum_over(function: Callable[[Any], Any], batch: Any, unroll: bool) -> Any:
+    """The sum of `function(micro_batch)` over the micro-batches of `batch`."""
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    zeros = jax.tree.map(
+        lambda leaf: meshes.like_a_parameter(jnp.zeros(leaf.shape, leaf.dtype)),
+        jax.eval_shape(function, first),
+    )
+
+    def add(total: Any, micro_batch: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(micro_batch)), None
+
+    return lax.scan(add, zeros, batch, unroll=unroll)[0]
+
+
+def _updated(state: TrainState, gradients: Any, batch_stats: Any, parts: StepParts) -> dict:
+    """Parameters, batch statistics, optimiser state and running average after the update."""
+    updates, opt_state = parts.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep_old = lambda new, old: old  # noqa: E731
+    params = with_frozen(keep_old, parts.frozen_stages, params, state.params)
+    batch_stats = with_frozen(keep_old, parts.frozen_stages, batch_stats, state.batch_stats)
+    ema = state.ema
+    if ema is not None:
+        rate = 1 - ramped_decay(state.step, parts.ema_decay)
+        ema = jax.tree.map(
+            lambda old, new: old + (rate * (new - old)).astype(old.dtype),
+            ema,
+            {"params": params, "batch_stats": batch_stats},
+        )
+    return {"params": params, "batch_stats": batch_stats, "opt_state": opt_state, "ema": ema}
+
+
+def jit_train_step(mesh: Mesh, state: TrainState, batch: Batch, parts: StepParts) -> Any:
+    """`train_step` jitted for `mesh`: (state, batch) -> (state, metrics); the state is donated.
+
+    `state` and `batch` (global arrays) give the shapes.
+    """
+    state_shardings = meshes.state_shardings(mesh, state)
+    batch_shardings = meshes.batch_shardings(mesh, batch, stacked=parts.accumulate > 1)
+    platform = meshes.platform(mesh)
+    # XLA's CPU backend runs a convolution inside a loop several times slower.
+    unroll = platform == "cpu"
+    step = jax.jit(
+        lambda state, batch: train_step(state, batch, parts, unroll=unroll),
+        in_shardings=(state_shardings, batch_shardings),
+        out_shardings=(state_shardings, meshes.replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=compiler_options(platform),
+    )
+    return meshes.on_mesh(mesh, step)
+
+
+def predict_step(variables: Any, images: jax.Array, model: Any, task: Any) -> dict[str, jax.Array]:
+    """The task's predictions for uint8 images [batch, height, width, 3], on the current mesh."""
+    outputs = model.apply(variables, normalise(images, model.dtype), train=False)
+    return task.predict(outputs)
+
+
+@functools.lru_cache(maxsize=8)  # so that later evaluations of a run do not compile it again
+def jit_predict_step(mesh: Mesh, model: Any, task: Any) -> Callable:
+    """`predict_step` jitted for `mesh`: (variables, images) -> replicated predictions."""
+    step = jax.jit(
+        lambda variables, images: predict_step(variables, images, model, task),
+        out_shardings=meshes.replicated(mesh),
+    )
+    return meshes.on_mesh(mesh, step)

@@ -1,0 +1,48 @@
+"""The interface of a task: its loss, predictions and metrics.
+
+A task is a set of pure functions over global batches. Steps and the training loop use only this
+interface:
+
+- `sums(outputs, batch) -> dict`: scalars that are added over examples, devices and micro-batches,
+  including `loss` and `total`, the divisor of the loss;
+- `finish(sums) -> (loss, numbers)`: the loss from the complete sums, and scalars by name for the
+  log; `loss(outputs, batch)` does both;
+- `predict(outputs) -> dict`: arrays [batch, ...], on the devices;
+- `to_host(output, placement) -> dict`: the predictions for one image, in its original coordinates;
+- `metrics(truth, found, classes)`, `results(...)`, `table(...)`: the output of an evaluation;
+- `best_metric`: the name of the metric that selects the best checkpoint.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Mean and standard deviation of ImageNet's pixels, which most published weights expect.
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: jax.Array, dtype: Any) -> jax.Array:
+    """Images [batch, rows, columns, 3] RGB, 0 to 255, scaled to about zero mean, unit variance."""
+    scale = 1 / (255 * jnp.array(PIXEL_STD, dtype))
+    shift = jnp.array(PIXEL_MEAN, dtype) / jnp.array(PIXEL_STD, dtype)
+    return images.astype(dtype) * scale - shift
+
+
+class Task:
+    """The base class of tasks; subclasses define `sums` and `finish`."""
+
+    sums: Any
+    finish: Any
+
+    def loss(self, outputs: Any, batch: Any, *args: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of a global batch, and the scalars for the log."""
+        return self.finish(self.sums(outputs, batch, *args))
+
+    @staticmethod
+    def divisor(sums: dict[str, Any]) -> jax.Array:
+        """The divisor of the summed loss, and so of its gradient: `total`, at least 1."""
+        return jnp.maximum(sums["total"], 1)

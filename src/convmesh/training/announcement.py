@@ -1,0 +1,41 @@
+"""Logs model, data and devices before the first step."""
+
+import jax
+
+from convmesh import mesh as meshes
+from convmesh.data.augmentation.sizes import input_sizes
+from convmesh.distributed import devices, processes
+from convmesh.steps.setup import layout_notes
+from convmesh.training.hooks import Hook, RunView
+
+
+class Announcement(Hook):
+    """Logs model, devices, data, compiler options, and the operations that are not sharded."""
+
+    def on_start(self, run: RunView) -> None:
+        """Logs them, and the step from which the run resumes."""
+        config, mesh, data = run.setup.config, run.setup.mesh, run.data
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+        kind = mesh.devices.flat[0].device_kind
+        several = f" of {processes.count()} processes" if processes.count() > 1 else ""
+        run.log(
+            f"{config.model.name}, {parameters / 1e6:.2f} M parameters, {config.precision}, "
+            f"on {mesh.size} x {kind} (mesh: {meshes.describe(mesh)}){several}"
+        )
+        run.log(
+            f"{len(data.train)} images to train on ({data.train.split}), {len(data.eval)} to "
+            f"evaluate ({data.eval.split}), {len(run.setup.classes)} classes; "
+            f"{run.setup.steps} steps of {config.train.batch_size}"
+        )
+        sizes = input_sizes(config)
+        if len(sizes) > 1:
+            named = ", ".join(f"{height} x {width}" for height, width in sizes)
+            run.log(f"images of {named} (height x width), each compiled at its first step")
+        options = devices.compiler_options(meshes.platform(mesh))
+        if options:
+            flags = " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
+            run.log(f"XLA options: {flags} (XLA_FLAGS overrides them)")
+        for line in layout_notes(run.setup):
+            run.log(line)
+        if run.start_step:
+            run.log(f"resuming from the checkpoint of step {run.start_step}")

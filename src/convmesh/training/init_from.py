@@ -1,0 +1,144 @@
+"""Initial weights of a new run, taken from another run where name and shape match."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from convmesh.distributed import console, processes
+from convmesh.errors import ConfigError
+from convmesh.models.depth import in_backbone, path_names
+from convmesh.steps.setup import Setup, make_setup
+from convmesh.steps.state import TrainState
+from convmesh.training.signals import Phase, StopSignal
+from convmesh.workdir.checkpoints import Checkpoints
+from convmesh.workdir.layout import CHECKPOINTS, Workdir
+
+
+@dataclass(frozen=True)
+class InitFrom:
+    """Weights of another run, on this run's mesh."""
+
+    weights: dict[tuple[str, ...], Any]  # by `_name`
+    notes: tuple[str, ...]  # lines for the log
+
+    def merge_params(self, state: TrainState) -> TrainState:
+        """`state` with every weight whose name and shape match replaced, in the EMA too."""
+
+        def leaf(path: Any, initial: Any) -> Any:
+            loaded = self.weights.get(_name(path))
+            return initial if loaded is None or loaded.shape != initial.shape else loaded
+
+        model = {"params": state.params, "batch_stats": state.batch_stats}
+        model = jax.tree_util.tree_map_with_path(leaf, model)
+        if state.ema is not None:
+            # A copy, since the state is donated and must not hold a buffer twice.
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state.ema)
+            copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
+            state = replace(state, ema=copy(model))
+        return replace(state, **model)
+
+
+def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom | None:
+    """Reads and checks the weights that `init_from` names; None if it is empty or the run resumes.
+
+    The EMA is used if the checkpoint has one. Every process must call it. Raises ConfigError if
+    the run or checkpoint does not exist or none of its weights fits, DataError if it is damaged.
+    """
+    if not setup.config.init_from:
+        return None
+    if processes.broadcast(workdir.has_checkpoints()):
+        return None
+    with stop.during(Phase.RESTORE):
+        return _read(setup, Path(setup.config.init_from).expanduser())
+
+
+def _read(setup: Setup, path: Path) -> InitFrom:
+    root, step = _split(path)
+    source = Workdir(root)
+    if not source.checkpoints_folder.is_dir():
+        raise ConfigError(
+            f"init_from={path}: no checkpoints there; give the workdir of a run, or "
+            "WORKDIR/checkpoints/STEP"
+        )
+    try:
+        config, classes = source.read_run()
+        config.precision = setup.config.precision
+        source_setup = make_setup(config, classes, setup.mesh, train_images=1)
+    except ConfigError as error:
+        raise ConfigError(f"init_from={path}: {error}") from None
+    target = source_setup.abstract_state()
+    with Checkpoints(source.root, read_only=True, log=console.print_status) as checkpoints:
+        step = checkpoints.choose(step, asked="init_from")
+        variables = checkpoints.restore_variables(step, target)
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    weights = {_name(key_path): leaf for key_path, leaf in leaves}
+    averaged = "" if target.ema is None else ", EMA"
+    lines = [f"init_from: weights of {source}, step {step}{averaged}"]
+    lines += compared(setup, path, source_setup, variables)
+    return InitFrom(weights, tuple(lines))
+
+
+def _split(path: Path) -> tuple[Path, int | None]:
+    """The workdir, and the step if `path` is one of its checkpoints."""
+    if path.name.isdecimal() and path.absolute().parent.name == CHECKPOINTS:
+        return path.parent.parent, int(path.name)
+    return path, None
+
+
+def _name(path: Any) -> tuple[str, ...]:
+    """The name of a weight; the same for a classifier and for a detector's backbone."""
+    collection, *names = path_names(path)
+    return collection, *in_backbone(names)
+
+
+def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> list[str]:
+    """Lines for the log: which of the `variables` of `source` fit the model of `setup`.
+
+    Only shapes are read. Raises ConfigError that names `path` if no parameter fits.
+    """
+    state = setup.abstract_state()
+    model = {"params": state.params, "batch_stats": state.batch_stats}
+    here, there = _shapes(model), _shapes(variables)
+    source_shapes = {key: shape for key, (_, shape) in there.items()}
+    fitting = {key for key, (_, shape) in here.items() if source_shapes.get(key) == shape}
+    if not any(collection == "params" for collection, *_ in fitting):
+        raise ConfigError(
+            f"init_from={path}: none of its weights fits; its model is {source.config.model.name}, "
+            f"this one is {setup.config.model.name}"
+        )
+    lines = [f"{len(fitting)} of this model's {len(here)} arrays start from them"]
+    for status, names in (
+        (
+            "randomly initialised, other shape",
+            [
+                f"{name} {source_shapes[key]} there, {shape} here"
+                for key, (name, shape) in here.items()
+                if key in source_shapes and key not in fitting
+            ],
+        ),
+        (
+            "randomly initialised, not in the source",
+            [f"{name} {shape}" for key, (name, shape) in here.items() if key not in source_shapes],
+        ),
+        (
+            "unused, not in this model",
+            [f"{name} {shape}" for key, (name, shape) in there.items() if key not in here],
+        ),
+    ):
+        if names:
+            lines.append(f"{status}: {'; '.join(names)}")
+    old, new = source.classes, setup.classes
+    if len(old) == len(new) and old != new:
+        lines.append(
+            f"same number of classes, other names: {', '.join(old)} there, {', '.join(new)} here"
+        )
+    return [f"init_from: {line}" for line in lines]
+
+
+def _shapes(variables: Any) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
+    """Name and shape of each array, by `_name`."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {_name(path): ("/".join(path_names(path)), leaf.shape) for path, leaf in leaves}

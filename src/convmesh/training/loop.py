@@ -1,0 +1,110 @@
+"""The training loop, for both tasks and any mesh."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from convmesh.config import check, check_complete, check_resume
+from convmesh.data.record import BadExample, Source
+from convmesh.data.splits import RunData, open_data
+from convmesh.distributed import compile_cache
+from convmesh.errors import DataError, Stopped
+from convmesh.models.registry import check_model
+from convmesh.steps.setup import Setup, make_run_mesh, make_setup
+from convmesh.training.default_hooks import default_hooks
+from convmesh.training.hooks import Hook
+from convmesh.training.init_from import load_init_from
+from convmesh.training.run import Run
+from convmesh.training.signals import listening
+from convmesh.workdir.layout import Workdir
+from convmesh.workdir.lock import RunLock
+
+
+def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, float]:
+    """Trains `config` in `workdir`, resuming from the newest checkpoint there if there is one.
+
+    `hooks`: the user's own, see `convmesh.training.hooks`. Returns the metrics of the last
+    evaluation. Raises ConfigError before anything is written if the config or the mesh is wrong or
+    another run uses the workdir, DataError for unusable data or checkpoints, RunError if the run
+    cannot continue, Stopped if a signal ended it (after saving).
+    """
+    workdir = Workdir(workdir)
+    check_config(config, workdir)
+    with listening() as stop:
+        data = open_data(config)
+        compile_cache.start()
+        mesh = make_run_mesh(config)
+        setup = make_setup(config, data.train.classes, mesh, len(data.train))
+        hooks = [*default_hooks(setup), *hooks]
+        check_run(setup, data, workdir, hooks)
+        init_from = load_init_from(setup, workdir, stop)
+        with Run(setup, data, workdir, hooks, stop) as run:
+            run.restore_or_create(init_from)
+            if run.finished:
+                run.report_finished()
+                return run.last_metrics()
+            run.start()
+            return run_steps(run)
+
+
+def run_steps(run: Run) -> dict[str, float]:
+    """Runs the remaining steps: batch, step, log, save, evaluate, stop.
+
+    The state is saved before it is evaluated. A stop skips the evaluation that is due; the next
+    call runs it. Returns the metrics of the last evaluation.
+    """
+    if run.pending_evaluation:
+        run.evaluate()
+    with contextlib.closing(run.batches()) as batches:
+        for step, batch in batches:
+            run.take_step(step, batch)
+            stopping, evaluation_due = run.is_stopping(), run.is_evaluation_due()
+            if stopping or evaluation_due or run.is_save_due():
+                run.save()
+            if stopping:
+                run.checkpoints.wait()
+                raise Stopped(run.stop.message())
+            if evaluation_due:
+                run.evaluate()
+    run.end()
+    return run.last_metrics()
+
+
+# Checks before anything is written.
+
+
+def check_config(config: Any, workdir: Workdir) -> None:
+    """Raises ConfigError for a config that is wrong, incomplete, or not that of the earlier run."""
+    check(config)
+    check_complete(config)
+    RunLock(workdir.root).refuse_if_held()
+    check_model(config.model.name, config.task)
+    if workdir.has_run():
+        check_resume(workdir.read_config(), config)
+
+
+def check_run(setup: Setup, data: RunData, workdir: Workdir, hooks: Sequence[Hook]) -> None:
+    """Raises DataError if the data cannot be read or its classes differ from the earlier run's.
+
+    Raises ConfigError if a hook cannot work.
+    """
+    for hook in hooks:
+        hook.check(setup, workdir)
+    _read_one_batch(data.train, setup.config)
+    if workdir.read_classes() not in (None, setup.classes):
+        raise DataError(
+            f"{workdir.classes_file}: the data now has other classes, {', '.join(setup.classes)}; "
+            "take a new --workdir"
+        )
+
+
+def _read_one_batch(source: Source, config: Any) -> None:
+    """Raises DataError as the source does; skips unreadable images if the config does."""
+    for index in range(min(config.train.batch_size, len(source))):
+        try:
+            source[index]
+        except BadExample:
+            if config.data.on_bad_example == "fail":
+                raise

@@ -1,0 +1,347 @@
+"""A training run: its state, workdir, checkpoints and hooks, and the operations of the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from convmesh import mesh as meshes
+from convmesh.config import to_json
+from convmesh.data.augmentation.sizes import input_sizes, size_of_step
+from convmesh.data.loading.batches import DataCounts, TrainBatch
+from convmesh.data.loading.loader import train_batches
+from convmesh.data.loading.warm_cache import warm_cache
+from convmesh.data.record import Source, identity
+from convmesh.data.splits import RunData
+from convmesh.distributed import compile_cache, console, processes
+from convmesh.errors import DataError
+from convmesh.inference.evaluation import evaluate_variables
+from convmesh.steps.compiled import TrainSteps
+from convmesh.steps.setup import Setup
+from convmesh.steps.state import TrainState
+from convmesh.training.hooks import Hook
+from convmesh.training.init_from import InitFrom
+from convmesh.training.progress import Progress
+from convmesh.training.signals import Phase, StopSignal
+from convmesh.training.step_clock import StepClock
+from convmesh.training.stop_agreement import StopAgreement
+from convmesh.workdir import atomic_files
+from convmesh.workdir.checkpoints import Checkpoints
+from convmesh.workdir.layout import Workdir
+from convmesh.workdir.lock import RunLock
+from convmesh.workdir.metrics import MetricsLog
+
+
+class Run:
+    """A run of `setup` in `workdir`; a context manager, which waits for saves on exit.
+
+    `hooks.RunView` says what hooks may use of it.
+    """
+
+    def __init__(
+        self, setup: Setup, data: RunData, workdir: Workdir, hooks: Sequence[Hook], stop: StopSignal
+    ):
+        """Opens no files; `with` does."""
+        self.setup, self.data, self.workdir, self.hooks = setup, data, workdir, list(hooks)
+        self.stop, self.clock, self.steps = stop, StepClock(), TrainSteps(setup)
+        self.state: TrainState
+        self.start_step = self.step = 0
+        self.pending_evaluation = False
+        self.counts = DataCounts()
+        self._finish_reason: str | None = None
+        self._pending_metrics: tuple[int, Mapping[str, Any]] | None = None
+        self._last_metrics: dict[str, float] | None = None
+        self._agreement = StopAgreement(stop, setup.mesh)
+        self._parts = contextlib.ExitStack()
+        self._init_from: InitFrom | None = None
+        self._progress: Progress | None = None
+        self._metrics_log: MetricsLog | None = None
+
+    def __enter__(self) -> Run:
+        """Takes the workdir's lock and opens its checkpoints.
+
+        Raises ConfigError if another run uses the workdir, RunError if it cannot be written.
+        """
+        self.stop.enter(Phase.RESTORE)
+        with contextlib.ExitStack() as parts:
+            lock = RunLock(self.workdir.root)
+            if processes.is_first():
+                parts.enter_context(lock)
+                atomic_files.remove_temporary_files(self.workdir.root)
+            processes.wait_for_all("lock")
+            scores = self.workdir.scores(self.setup.best_metric)
+            keep = self.setup.config.checkpoint.keep
+            guard = lock.check if processes.is_first() else lambda: None
+            self.checkpoints = parts.enter_context(
+                Checkpoints(self.workdir.root, keep, scores, log=console.print_status, guard=guard)
+            )
+            self._parts = parts.pop_all()
+        for hook in self.hooks:
+            self._parts.push(functools.partial(_close_hook, hook))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stop.enter(Phase.CLOSE)
+        self._parts.__exit__(*error)
+
+    # Before the first step.
+
+    def restore_or_create(self, init_from: InitFrom | None = None) -> None:
+        """Restores `state` from the newest intact checkpoint, or creates it if there is none.
+
+        A new state takes the weights of `init_from` where they fit. Raises DataError if every
+        checkpoint is damaged, or if the data differs from the data that the run began with, which
+        would change the data order.
+        """
+        newest = self.checkpoints.newest()
+        if newest is None:
+            self._create(init_from)
+        else:
+            self.stop.status = functools.partial(stop_status, newest, self.checkpoints)
+            self.state, meta = self.checkpoints.restore(newest, self.setup.abstract_state())
+            _check_same_data(meta, self.data.train, self.workdir)
+        self.start_step = self.step = int(self.state.step)
+        ids = self.data.train.category_ids
+        if processes.is_first():
+            self.workdir.write_run(self.setup.config, self.setup.classes, ids)
+        split, due = self.data.eval.split, self.start_step > 0 and self.is_evaluation_due()
+        # On a network file system the newest metrics may be visible to process 0 only.
+        missing = processes.is_first() and not self.workdir.is_evaluated(self.start_step, split)
+        self.pending_evaluation = processes.broadcast(due and missing)
+        for hook in self.hooks:
+            hook.on_restore(self)
+
+    def _create(self, init_from: InitFrom | None) -> None:
+        self.stop.status = lambda: "before the first step; run it again to begin"
+        with self.stop.during(Phase.CREATE):
+            self.state = self.setup.create_state()
+            if init_from:
+                self.state = init_from.merge_params(self.state)
+        self._init_from = init_from
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete: all steps are done and evaluated, or `finish` was called."""
+        return self._is_last_step and not self.pending_evaluation
+
+    @property
+    def _is_last_step(self) -> bool:
+        return self.step >= self.setup.steps or self._finish_reason is not None
+
+    def finish(self, reason: str) -> None:
+        """Makes the current step the last one. Every process must call it."""
+        self._finish_reason = reason
+
+    def last_metrics(self) -> dict[str, float]:
+        """The metrics of the last evaluation, in this call or an earlier one."""
+        if self._last_metrics is None:
+            split = self.data.eval.split
+            metrics = self.workdir.last_evaluation(split) if processes.is_first() else {}
+            self._last_metrics = processes.broadcast(metrics)
+        return self._last_metrics
+
+    def report_finished(self) -> None:
+        """Prints that the run had already finished before this call."""
+        why = f", {self._finish_reason}" if self._finish_reason else ""
+        console.print_result(f"{self.workdir}: this run has finished, at step {self.step}{why}")
+
+    def start(self) -> None:
+        """Opens the logs and calls the hooks' `on_start`."""
+        self.stop.enter(Phase.STEP)
+        config = self.setup.config
+        if processes.is_first():
+            log = MetricsLog(self.workdir.metrics_file, self.start_step)
+            self._metrics_log = self._parts.enter_context(log)
+        progress = Progress(self.setup.steps, self.start_step, config.train.batch_size)
+        self._progress = self._parts.enter_context(progress)
+        for hook in self.hooks:
+            hook.on_start(self)
+        for line in self._init_from.notes if self._init_from else ():
+            self.log(line)
+
+    # Logging, for hooks too.
+
+    def log(self, text: str) -> None:
+        """Prints a line, above the progress bar if there is one."""
+        if self._progress is None:
+            console.print_status(text)
+        else:
+            self._progress.log(text)
+
+    def show_progress(self, step: int, loss: float, images_per_second: float) -> None:
+        """Updates the progress bar."""
+        assert self._progress is not None
+        self._progress.show(step, loss, images_per_second)
+
+    def log_metrics(self, step: int, split: str, numbers: Mapping[str, Any]) -> None:
+        """Appends numbers to `metrics.jsonl` and TensorBoard."""
+        if self._metrics_log is not None:
+            self._metrics_log.log(step, split, numbers)
+
+    # The steps.
+
+    def batches(self) -> Generator[tuple[int, TrainBatch], None, None]:
+        """Yields (step, batch) for each remaining step; ends early if a hook has called `finish`.
+
+        At the end, `counts` is summed over the processes.
+        """
+        setup, start = self.setup, self.start_step
+        with train_batches(
+            self.data.train, setup.config, start, setup.train_shard(), setup.steps
+        ) as batches:
+            while not self._is_last_step:
+                for hook in self.hooks:
+                    hook.before_step(self, self.step + 1)
+                before = time.perf_counter()
+                batch = next(batches)
+                self._waited = time.perf_counter() - before
+                for hook in self.hooks:
+                    hook.on_batch(self, self.step + 1, batch)
+                yield self.step + 1, batch
+            self.flush()
+            self.counts = sum(processes.gather(batches.counts), DataCounts())
+
+    def take_step(self, step: int, batch: TrainBatch) -> None:
+        """Dispatches a step; while it runs, the hooks get the metrics of the previous step."""
+        config = self.setup.config
+        size = size_of_step(input_sizes(config), config.train.seed, step)
+        on_mesh = meshes.make_global_batch(self.setup.mesh, batch, self.setup.train_shard(size[0]))
+        program = self.steps.get(on_mesh) or self._compile(step, on_mesh)
+        self.state, metrics = program(self.state, on_mesh)
+        self.step = step
+        self.flush()
+        self._pending_metrics = step, metrics
+        self.clock.waited(self._waited)
+        self.checkpoints.check()
+        if step == self.start_step + 1:
+            self.flush()
+            compile_cache.write_checksums()
+            self.clock.restart()
+        for hook in self.hooks:
+            hook.after_step(self, step)
+
+    def _compile(self, step: int, batch: Any) -> Any:
+        self.flush()
+        first = step == self.start_step + 1
+        with contextlib.ExitStack() as stack:
+            if first:  # a signal here loses nothing, and images can be read while XLA compiles
+                config, shard = self.setup.config, self.setup.train_shard()
+                stack.enter_context(self.stop.during(Phase.CREATE))
+                stack.enter_context(warm_cache(self.data.train, config, self.start_step, shard))
+            program = self.steps.compile(self.state, batch)
+        for hook in self.hooks:
+            hook.on_compile(self, step, program)
+        if not first:
+            self.clock.restart()
+        return program
+
+    def flush(self) -> None:
+        """Waits for the last dispatched step and passes its metrics to the hooks."""
+        if self._pending_metrics is None:
+            return
+        (step, metrics), self._pending_metrics = self._pending_metrics, None
+        jax.block_until_ready(metrics["loss"])
+        self.clock.step_done()
+        for hook in self.hooks:
+            hook.on_metrics(self, step, metrics)
+
+    def is_stopping(self) -> bool:
+        """Whether all processes stop after this step because one has received a signal."""
+        return self._agreement.agreed()
+
+    def is_evaluation_due(self) -> bool:
+        """Whether the state is evaluated after this step."""
+        return self._is_last_step or _is_due(self.step, self.setup.eval_every)
+
+    def is_save_due(self) -> bool:
+        """Whether `checkpoint.every_steps` is due; the state is also saved before an evaluation
+        or a stop.
+        """
+        return _is_due(self.step, self.setup.config.checkpoint.every_steps)
+
+    def save(self) -> None:
+        """Starts to save the state under its step; the disk is written in the background."""
+        self.flush()
+        if self._metrics_log is not None:
+            self._metrics_log.sync()
+        for hook in self.hooks:
+            hook.before_save(self, self.step)
+        position = self.step * self.setup.config.train.batch_size
+        self.checkpoints.save(self.state, {**self._meta, "data_position": position})
+        self.stop.status = functools.partial(stop_status, self.step, self.checkpoints)
+        self.clock.restart()
+
+    @functools.cached_property
+    def _meta(self) -> dict[str, Any]:
+        return checkpoint_meta(self.setup, self.data.train)
+
+    def evaluate(self) -> None:
+        """Evaluates the state. Call it after `save`, so that an interruption loses nothing."""
+        with self.stop.during(Phase.EVALUATE):
+            split = self.data.eval.split
+            metrics = evaluate_variables(
+                self.setup,
+                self.state.variables(ema=True),
+                self.data.eval,
+                self.workdir.evaluation(split),
+                self.log,
+                each_batch=self.checkpoints.check,
+            )
+            self.log_metrics(self.step, split, metrics)
+            self.checkpoints.note_score(self.step, metrics.get(self.setup.best_metric))
+            self.pending_evaluation, self._last_metrics = False, metrics
+            for hook in self.hooks:
+                hook.after_evaluation(self, self.step, metrics)
+        self.clock.restart()
+
+    def end(self) -> None:
+        """Calls the hooks' `on_end`, after the last step and its evaluation."""
+        for hook in self.hooks:
+            hook.on_end(self)
+
+
+def checkpoint_meta(setup: Setup, source: Source) -> dict[str, Any]:
+    """The metadata of a checkpoint, except the data position."""
+    return {
+        "config": json.loads(to_json(setup.config)),
+        "classes": list(setup.classes),
+        "category_ids": source.category_ids,
+        "data": identity(source),
+    }
+
+
+def stop_status(step: int, checkpoints: Checkpoints) -> str:
+    """For the message of a stop after `step`: whether it was saved, else the newest checkpoint."""
+    steps = checkpoints.steps()
+    if step in steps:
+        return f"at step {step}, saved; run it again to resume"
+    newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
+    return f"at step {step}, which was not saved; {newest}"
+
+
+def _check_same_data(meta: Mapping[str, Any], source: Source, workdir: Workdir) -> None:
+    """Raises DataError if `source` differs from the data that the run began with."""
+    before, now = meta.get("data"), identity(source)
+    if not before or before == now:
+        return
+    change = "it has other examples or another order"
+    if now["examples"] != before["examples"]:
+        change = f"it has {now['examples']} examples instead of {before['examples']}"
+    raise DataError(
+        f"split {source.split} is not the data that the run in {workdir} began with: {change}; "
+        "restore the data, or use a new --workdir"
+    )
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _close_hook(hook: Hook, kind: Any, *_: Any) -> None:
+    hook.close(failed=kind is not None)

@@ -1,0 +1,175 @@
+"""The folder of a run: the name of every file in it.
+
+    config.json, classes.json     what is trained: the resolved config, the class names
+    category_ids.json             the data set's own number of each class, where it has some
+    metrics.jsonl, events.*       the metrics of every logged step and evaluation
+    nonfinite.jsonl               steps whose loss or gradient was not finite
+    checkpoints/STEP/             see `checkpoints`
+    plots/first_batch.png, curves.png
+    eval/SPLIT/                   the last evaluation of a split: metrics.json, predictions.json and
+                                  .png; of a detector also curves and confusion (.json, .png),
+                                  images.json, worst.png, best.png
+    profile/                      traces of `--profile`
+    .lock                         see `lock`
+
+Process 0 alone writes, except for checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from convmesh.config import from_json, to_json
+from convmesh.data.documents import read_json
+from convmesh.errors import ConfigError, DataError, RunError
+from convmesh.workdir import atomic_files
+from convmesh.workdir.metrics import Row, evaluation_rows, read_metrics, training_rows
+
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
+
+
+class Workdir:
+    """The files of one run, by name. Nothing is read or created until a method is called."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """`root`: the folder; it need not exist yet."""
+        self.root = Path(root)
+        self.config_file = self.root / "config.json"
+        self.classes_file = self.root / "classes.json"
+        self.category_ids_file = self.root / "category_ids.json"
+        self.metrics_file = self.root / "metrics.jsonl"
+        self.nonfinite_file = self.root / "nonfinite.jsonl"
+        self.lock_file = self.root / LOCK
+        self.checkpoints_folder = self.root / CHECKPOINTS
+        self.profile_folder = self.root / "profile"
+        self.first_batch_picture = self.root / "plots" / "first_batch.png"
+        self.curves_picture = self.root / "plots" / "curves.png"
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    # The config and the classes.
+
+    def has_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config_file.exists()
+
+    def has_checkpoints(self) -> bool:
+        """Whether there is a checkpoint here, intact or damaged."""
+        return any(path.name.isdecimal() for path in self.checkpoints_folder.glob("*"))
+
+    def read_config(self) -> ConfigDict:
+        """The config of the run. Raises DataError naming the file if it is damaged."""
+        try:
+            return from_json(json.dumps(read_json(self.config_file)))
+        except ConfigError as error:
+            raise DataError(f"{self.config_file}: {error}") from None
+
+    def read_classes(self) -> tuple[str, ...] | None:
+        """The class names, index = class id; None if no run was started here."""
+        return tuple(read_json(self.classes_file)) if self.classes_file.exists() else None
+
+    def read_run(self) -> tuple[ConfigDict, tuple[str, ...]]:
+        """Config and class names.
+
+        Raises ConfigError if there is no run here, DataError if a file is damaged.
+        """
+        classes = self.read_classes()
+        for file in (self.config_file, self.classes_file):
+            if not file.exists():
+                raise ConfigError(
+                    f"{file}: missing; --workdir must be a folder that `convmesh train` wrote"
+                )
+        assert classes is not None
+        return self.read_config(), classes
+
+    def read_category_ids(self, classes: Sequence[str]) -> tuple[int, ...] | None:
+        """The data set's own id of each class, or None. Raises DataError if damaged."""
+        path = self.category_ids_file
+        if not path.exists():
+            return None
+        ids = read_json(path)
+        integers = isinstance(ids, list) and all(type(number) is int for number in ids)
+        if not integers or len(ids) != len(classes):
+            raise DataError(
+                f"{path}: wanted {len(classes)} integers, one for each class; delete it"
+            )
+        return tuple(ids)
+
+    def write_run(
+        self, config: ConfigDict, classes: Sequence[str], category_ids: Sequence[int] | None = None
+    ) -> None:
+        """Writes config, classes and category ids; config.json last. Raises RunError."""
+        try:
+            text = json.dumps(list(classes), indent=1) + "\n"
+            atomic_files.write_atomically(self.classes_file, text)
+            if category_ids is not None:
+                text = json.dumps(list(category_ids)) + "\n"
+                atomic_files.write_atomically(self.category_ids_file, text)
+            atomic_files.write_atomically(self.config_file, to_json(config))
+        except OSError as error:
+            raise RunError(f"{self}: cannot be written: {error.strerror or error}") from error
+
+    # Metrics.
+
+    def metrics(self) -> list[Row]:
+        """The rows of metrics.jsonl; [] if it does not exist. Raises DataError if damaged."""
+        return read_metrics(self.metrics_file) if self.metrics_file.exists() else []
+
+    def training_rows(self) -> list[Row]:
+        """The rows of training steps."""
+        return training_rows(self.metrics())
+
+    def evaluations(self, metric: str) -> dict[int, float | None]:
+        """`metric` of each evaluation, by step; None where it is missing."""
+        return {row["step"]: row.get(metric) for row in evaluation_rows(self.metrics())}
+
+    def scores(self, metric: str) -> dict[int, float]:
+        """As `evaluations`, without missing values."""
+        scores = self.evaluations(metric)
+        return {step: value for step, value in scores.items() if value is not None}
+
+    def is_evaluated(self, step: int, split: str) -> bool:
+        """Whether the run has evaluated `split` at `step`."""
+        return any(row["step"] == step for row in evaluation_rows(self.metrics(), split))
+
+    def last_evaluation(self, split: str) -> dict[str, Any]:
+        """The metrics of the last evaluation of `split`, by name; {} if there was none."""
+        rows = evaluation_rows(self.metrics(), split)
+        last = rows[-1] if rows else {}
+        return {name: value for name, value in last.items() if name not in ("step", "split")}
+
+    def evaluation(self, split: str) -> EvaluationFiles:
+        """The files of the last evaluation of `split`."""
+        return EvaluationFiles(self.root / "eval" / split)
+
+
+class EvaluationFiles:
+    """WORKDIR/eval/SPLIT: the files of the last evaluation of a split."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is created by `write`."""
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def picture(self, name: str) -> Path:
+        """The path of the picture `name`.png."""
+        return self.folder / f"{name}.png"
+
+    def write(self, name: str, content: Any, indent: int | None = None) -> None:
+        """Writes `content` as `name`.json."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, indent=indent) + ("\n" if indent else "")
+        atomic_files.write_atomically(self.folder / f"{name}.json", text)
+
+    def read(self, name: str) -> Any:
+        """The content of `name`.json. Raises DataError if it is absent or damaged."""
+        return read_json(self.folder / f"{name}.json")

@@ -1,0 +1,128 @@
+"""A lock that allows one run per workdir: two would overwrite each other's files."""
+
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+from convmesh.errors import ConfigError, RunError
+from convmesh.workdir.layout import LOCK
+
+
+class RunLock:
+    """An exclusive lock on a workdir; a context manager.
+
+    The operating system releases it when the process ends for any reason, so no stale lock
+    remains. It works between machines if the file system supports that (NFS 4 does); a file system
+    without locks gives a warning.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]) -> None:
+        """Does not take the lock yet."""
+        self._path = Path(workdir) / LOCK
+        self._file = -1
+
+    def refuse_if_held(self) -> None:
+        """Raises ConfigError if another run holds the lock; changes nothing."""
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            # A shared lock, so that two checks do not exclude each other.
+            self._try(file, shared=True)
+        finally:
+            os.close(file)  # and the lock with it
+
+    def __enter__(self) -> Self:
+        """Takes the lock; creates the workdir if it does not exist.
+
+        Raises ConfigError if another run holds it or the folder cannot be written, RunError if the
+        disk is full.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
+            raise kind(f"--workdir {self._path.parent}: {error.strerror}") from error
+        try:
+            self._take()
+            holder = {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
+            self._write(json.dumps(holder))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write("")
+        self._close()
+
+    def check(self) -> None:
+        """Raises RunError if the locked workdir was removed or replaced."""
+        try:
+            current = os.stat(self._path)
+        except OSError:
+            current = None
+        if current is None or not os.path.samestat(current, os.fstat(self._file)):
+            raise RunError(
+                f"{self._path.parent}: the folder was removed or replaced; the run cannot save to "
+                "it"
+            )
+
+    def _take(self) -> None:
+        for _ in range(10):  # a check may hold it for a moment
+            try:
+                return self._try(self._file)
+            except ConfigError:
+                time.sleep(0.03)
+        self._try(self._file)
+
+    def _try(self, file: int, shared: bool = False) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not a Unix
+            return
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{self._path.parent}: another run is using it, {self._holder()}; wait for it, "
+                "stop it, or use another --workdir"
+            ) from None
+        except OSError as error:
+            known = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+            if error.errno not in known:
+                raise
+            print(
+                f"{self._path}: this file system has no locks ({error.strerror}); make sure "
+                "that no other run uses the folder",
+                file=sys.stderr,
+            )
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads(self._path.read_text())
+            return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "an unknown process"
+
+    def _write(self, text: str) -> None:
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, text.encode(), 0)
+        except OSError:  # a full disk; the lock works without the text
+            pass
+
+    def _close(self) -> None:
+        os.close(self._file)
+        self._file = -1

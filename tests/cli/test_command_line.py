@@ -1,0 +1,90 @@
+"""The `convmesh` command: devices, processes, exit statuses and tracebacks."""
+
+import subprocess
+import sys
+
+import pytest
+
+from convmesh.cli.command_line import main
+from convmesh.errors import ConfigError, DataError, Stopped
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_cpu_devices_are_simulated_before_the_command(calls, recipe, monkeypatch, before):
+    monkeypatch.setattr(
+        "convmesh.distributed.devices.simulate_devices", lambda n: calls.made.append(("devices", n))
+    )
+    command = ["train", "--config", recipe, "--workdir", "w"]
+    devices = ["--cpu-devices", "8"]
+    assert main([*devices, *command] if before else [*command, *devices]) == 0
+    assert [call[0] for call in calls.made] == ["devices", "train"]
+    assert calls.made[0] == ("devices", 8)
+
+
+def test_the_flags_of_several_processes(calls, workdir, monkeypatch):
+    monkeypatch.setattr(
+        "convmesh.distributed.launch.start", lambda *flags: calls.made.append(("start", flags))
+    )
+    monkeypatch.setattr(
+        "convmesh.distributed.failure.finish", lambda: calls.made.append(("finish",))
+    )
+
+    def run_locally(command, n):
+        calls.made.append(("locally", [command(i, "127.0.0.1:9") for i in range(n)]))
+        return 75
+
+    monkeypatch.setattr("convmesh.distributed.launch.run_locally", run_locally)
+    flags = ["--coordinator", "10.0.0.1:1234", "--process-id", "1", "--num-processes=2"]
+    for argv in ([*flags, "eval", "--workdir", workdir], ["eval", "--workdir", workdir, *flags]):
+        assert main(argv) == 0
+        assert [call[0] for call in calls.made] == ["start", "evaluate", "finish"]
+        assert calls.made[0][1] == ("10.0.0.1:1234", 2, 1)
+        calls.made.clear()
+    for alone in ([], ["--num-processes", "1"]):
+        assert main(["eval", "--workdir", workdir, *alone]) == 0
+        assert calls.made[0] == ("start", (None, len(alone) // 2 or None, None))
+        calls.made.clear()
+
+    argv = ["predict", "--workdir", workdir, "--output", "o", "--num-processes", "2", "--", "--a"]
+    assert main(argv) == 75
+    again = [sys.executable, "-m", "convmesh", "--coordinator=127.0.0.1:9"]
+    assert calls.made == [
+        ("locally", [[*again, "--process-id=0", *argv], [*again, "--process-id=1", *argv]])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ConfigError("train.seed changed"), 2, "convmesh: error: train.seed changed"),
+        (Stopped("stopped at step 7"), 75, "convmesh: stopped at step 7"),
+        (KeyboardInterrupt(), 130, "convmesh: interrupted"),
+        (SystemExit("gave up"), 1, "convmesh: error: gave up"),
+    ],
+)
+def test_a_run_that_fails_returns_its_status_and_prints_one_line(
+    failed, calls, recipe, error, status, line
+):
+    calls.error = error
+    assert failed("train", "--config", recipe, "--workdir", "w") == (status, line)
+
+
+def test_the_status_of_a_command_is_returned(monkeypatch, recipe):
+    monkeypatch.setattr("convmesh.cli.data_commands.check_data", lambda args, overrides: 1)
+    assert main(["check-data", "--config", recipe]) == 1
+
+
+@pytest.mark.parametrize("error", [DataError("a.jpg: cut short"), RuntimeError("a.jpg: cut short")])
+def test_debug_shows_the_traceback(calls, recipe, capsys, error):
+    calls.error = error
+    assert main(["train", "--config", recipe, "--workdir", "w", "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.rstrip().splitlines()[-1].endswith("a.jpg: cut short")
+
+
+def test_python_m_convmesh_is_the_command():
+    command = [sys.executable, "-m", "convmesh", "trian"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "convmesh: error: trian: no such command; did you mean train?"

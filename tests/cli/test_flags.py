@@ -1,0 +1,63 @@
+"""Flags as data."""
+
+import argparse
+
+import pytest
+
+from convmesh.cli.flags import Flag, add_flags, fraction, non_negative_int, positive_int
+
+
+@pytest.mark.parametrize(
+    ("parse", "good", "bad"),
+    [
+        (positive_int, {"1": 1, "30": 30}, ("0", "-1", "1.5", "x", "")),
+        (non_negative_int, {"0": 0, "7": 7}, ("-1", "1.5", "x")),
+        (fraction, {"0": 0.0, "0.25": 0.25, "1": 1.0}, ("-0.1", "1.1", "nan", "inf", "x")),
+    ],
+)
+def test_a_value_is_converted_or_refused(parse, good, bad):
+    assert {text: parse(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"got '{text}', wanted a"):
+            parse(text)
+
+
+def parser(*flags):
+    made = argparse.ArgumentParser(exit_on_error=False)
+    add_flags(made, flags)
+    return made
+
+
+def test_each_form_of_a_flag():
+    made = parser(
+        Flag("--count", "a number", "N", parse=positive_int, default=3),
+        Flag("--name", "a name", "NAME", required=True),
+        Flag("--with", "a choice", choices=("a", "b")),
+        Flag("--switch", "a switch"),
+        Flag("paths", "files", "PATH", many=True),
+    )
+    args = made.parse_args(["x", "y", "--name", "n"])
+    assert vars(args) == {
+        **{"count": 3, "name": "n", "with": None, "switch": False, "paths": ["x", "y"]},
+    }
+    args = made.parse_args(["x", "--name", "n", "--count", "5", "--with", "b", "--switch"])
+    assert (args.count, getattr(args, "with"), args.switch) == (5, "b", True)
+
+
+def test_flags_that_exclude_each_other():
+    made = parser(
+        Flag("--one", "", excludes="group"),
+        Flag("--two", "", excludes="group"),
+        Flag("--three", ""),
+    )
+    assert made.parse_args(["--one", "--three"]).one
+    with pytest.raises(argparse.ArgumentError, match="not allowed with argument --one"):
+        made.parse_args(["--one", "--two"])
+
+
+def test_a_hidden_alias_sets_the_flag_and_is_not_listed():
+    made = parser(Flag("--new-name", "a file", "FILE", hidden_alias="--old-name"))
+    assert made.parse_args(["--old-name", "x"]).new_name == "x"
+    assert made.parse_args(["--new-name", "x"]).new_name == "x"
+    assert made.parse_args([]).new_name is None
+    assert "--old-name" not in made.format_help()

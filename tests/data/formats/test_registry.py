@@ -1,0 +1,116 @@
+"""The layouts and how they are recognized: src/convmesh/data/formats/registry.py."""
+
+import importlib
+
+import cv2
+import numpy as np
+import pytest
+
+from convmesh.config import KEYS, defaults
+from convmesh.config.keys import DATA_FORMATS
+from convmesh.data.formats import registry
+from convmesh.data.formats.evidence import Evidence
+from convmesh.data.splits import open_eval, open_train
+from convmesh.errors import ConfigError
+
+
+def config_at(root, task="classify", **changes):
+    config = defaults(task)
+    config.data.root = str(root)
+    config.data.update(changes)
+    return config
+
+
+def test_auto_recognizes_class_folders(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            cv2.imwrite(str(tmp_path / name / f"{i}.png"), np.full((4, 4, 3), i, np.uint8))
+    config = config_at(tmp_path)
+    train, val = open_train(config), open_eval(config)
+    assert (len(train), len(val), train.classes) == (9, 1, ("cat", "dog"))
+    assert len({train[i].image_id for i in range(9)} | {val[0].image_id}) == 10
+
+
+@pytest.mark.parametrize(
+    "files, layout",
+    [
+        (["annotations/instances_train2017.json", "train2017/0.jpg"], "coco"),
+        (["annotations/instances_default.json", "images/0.jpg"], "coco"),
+        (["train/_annotations.coco.json", "train/0.jpg"], "coco"),
+        (["train/_annotations.coco.json", "train/0.jpg", "data.yaml"], "coco"),
+        (["result.json", "images/0.jpg"], "coco"),
+        (["data.yaml"], "yolo"),
+        (["data.yaml", "train/images/0.jpg", "train/labels/0.txt"], "yolo"),
+        (["data.yaml", "annotations/instances_val2017.json", "labels/0.txt"], "yolo"),
+        (["images/train/0.jpg", "labels/train/0.txt"], "yolo"),
+        (["images/0.jpg", "labels/0.txt", "classes.txt", "notes.json"], "yolo"),
+        (["train/images/0.jpg", "train/labels/0.txt"], "yolo"),
+        (["Annotations/0.xml", "JPEGImages/0.jpg", "ImageSets/Main/train.txt"], "voc"),
+        (["train/0.xml", "train/0.jpg"], "voc"),
+        (["0.xml", "0.jpg"], "voc"),
+        (["train/cat/0.jpg", "train/dog/0.jpg"], "folder"),
+        (["cat/0.jpg", "dog/0.jpg", "notes.json"], "folder"),
+        (["images/0.jpg", "labels/0.jpg"], "folder"),
+        (["train/images/0.jpg", "train/labels/0.jpg"], "folder"),
+    ],
+)
+def test_auto_recognizes_each_layout_by_the_names_of_its_files(tmp_path, files, layout):
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    task = "classify" if layout == "folder" else "detect"
+    assert registry.find_format(config_at(tmp_path, task)) == layout
+
+
+def test_an_unknown_layout_or_format_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="set data.root to a folder or data.name"):
+        open_train(defaults("detect"))
+    with pytest.raises(ConfigError, match="data.root: /not/there is not a folder"):
+        open_train(config_at("/not/there"))
+    (tmp_path / "0.jpg").write_text("")
+    with pytest.raises(ConfigError, match="no known layout"):
+        open_train(config_at(tmp_path))
+    with pytest.raises(ConfigError, match="data.format: got 'zip', wanted auto or one of tfds, co"):
+        open_train(config_at(tmp_path, format="zip"))
+
+
+def test_a_data_set_name_selects_tfds(tmp_path):
+    assert registry.find_format(config_at(tmp_path, name="coco/2017")) == "tfds"
+
+
+def test_named_annotation_files_are_coco(tmp_path):
+    for key in ("train_annotations", "eval_annotations"):
+        assert registry.find_format(config_at(tmp_path, "detect", **{key: "a.json"})) == "coco"
+
+
+def test_a_new_layout_needs_one_file_and_one_line(tmp_path, monkeypatch):
+    (tmp_path / "zip_layout.py").write_text(
+        "def looks_like(root, task, evidence):\n"
+        "    return evidence == 3 and (root / 'index.zip').exists()\n"
+        "def open_dataset(config):\n"
+        "    return f'opened {config.data.root}'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(DATA_FORMATS, "zip", "zip_layout")
+    root = tmp_path / "data"
+    (root / "cat").mkdir(parents=True)
+    assert registry.find_format(config_at(root)) == "folder"
+    (root / "index.zip").touch()
+    assert registry.find_format(config_at(root)) == "zip"
+    assert registry.find_format(config_at(root, format="zip")) == "zip"
+    assert registry.open_dataset(config_at(root)) == f"opened {root}"
+
+
+def test_the_config_takes_every_layout_by_name():
+    assert set(KEYS["data.format"].choices) == {"auto", *DATA_FORMATS}
+
+
+@pytest.mark.parametrize("name", DATA_FORMATS)
+def test_every_layout_is_a_module_that_opens_a_data_set(name, tmp_path):
+    module = importlib.import_module(DATA_FORMATS[name])
+    with pytest.raises(ConfigError):
+        module.open_dataset(defaults("detect"))  # without a root or a name
+    if name != "tfds":
+        assert not any(module.looks_like(tmp_path, "detect", level) for level in Evidence)

@@ -1,0 +1,44 @@
+"""Counts over examples, and the placement of evaluation images."""
+
+import numpy as np
+
+from convmesh.data.loading.batches import DataCounts, EvalBatch
+
+
+def test_counts_leave_out_padding_and_regions_to_ignore():
+    counts = DataCounts.of(
+        {
+            "present": np.array([True, False, False, True]),
+            "index": np.array([3, 4, -1, 5]),
+            "bad_boxes": np.array([2, 0, 0, 1]),
+            "truncated": np.array([0, 0, 0, 7]),
+            "bad_partners": np.array([1, 0, 0, 1]),
+            "valid": np.array([[True, True], [False, False], [False, False], [True, False]]),
+            "crowd": np.array([[False, True], [False, False], [False, False], [False, False]]),
+        }
+    )
+    assert counts == DataCounts(
+        images=2, unreadable=1, bad_boxes=3, truncated=7, bad_partners=2, boxes=2
+    )
+
+
+def test_counts_of_classification_have_no_boxes():
+    arrays = {"present": np.array([True]), "index": np.array([0]), "bad_boxes": np.array([0])}
+    assert DataCounts.of(arrays) == DataCounts(images=1)
+
+
+def test_counts_add_up_by_name():
+    total = DataCounts(1, 2, 3, 4, 5, 6) + DataCounts(10, 20, 30, 40, 50, 60)
+    assert total == DataCounts(11, 22, 33, 44, 55, 66)
+
+
+def test_the_placement_is_that_of_one_image():
+    batch = EvalBatch(
+        image=None,
+        scale=np.array([1.0, 0.5]),
+        offset=np.array([[0, 0], [3, 4]]),
+        original_size=np.array([[9, 9], [20, 30]]),
+    )
+    placement = batch.placement(1)
+    assert placement.scale == 0.5 and placement.offset.tolist() == [3, 4]
+    assert placement.original_size.tolist() == [20, 30]

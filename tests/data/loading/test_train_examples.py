@@ -1,0 +1,220 @@
+"""Training examples: augmentation, truncation, mixing, and unreadable images."""
+
+import numpy as np
+import pytest
+from sources import (
+    GreyImages,
+    Scenes,
+    arrays_of,
+    config_for,
+    mixing_config,
+    take,
+    without_augmentation,
+)
+
+from convmesh.data import order
+from convmesh.data.record import Record
+from convmesh.errors import DataError
+
+
+def test_boxes_stay_with_their_image_and_are_sorted_by_size():
+    config = without_augmentation(config_for(image_size=(40, 30)))
+    batches, _ = take(Scenes(8), config, 2)
+    for batch in batches:
+        for row, index in enumerate(batch.index):
+            n = index % 4
+            record = Scenes(8)[index]
+            assert np.array_equal(batch.image[row], record.image)
+            assert batch.valid[row].tolist() == [True] * n + [False] * (5 - n)
+            assert np.array_equal(batch.boxes[row, :n], record.boxes[::-1])
+            assert np.array_equal(batch.labels[row, :n], record.labels[::-1])
+            assert np.array_equal(batch.crowd[row, :n], record.crowd[::-1])
+            for key in ("boxes", "labels", "crowd"):
+                assert not getattr(batch, key)[row, n:].any()
+
+
+class MarkedCorners(Scenes):
+    """A box of grey level 50 * (label + 1) in each corner."""
+
+    classes = ("a", "b", "c", "d")
+
+    def __getitem__(self, index):
+        image = np.zeros((80, 80, 3), np.uint8)
+        corners = [(x, y) for y in (5, 55) for x in (5, 55)]
+        for label, (x, y) in enumerate(corners):
+            image[y : y + 20, x : x + 20] = 50 * (label + 1)
+        boxes = np.array([[x, y, x + 20, y + 20] for x, y in corners], np.float32)
+        labels, crowd = np.arange(4, dtype=np.int32), np.zeros(4, bool)
+        return Record(image, index + 1, f"{index}.png", boxes=boxes, labels=labels, crowd=crowd)
+
+
+def test_labels_stay_with_their_boxes_when_other_boxes_are_dropped():
+    config = config_for(image_size=(80, 80))
+    config.data.augment.update(scale=(1.6, 2.4), color=0.0)
+    batches, _ = take(MarkedCorners(4), config, 3)
+    count = 0
+    for batch in batches:
+        for row in range(4):
+            for box, label in zip(
+                batch.boxes[row, batch.valid[row]],
+                batch.labels[row, batch.valid[row]],
+                strict=True,
+            ):
+                x, y = ((box[:2] + box[2:]) / 2).astype(int)
+                assert batch.image[row, y, x, 0] == 50 * (label + 1)
+                count += 1
+    assert 12 <= count < 48
+
+
+def test_augmentation_depends_on_epoch_example_and_seed():
+    source, config = Scenes(4), config_for()
+    (first, second), _ = take(source, config, 2)
+    for index in range(4):
+        one = first.image[first.index.tolist().index(index)]
+        two = second.image[second.index.tolist().index(index)]
+        assert not np.array_equal(one, two)
+    config.train.seed = 8
+    (other,), _ = take(source, config, 1)
+    assert not np.array_equal(other.image, first.image)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_raises_an_error_with_its_name(workers):
+    config = config_for(workers=workers)
+    with pytest.raises(DataError, match="^3.png: cut short"):
+        take(Scenes(5, broken=(3,)), config, 2)
+
+
+@pytest.mark.parametrize("task", ["detect", "classify"])
+def test_an_unreadable_image_is_skipped_with_weight_zero(task):
+    config = config_for(task, on_bad_example="skip")
+    batches, counts = take(Scenes(5, task, broken=(3, 4)), config, 5)
+    readable, _ = take(Scenes(5, task), config, 5)
+    for batch, sound in zip(batches, readable, strict=True):
+        assert np.array_equal(batch.index, sound.index)
+        bad = np.isin(batch.index, (3, 4))
+        assert np.array_equal(batch.present, ~bad)
+        assert not batch.image[bad].any()
+        assert np.array_equal(batch.image[~bad], sound.image[~bad])
+        if task == "detect":
+            assert not batch.valid[bad].any()
+    assert counts.unreadable == 8 and counts.images == 12
+
+
+def test_the_smallest_boxes_beyond_the_limit_are_truncated_and_counted():
+    config = without_augmentation(config_for(image_size=(40, 30), max_boxes=2))
+    batches, counts = take(Scenes(4), config, 1)
+    (batch,) = batches
+    row = batch.index.tolist().index(3)
+    assert batch.truncated.tolist() == [max(0, i - 2) for i in batch.index % 4]
+    assert batch.valid.shape == (4, 2)
+    assert np.array_equal(batch.boxes[row], Scenes(4)[3].boxes[:0:-1])
+    assert counts.truncated == 1
+
+
+def test_bad_boxes_of_the_source_are_counted():
+    _, counts = take(Scenes(4, bad_boxes=2), config_for(), 3)
+    assert counts.bad_boxes == 24
+
+
+def test_partners_are_the_images_mixed_in():
+    source, config = GreyImages(10), without_augmentation(mixing_config(1.0, image_size=(40, 40)))
+    batches, _ = take(source, config, 6)
+    for batch in batches:
+        assert batch.partners.dtype == np.int64 and batch.partners.shape == (4, 4)
+        unmixed = take(source, config_for(), 1)[0][0]
+        assert set(arrays_of(batch)) == {*arrays_of(unmixed), "partners"}
+        for row, index in enumerate(batch.index):
+            *in_mosaic, blended = batch.partners[row].tolist()
+            assert blended == -1 and all(0 <= partner < 10 for partner in in_mosaic)
+            levels = {10 * (i + 1) for i in (index, *in_mosaic)}
+            assert set(np.unique(batch.image[row])) - {114} == levels
+            labels = batch.labels[row, batch.valid[row]].tolist()
+            assert sorted(labels) == sorted([index, *in_mosaic])
+
+    config.data.augment.update(mosaic=0.0, mixup=1.0)
+    batches, _ = take(source, config, 4)
+    for batch in batches:
+        assert (batch.partners[:, :3] == -1).all() and (batch.partners[:, 3] >= 0).all()
+        for row, index in enumerate(batch.index):
+            labels = batch.labels[row, batch.valid[row]].tolist()
+            assert sorted(labels) == sorted([index, batch.partners[row, 3]])
+
+
+def test_an_example_without_partners_is_the_same_as_without_mixing():
+    source = Scenes(10)
+    batches, _ = take(source, mixing_config(0.4, 0.2), 6)
+    plain, _ = take(source, config_for(), 6)
+    unmixed = 0
+    for batch, expected in zip(batches, plain, strict=True):
+        assert np.array_equal(batch.index, expected.index)
+        for row in range(4):
+            same = all(
+                np.array_equal(getattr(batch, name)[row], array[row])
+                for name, array in arrays_of(expected).items()
+            )
+            assert same == (batch.partners[row] == -1).all()
+            unmixed += same
+    assert 4 <= unmixed <= 20
+
+
+def test_partners_depend_on_epoch_and_seed():
+    source, config = Scenes(4), mixing_config(1.0)
+    (first, second), _ = take(source, config, 2)
+    order = np.argsort(first.index), np.argsort(second.index)
+    assert not np.array_equal(first.partners[order[0]], second.partners[order[1]])
+    config.train.seed = 8
+    (other,), _ = take(source, config, 1)
+    assert not np.array_equal(other.partners[np.argsort(other.index)], first.partners[order[0]])
+
+
+@pytest.mark.parametrize("last_plain, steps, mixed", [(0.3, 10, 28), (0.5, 3, 6), (1.0, 5, 0)])
+def test_the_last_part_of_a_run_is_not_mixed(last_plain, steps, mixed):
+    source, config = Scenes(10), mixing_config(1.0, 1.0)
+    config.data.augment.last_plain = last_plain
+    batches, _ = take(source, config, steps, steps=steps)
+    plain, _ = take(source, config_for(), steps)
+    partners = np.concatenate([batch.partners for batch in batches])
+    assert (partners[:mixed] >= 0).all() and (partners[mixed:] == -1).all()
+    for key in ("image", "boxes", "labels", "crowd", "valid", "truncated"):
+        one, two = (np.concatenate([getattr(batch, key) for batch in b]) for b in (batches, plain))
+        assert np.array_equal(one[mixed:], two[mixed:]), key
+    # Without the number of steps everything is mixed.
+    endless, _ = take(source, config, steps)
+    assert all((batch.partners >= 0).all() for batch in endless)
+
+
+def test_batches_of_a_run_without_mixing_have_no_partners():
+    (batch,), _ = take(Scenes(9), config_for(), 1)
+    assert batch.partners is None
+
+
+def test_an_unreadable_partner_is_counted_and_left_out():
+    source = GreyImages(6, broken=(2, 5), bad_boxes=1)
+    config = without_augmentation(
+        mixing_config(1.0, 1.0, on_bad_example="skip", image_size=(40, 40))
+    )
+    batches, counts = take(source, config, 6)
+    bad = 0
+    for batch in batches:
+        for row, index in enumerate(batch.index):
+            partners = batch.partners[row]
+            assert not np.isin(partners, (2, 5)).any()
+            if index in (2, 5):
+                assert not batch.present[row] and (partners == -1).all()
+                continue
+            bad += int((partners == -1).sum())
+            labels = batch.labels[row, batch.valid[row]].tolist()
+            assert sorted(labels) == sorted([index, *partners[partners >= 0]])
+    assert counts.bad_partners == bad > 0
+    # In each of four epochs every example is counted once, even if it is also a partner.
+    assert counts.unreadable == 8 and counts.images == 16 and counts.bad_boxes == 16
+
+
+def test_an_unreadable_partner_raises_an_error():
+    config = mixing_config(1.0)
+    examples = [order.example_at(n, 400, config.train.seed)[1] for n in range(40)]
+    # All examples of the first ten batches can be read: only partners fail.
+    broken = tuple(set(range(400)) - set(examples))
+    with pytest.raises(DataError, match="cut short"):
+        take(Scenes(400, broken=broken), config, 5)

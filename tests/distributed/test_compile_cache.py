@@ -1,0 +1,82 @@
+"""Compiled programs kept on disk: used by the next process, compiled again if damaged."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from convmesh.distributed import compile_cache
+
+CODE = """
+import jax, logging
+from convmesh.distributed import compile_cache
+jax.jit(lambda x: x - 1)(1.0)  # JAX has compiled before the cache starts
+folder = compile_cache.start()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+print(float(jax.jit(lambda x: x @ x + 3)(jax.numpy.ones((2, 2)))[0, 0]))
+print(sum(name.endswith("cache_hits") for name in hits), folder)
+"""
+
+
+def run_once(cache):
+    """Runs CODE in a fresh process; returns its result, its cache hits and standard error."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    env |= {"CONVMESH_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    answer, rest = done.stdout.splitlines()
+    return float(answer), int(rest.split()[0]), done.stderr
+
+
+def entries(cache):
+    return sorted(cache.glob("*/*-cache"))
+
+
+def test_a_second_process_uses_cached_programs_and_recompiles_damaged_ones(tmp_path):
+    assert run_once(tmp_path)[:2] == (5.0, 0)
+    first = {path: path.read_bytes() for path in entries(tmp_path)}
+    answer, found, _ = run_once(tmp_path)
+    assert (answer, found) == (5.0, len(first)) and found > 0
+
+    for path, data in first.items():  # one bit
+        path.write_bytes(data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
+    answer, found, errors = run_once(tmp_path)
+    assert (answer, found, errors) == (5.0, 0, "")
+    assert entries(tmp_path) == sorted(first)
+    assert run_once(tmp_path)[:2] == (5.0, len(first))
+
+
+def test_evict_deletes_unverified_and_the_oldest_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_cache, "MAX_BYTES", 250)
+    for age, name in enumerate(("new-cache", "old-cache", "oldest-cache", "unverified-cache")):
+        (tmp_path / name).write_bytes(b"x" * 100)
+        if name != "unverified-cache":
+            checksum = tmp_path / f"{name}.sha256"
+            checksum.write_text(hashlib.sha256(b"x" * 100).hexdigest())
+            os.utime(checksum, (1e9 - age, 1e9 - age))
+    (tmp_path / "notes").write_text("a user's own file")
+    compile_cache.evict(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new-cache", "new-cache.sha256", "notes", "old-cache", "old-cache.sha256",
+    ]  # fmt: skip
+
+
+def test_no_cache_where_jax_has_one_the_folder_cannot_be_created_or_none_is_wanted(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("a cache was set up"))
+    assert compile_cache._jax_folder()  # set by the tests themselves
+    assert compile_cache.start() is None
+    monkeypatch.setattr(compile_cache, "_jax_folder", str)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CONVMESH_CACHE", str(tmp_path / "file"))
+    assert compile_cache.start() is None
+    assert "cannot be cached" in capsys.readouterr().err
+    monkeypatch.setenv("CONVMESH_CACHE", "")
+    assert compile_cache.start() is None
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,164 @@
+"""Local processes (output, exit status, signals), and joining the processes of a job."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import jobs
+import pytest
+
+from convmesh.distributed import launch
+from convmesh.errors import ConfigError
+
+
+def run_stub(code, n=2):
+    """`run_locally` of Python code that sees `index`; it has imported os, signal, sys and time."""
+    head = "import os, signal, sys, time; index = {}\n"
+
+    def command(process_id, coordinator):
+        assert coordinator.startswith("127.0.0.1:")
+        return [sys.executable, "-S", "-c", head.format(process_id) + code]
+
+    return launch.run_locally(command, n)
+
+
+def test_output_of_local_processes_is_prefixed_except_that_of_the_first(capfd):
+    assert run_stub("print('out', index); print('err', index, file=sys.stderr)", n=3) == 0
+    out, err = capfd.readouterr()
+    assert out == "out 0\n"
+    assert sorted(err.splitlines()) == [
+        *("[process 1] err 1", "[process 1] out 1", "[process 2] err 2", "[process 2] out 2"),
+        "err 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("sys.exit(75)", 75),
+        ("sys.exit(75 if index else 3)", 3),
+        ("sys.exit(2 if index else 0)", 2),
+        ("if index: sys.exit(7)", 7),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nif index: sys.exit(7)", 7),
+        ("if index: os.kill(os.getpid(), signal.SIGKILL)", 137),
+    ],
+)
+def test_local_processes_end_when_one_fails_with_its_status(monkeypatch, capfd, code, status):
+    monkeypatch.setattr(launch, "END_SECONDS", 0.5)
+    assert run_stub(f"{code}\ntime.sleep(30)\nprint('not ended')") == status
+    out, err = capfd.readouterr()
+    assert "not ended" not in out + err
+    assert ("process 1 was ended by SIGKILL" in err) == (status == 137)
+
+
+def test_local_processes_may_end_one_after_another(monkeypatch):
+    monkeypatch.setattr(launch, "END_SECONDS", 0.1)
+    assert run_stub("if not index: time.sleep(1)") == 0
+    assert run_stub("if not index: time.sleep(1)\nsys.exit(75)") == 75
+
+
+def test_signals_are_forwarded_to_local_processes_once():
+    code = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from test_launch import run_stub
+sys.exit(run_stub('''
+received = []
+signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+print("ready", index, flush=True)
+while not received: time.sleep(0.01)
+time.sleep(0.3)
+sys.exit(75 if len(received) == 1 else 1)
+'''))
+"""
+    command = [sys.executable, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
+        try:
+            assert jobs.next_line(process.stdout) == b"ready 0\n"
+            assert jobs.next_line(process.stderr) == b"[process 1] ready 1\n"
+            os.killpg(process.pid, signal.SIGTERM)  # as a terminal does
+            assert process.wait(timeout=30) == 75
+        finally:
+            process.kill()
+
+
+def test_run_locally_is_refused_under_a_cluster_and_for_more_processes_than_gpus(monkeypatch):
+    with monkeypatch.context() as patch:
+        for name, value in jobs.SLURM.items():
+            patch.setenv(name, value)
+        with pytest.raises(ConfigError, match="--num-processes 2: Slurm has already started sev"):
+            run_stub("")
+    monkeypatch.setattr(launch, "visible_gpus", lambda env: 1)
+    with pytest.raises(ConfigError, match="has 1 GPU.*add --cpu-devices"):
+        run_stub("")
+
+
+def test_local_processes_get_equal_parts_of_the_gpus(monkeypatch, capfd):
+    monkeypatch.setattr(launch, "visible_gpus", lambda env: 4)
+    assert run_stub("print(os.environ['JAX_LOCAL_DEVICE_IDS'])") == 0
+    out, err = capfd.readouterr()
+    assert (out, err) == ("0,1\n", "[process 1] 2,3\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, 0, None), "--num-processes 0: wanted at least 1"),
+        (("10.0.0.1:99", None, None), "--num-processes, --process-id: not given; --coordinator, "),
+        ((None, 2, 0), "--coordinator: not given"),
+        (("10.0.0.1", 2, 0), "--coordinator 10.0.0.1: wanted HOST:PORT"),
+        (("10.0.0.1:99", 2, 2), "--process-id 2: with --num-processes 2 it must be from 0 to 1"),
+        (("10.0.0.1:99", 2, -1), "--process-id -1: with --num-processes 2"),
+    ],
+)
+def test_start_refuses_wrong_or_incomplete_flags(flags, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        launch.start(*flags)
+
+
+def test_start_refuses_an_address_on_which_process_0_cannot_listen():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"{address}: process 0 cannot listen there: Address"):
+            launch.start(address, 2, 0)
+    with pytest.raises(ConfigError, match="process 0 cannot listen there: Cannot assign"):
+        launch.start("198.51.100.7:1234", 2, 0)  # reserved for documentation: no machine has it
+
+
+def test_processes_started_by_slurm_join_each_other(job):
+    one_node = {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    port = {"JAX_COORDINATOR_PORT": str(launch.free_port())}
+    env = jobs.SLURM | one_node | port | {"SLURM_STEP_NUM_TASKS": "2"}
+    body = "print(index, processes.gather(os.environ['SLURM_PROCID']))"
+    both = [job(body, **env | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(2)]
+    for i, process in enumerate(both):
+        status, out, err = jobs.end(process)
+        assert (status, out) == (0, f"{i} ['0', '1']\n"), err
+
+
+def test_a_process_whose_others_never_start_ends_with_a_message():
+    code = """
+import sys
+from convmesh.distributed import launch
+launch.START_SECONDS = 2
+launch.start(sys.argv[1], 2, int(sys.argv[2]))
+"""
+    messages = ("not all others have connected to", "no answer from process 0 at")
+    addresses = [jobs.free_address() for _ in messages]
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, address, str(i)], **jobs.PIPES)
+        for i, address in enumerate(addresses)
+    ]
+    try:
+        for i, process in enumerate(started):
+            status, _, err = jobs.end(process)
+            expected = f"process {i} of 2: {messages[i]} {addresses[i]} within 2 s"
+            assert (status, err) == (1, f"convmesh: error: {expected}\n")
+    finally:
+        jobs.kill(started)

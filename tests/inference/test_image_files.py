@@ -1,0 +1,47 @@
+"""The image files of `predict`: which paths name which files, and reading them in batches."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+
+from convmesh.data import images
+from convmesh.errors import ConfigError
+from convmesh.inference.image_files import find_images, read_batches
+
+
+def test_a_folder_is_searched_for_every_image_type(tmp_path):
+    for suffix in images.SUFFIXES:
+        (tmp_path / f"a{suffix.upper()}").touch()
+    assert len(find_images([str(tmp_path)])) == len(images.SUFFIXES)
+
+
+def test_files_folders_and_globs_name_each_image_once(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("b.png", "a.png", "deep/er/c.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    given = [str(tmp_path / "b.png"), str(tmp_path), str(tmp_path / "*.png")]
+    found = [str(path.relative_to(tmp_path)) for path in find_images(given)]
+    assert found == ["b.png", "a.png", "deep/er/c.jpg"]
+    # A file given by name is accepted with any suffix; reading it fails later.
+    assert find_images([str(tmp_path / "notes.txt")]) == [tmp_path / "notes.txt"]
+    for missing in ("none.png", "*.gif"):
+        with pytest.raises(ConfigError, match="no image found"):
+            find_images([str(tmp_path / missing)])
+
+
+def test_batches_keep_the_order_and_hold_the_reason_of_a_failure(tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(5)]
+    for i, file in enumerate(files):
+        cv2.imwrite(str(file), np.full((2, 2 + i, 3), i, np.uint8))
+    files[3].write_bytes(b"no picture")
+    with ThreadPoolExecutor(2) as pool:
+        batches = list(read_batches(pool, files, 2))
+        assert list(read_batches(pool, [], 2)) == []
+    assert [[file for file, _ in batch] for batch in batches] == [files[:2], files[2:4], files[4:]]
+    for i, (file, image) in enumerate(one for batch in batches for one in batch):
+        if i == 3:
+            assert image.startswith(f"{file}: not an image")
+        else:
+            assert image.shape == (2, 2 + i, 3) and (image == i).all()

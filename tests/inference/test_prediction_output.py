@@ -1,0 +1,99 @@
+"""The output folder of `predict`: names, content, and what is never overwritten."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from convmesh.errors import ConfigError
+from convmesh.inference.options import PredictOptions
+from convmesh.inference.prediction import predict_files
+from convmesh.inference.prediction_output import (
+    ImageOutput,
+    PredictionFolder,
+    classes_output,
+    detections_output,
+)
+
+FOUND = {
+    "boxes": np.array([[20, 10, 70, 50], [0, 0, 100, 100.0]]),
+    "labels": np.array([1, 0]),
+    "classes": ["bee", "ant"],
+    "scores": np.array([0.5, 0.25]),
+    "box_confidence": np.array([0.25, 0.0625]),
+    "class_confidence": np.array([1.0, 1.0]),
+}
+
+
+def image(height=100, width=200):
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def test_detections_as_json_and_as_lines_of_text():
+    output = detections_output(image(), FOUND)
+    assert output.entry["detections"][0] == {
+        "box": [20, 10, 70, 50],
+        "class": "bee",
+        "score": 0.5,
+        "box_confidence": 0.25,
+        "class_confidence": 1.0,
+    }
+    # Centre and size: from 20 to 70 of 200 columns and from 10 to 50 of 100 rows.
+    assert output.text.splitlines() == [
+        "1 0.225000 0.300000 0.250000 0.400000 0.500000",
+        "0 0.250000 0.500000 0.500000 1.000000 0.250000",
+    ]
+    assert output.picture.shape == (480, 960, 3)
+    numbered = detections_output(image(), FOUND, category_ids=(7, 3)).entry["detections"]
+    assert [one["category_id"] for one in numbered] == [3, 7]
+
+
+def test_the_best_classes_as_json_and_as_lines_of_text():
+    found = {"labels": np.array([1, 0, 2]), "probabilities": np.array([0.5, 0.375, 0.125])}
+    output = classes_output(image(), found, ("ant", "bee", "cow"), top_k=2)
+    best = [{"class": "bee", "probability": 0.5}, {"class": "ant", "probability": 0.375}]
+    assert output.entry == {"classes": best}
+    assert output.text == "bee 0.500000\nant 0.375000\n"
+    assert output.picture.dtype == np.uint8
+
+
+def test_pictures_of_the_same_name_are_numbered(tmp_path):
+    files = [tmp_path / name for name in ("one/a.png", "two/A.jpg", "three/a.bmp", "three/b.png")]
+    folder = PredictionFolder.for_files(tmp_path / "out", files)
+    assert list(folder.pictures.values()) == ["a.png", "A_2.png", "a_3.png", "b.png"]
+    assert not folder.root.exists()
+
+
+@pytest.mark.parametrize("save_txt", [False, True])
+def test_files_of_the_folder(tmp_path, save_txt):
+    file = tmp_path / "a.jpg"
+    folder = PredictionFolder.for_files(tmp_path / "new" / "out", [file], save_txt)
+    folder.write_image(file, ImageOutput({"classes": []}, image(), "ant 1.0\n"))
+    folder.write_predictions([{"file": str(file)}])
+    names = {path.name for path in folder.root.iterdir()}
+    assert names == {"a.png", "predictions.json"} | ({"a.txt"} if save_txt else set())
+    assert json.loads(folder.predictions_file.read_text()) == [{"file": str(file)}]
+    if save_txt:
+        assert (folder.root / "a.txt").read_text() == "ant 1.0\n"
+
+
+@pytest.mark.parametrize("output", ["images", "labels"])
+def test_labels_are_not_overwritten(tmp_path, output):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    cv2.imwrite(str(tmp_path / "images/a.jpg"), image())
+    before = sorted(tmp_path.rglob("*"))
+    given, output = [str(tmp_path / "images")], tmp_path / output
+    # Refused before the model is loaded: there is no workdir.
+    with pytest.raises(ConfigError, match="--save-txt would overwrite a.txt, .* another folder"):
+        predict_files(tmp_path / "none", given, output, PredictOptions(save_txt=True))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (output / "a.txt").read_text() == "0 0.5 0.5 0.1 0.1\n"
+
+
+def test_an_input_is_not_overwritten(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), image())
+    with pytest.raises(ConfigError, match="a.png would overwrite an input; name another folder"):
+        predict_files(tmp_path / "none", [str(tmp_path / "a.png")], tmp_path)

@@ -1,0 +1,62 @@
+"""A run's model on the available devices: its mesh, its weights, and which configs fit it."""
+
+import equality
+import jax
+import numpy as np
+import pytest
+import runs
+
+from convmesh.config import apply_overrides
+from convmesh.errors import ConfigError, DataError
+from convmesh.inference.trained_model import available_mesh, check_same_model, load_variables
+from convmesh.steps.setup import make_setup
+from convmesh.workdir.layout import Workdir
+
+pytestmark = pytest.mark.usefixtures("tiny_net")
+
+
+def test_the_mesh_is_the_configs_if_it_fits_else_all_devices_over_data(photos):
+    config = runs.photo_config(photos, {"mesh.data": 2, "mesh.spatial": 2, "mesh.model": 2})
+    assert dict(available_mesh(config).shape) == {"data": 2, "spatial": 2, "model": 2}
+    config.mesh.data = 16
+    assert dict(available_mesh(config).shape) == {"data": 8, "spatial": 1, "model": 1}
+    with pytest.raises(ConfigError, match="mesh.data=16"):
+        available_mesh(config, required=True)
+
+
+def test_variables_are_those_of_the_chosen_step(photo_run):
+    workdir = Workdir(photo_run)
+    setup = make_setup(*workdir.read_run(), equality.make_mesh((2, 2, 2)))
+    newest, step = load_variables(setup, workdir)
+    earlier, at_4 = load_variables(setup, workdir, step=4)
+    assert (step, at_4) == (8, 4)
+    leaves = zip(jax.tree.leaves(newest), jax.tree.leaves(earlier), strict=True)
+    assert any(not np.array_equal(a, b) for a, b in leaves)
+    with pytest.raises(ConfigError, match="--step 5"):
+        load_variables(setup, workdir, step=5)
+
+
+def test_a_run_without_checkpoint_has_no_variables(photo_run, tmp_path):
+    setup = make_setup(*Workdir(photo_run).read_run(), equality.make_mesh((1, 1, 1)))
+    with pytest.raises(DataError, match="no checkpoint yet; train first"):
+        load_variables(setup, Workdir(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"ema.decay": 0.0}, "ema.decay=0.0"),
+        ({"model.name": "small_cnn"}, "was trained with tiny_net"),
+        ({"ema.decay": 0.5}, None),
+        ({"eval.batch_size": 3}, None),
+    ],
+    ids=str,
+)
+def test_a_config_of_another_model_is_refused(photos, tmp_path, change, message):
+    trained = runs.photo_config(photos)
+    config = apply_overrides(trained, change)
+    if message is None:
+        check_same_model(trained, config, Workdir(tmp_path))
+    else:
+        with pytest.raises(ConfigError, match=message):
+            check_same_model(trained, config, Workdir(tmp_path))

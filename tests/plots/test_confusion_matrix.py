@@ -1,0 +1,80 @@
+"""The confusion matrix: colours and positions of the cells, and the text beside it."""
+
+import numpy as np
+import pictures
+import pytest
+from coco_oracle import found_on, image
+
+from convmesh.plots.confusion_matrix import CORRECT, WRONG, _summary, draw_confusion
+from convmesh.tasks import detection_report as report
+
+CLASSES = ("cell", "cat", "dog", "costs $5 or $6, and has a long name")
+
+
+def count(picture, color):
+    """Pixels of that colour, given as fractions."""
+    return pictures.count(picture, np.round(255 * np.array(color)), 2)
+
+
+@pytest.mark.parametrize("classes", [3, 25, 80])
+def test_cells_are_green_on_the_diagonal_and_red_elsewhere(tmp_path, classes):
+    table = np.diag(np.full(classes + 1, 9))
+    table[-1, -1] = 0
+    names = [f"class {i}" for i in range(classes)]
+    draw_confusion(table, names, tmp_path / "right.png", iou=0.5, score=0.25)
+    right = pictures.read(tmp_path / "right.png")
+    assert max(right.shape) < 2200
+    assert count(right, CORRECT) > 1000 > count(right, WRONG) == 0
+    table = np.roll(table, 1, axis=1)
+    pairs = report.most_confused(table, names, 20)
+    draw_confusion(table, names, tmp_path / "wrong.png", iou=0.5, score=0.25, pairs=pairs)
+    wrong = pictures.read(tmp_path / "wrong.png")
+    assert count(wrong, WRONG) > 1000 > count(wrong, CORRECT) == 0
+
+
+def test_a_cell_is_as_dark_as_its_fraction_of_the_row(tmp_path):
+    # Fractions of the rows: 3/4 and 1/4, all, all. The cells show their square roots.
+    table = np.array([[12, 4, 0], [0, 5, 0], [7, 0, 0]])
+    draw_confusion(table, ("cat", "dog"), tmp_path / "confusion.png", iou=0.5, score=0.25)
+    picture = pictures.read(tmp_path / "confusion.png")
+
+    def middle(*color):
+        """(x, y) of the cell of that colour."""
+        rows, columns = np.nonzero((np.abs(picture.astype(int) - color) <= 2).all(-1))
+        assert len(rows) > 1000, color
+        return np.array([np.median(columns), np.median(rows)])
+
+    dog_dog, nothing_cat = middle(22, 110, 66), middle(190, 30, 45)
+    cat_cat = middle(255 - 0.866 * 233, 255 - 0.866 * 145, 255 - 0.866 * 189)
+    cat_dog = middle(255 - 0.5 * 65, 255 - 0.5 * 225, 255 - 0.5 * 210)
+    side = dog_dog[0] - cat_cat[0]
+    assert side > 50
+    np.testing.assert_allclose(dog_dog - cat_cat, (side, side), atol=5)
+    np.testing.assert_allclose(cat_dog - cat_cat, (side, 0), atol=5)  # same true class
+    np.testing.assert_allclose(nothing_cat - cat_cat, (0, 2 * side), atol=5)
+    # No dog was called a cat: an empty cell, without a count.
+    (x, y), half = (cat_cat + (0, side)).astype(int), int(0.4 * side)
+    assert (picture[y - half : y + half, x - half : x + half] == 255).all()
+
+
+def test_a_matrix_without_counts_has_a_summary():
+    table = np.array([[5, 2, 1], [0, 3, 4], [6, 7, 0]])
+    summary = _summary(table, report.most_confused(table, ("cat", "dog"), 9))
+    lines = [line.split(maxsplit=1) for line in summary.splitlines()]
+    assert lines[:5] == [
+        ["15", "objects"],
+        ["8", "found, with their class"],
+        ["2", "found, with another class"],
+        ["5", "missed"],
+        ["13", "detections of nothing"],
+    ]
+    assert lines[-1] == ["2", "cat called dog"]
+    assert "none" in _summary(np.zeros((3, 3), int), [])
+
+
+@pytest.mark.parametrize("found", [[], [found_on(1, [[1, 1, 9, 9]], [0], [0.5])]])
+@pytest.mark.parametrize("objects", [[], [[10, 10, 60, 60]]])
+def test_a_matrix_without_detections_or_without_objects(tmp_path, found, objects):
+    table = report.confusion([image(1, objects, [0] * len(objects))], found, CLASSES)
+    draw_confusion(table, CLASSES, tmp_path / "confusion.png", iou=0.5, score=0.25)
+    assert pictures.read(tmp_path / "confusion.png").std() > 0

@@ -1,0 +1,58 @@
+"""Curves of a detector: the colours of the classes, with any detections and objects."""
+
+import numpy as np
+import pictures
+import pytest
+from coco_oracle import found_on, image, random_case
+
+from convmesh.plots.detection_curves import draw_detection_curves, line_color
+from convmesh.tasks import detection_report as report
+from convmesh.tasks.matching import match
+
+CLASSES = ("cell", "cat", "dog", "costs $5 or $6, and has a long name")
+
+
+def count(picture, color):
+    """Pixels of that colour, given as fractions."""
+    return pictures.count(picture, np.round(255 * np.array(color)), 2)
+
+
+def test_curves_have_the_colours_of_their_classes(tmp_path):
+    curves = report.curves(match(*random_case(0), CLASSES), CLASSES)
+    draw_detection_curves(curves, tmp_path / "new" / "curves.png")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["curves.png"]
+    picture = pictures.read(tmp_path / "new" / "curves.png")
+    left, right = picture[:, : picture.shape[1] * 2 // 5], picture[:, picture.shape[1] * 2 // 5 :]
+    for half in (left, right):
+        assert all(count(half, line_color(i)) > 50 for i in range(3))
+        assert count(half, (0, 0, 0)) > 300
+    assert count(picture, line_color(3)) == 0  # the truth has no such object
+
+
+def test_with_many_classes_only_the_best_and_worst_are_coloured(tmp_path):
+    names = [f"class {i}" for i in range(40)]
+    straight = lambda value: [value] * 101  # noqa: E731
+    values = {name: straight(0.1 + i / 50) for i, name in enumerate(names)}
+    grid = [i / 100 for i in range(101)]
+    curves = {
+        "iou": 0.5,
+        "recall": grid,
+        "threshold": grid,
+        "precision": {"mean": straight(0.5), "classes": values},
+        "F1": {"all": straight(0.5), "classes": values},
+        "best_threshold": 0.5,
+        "best_F1": 0.5,
+    }
+    draw_detection_curves(curves, tmp_path / "curves.png")
+    picture = pictures.read(tmp_path / "curves.png")
+    shown = [i for i in range(12) if count(picture, line_color(i)) > 300]
+    assert shown == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("found", [[], [found_on(1, [[1, 1, 9, 9]], [0], [0.5])]])
+@pytest.mark.parametrize("objects", [[], [[10, 10, 60, 60]]])
+def test_curves_without_detections_or_without_objects(tmp_path, found, objects):
+    truth = [image(1, objects, [0] * len(objects))]
+    curves = report.curves(match(truth, found, CLASSES), CLASSES)
+    draw_detection_curves(curves, tmp_path / "curves.png")
+    assert pictures.read(tmp_path / "curves.png").std() > 0

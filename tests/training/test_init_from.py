@@ -1,0 +1,201 @@
+"""The weights that a run takes from another: those that fit by name; all others are logged."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+from convmesh.config import apply_overrides, defaults
+from convmesh.errors import ConfigError, DataError
+from convmesh.models.registry import MODELS
+from convmesh.steps.setup import make_run_mesh, make_setup
+from convmesh.training.init_from import compared, load_init_from
+from convmesh.training.signals import StopSignal
+from convmesh.workdir.checkpoints import Checkpoints
+from convmesh.workdir.layout import Workdir
+
+pytestmark = pytest.mark.usefixtures("tiny_net")
+
+
+def fresh(photos, source, classes=runs.CLASSES, **changes):
+    """The setup of a run that starts from `source`."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    config = runs.photo_config(photos, {"init_from": str(source), "train.seed": 7} | changes)
+    return make_setup(config, classes, make_run_mesh(config), runs.TRAIN_PHOTOS)
+
+
+def variables_of(photos, workdir, step=8):
+    """The averaged weights of a checkpoint, on the host."""
+    setup = fresh(photos, workdir)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return jax.device_get(checkpoints.restore_variables(step, setup.abstract_state()))
+
+
+def load(setup, folder):
+    """What a run in `folder` starts from."""
+    return load_init_from(setup, Workdir(folder), StopSignal())
+
+
+def same(a, b):
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_all_weights_where_all_fit_on_another_mesh(photos, photo_run, tmp_path):
+    mesh = {"mesh__data": 2, "mesh__spatial": 2, "mesh__model": 2, "mesh__fsdp": True}
+    setup = fresh(photos, photo_run, **mesh)
+    before = setup.create_state()
+    start = load(setup, tmp_path)
+    state, wanted = start.merge_params(before), variables_of(photos, photo_run)
+    for found in (state.ema, state.variables()):
+        assert all(jax.tree.leaves(jax.tree.map(same, jax.device_get(found), wanted)))
+    places = lambda tree: jax.tree.map(lambda leaf: leaf.sharding, tree)  # noqa: E731
+    assert places(state) == places(setup.abstract_state())
+    assert int(state.step) == 0 and state.opt_state is before.opt_state
+    # The state is donated: no buffer stands in it twice.
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in _on_one_device(state)]
+    assert len(set(buffers)) == len(buffers)
+    assert start.notes == (
+        f"init_from: weights of {photo_run}, step 8, EMA",
+        "init_from: 32 of this model's 32 arrays start from them",
+    )
+
+
+def _on_one_device(state):
+    return [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state) if leaf.ndim]
+
+
+def test_a_checkpoint_of_it_into_a_run_without_an_average(photos, photo_run, tmp_path):
+    setup = fresh(photos, photo_run / "checkpoints" / "4", ema__decay=0.0)
+    state = load(setup, tmp_path).merge_params(setup.create_state())
+    assert state.ema is None
+    # What is taken is the average of the other run, which keeps one.
+    first, last = (variables_of(photos, photo_run, step)["params"] for step in (4, 8))
+    found = state.params["head"]["kernel"]
+    assert same(found, first["head"]["kernel"]) and not same(found, last["head"]["kernel"])
+
+
+def test_another_number_of_classes_initialises_the_head(photos, photo_run, tmp_path):
+    setup = fresh(photos, photo_run, classes=("blue", "green", "grey"))
+    before = setup.create_state()
+    head = jax.device_get(before.params["head"])
+    start = load(setup, tmp_path)
+    state, wanted = start.merge_params(before), variables_of(photos, photo_run)
+    for params in (state.params, state.ema["params"]):
+        assert all(jax.tree.leaves(jax.tree.map(same, jax.device_get(params["head"]), head)))
+        assert same(params["stem"]["conv"]["kernel"], wanted["params"]["stem"]["conv"]["kernel"])
+    assert start.notes[1:] == (
+        "init_from: 30 of this model's 32 arrays start from them",
+        "init_from: randomly initialised, other shape: params/head/bias (4,) there, (3,) "
+        "here; params/head/kernel (16, 4) there, (16, 3) here",
+    )
+
+
+def test_other_names_of_as_many_classes_are_logged(photos, photo_run, tmp_path):
+    setup = fresh(photos, photo_run, classes=("blue", "grey", "green", "red"))
+    assert load(setup, tmp_path).notes[2:] == (
+        "init_from: same number of classes, other names: blue, green, grey, red there, "
+        "blue, grey, green, red here",
+    )
+
+
+def test_what_one_model_has_and_the_other_not_is_named(photos, photo_run, tmp_path, monkeypatch):
+    deeper = lambda **given: runs.TinyNet(**given).clone(blocks=(2, 1, 1))  # noqa: E731
+    flat = lambda **given: runs.TinyNet(**given).clone(blocks=(1,))  # noqa: E731
+    monkeypatch.setattr(runs, "Deeper", deeper, raising=False)
+    monkeypatch.setattr(runs, "Flat", flat, raising=False)
+    monkeypatch.setitem(MODELS, "deeper", ("classify", "runs", "Deeper"))
+    monkeypatch.setitem(MODELS, "flat", ("classify", "runs", "Flat"))
+
+    setup = fresh(photos, photo_run, model__name="deeper")
+    found = load(setup, tmp_path).notes
+    [absent] = [line for line in found if "not in the source:" in line]
+    assert "params/stage1_block2/conv1/conv/kernel (3, 3, 8, 8)" in absent
+    assert "batch_stats/stage3_block1/conv1/norm/mean (32,)" in absent
+    assert "stage1_block1" not in absent and "stem" not in absent
+    [shapes] = [line for line in found if "other shape" in line]
+    assert shapes.endswith("other shape: params/head/kernel (16, 4) there, (32, 4) here")
+
+    setup = fresh(photos, photo_run, model__name="flat")
+    [unused] = [line for line in load(setup, tmp_path).notes if "not in this model" in line]
+    assert "params/stage2_block1/shortcut/conv/kernel (1, 1, 8, 16)" in unused
+    assert "stage1" not in unused
+
+
+class InBackbone(nn.Module):
+    """The tiny net as a detector would hold it."""
+
+    classes: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        return runs.TinyNet(classes=self.classes, dtype=self.dtype, name="backbone")(x, train)
+
+
+def test_a_backbone_is_found_by_its_place_alone_and_in_a_larger_model(
+    photos, photo_run, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(MODELS, "in_backbone", ("classify", __name__, "InBackbone"))
+    setup = fresh(photos, photo_run, model__name="in_backbone")
+    found = load(setup, tmp_path).notes
+    assert found[1:] == ("init_from: 32 of this model's 32 arrays start from them",)
+
+
+def test_a_detector_for_other_classes_has_one_layer_anew():
+    config = apply_overrides(
+        defaults("detect"), {"model.name": "detector_tiny", "data.image_size": (64, 64)}
+    )
+    mesh = make_run_mesh(config)
+    three, five = (make_setup(config, classes, mesh) for classes in ("abc", "abcde"))
+    found = three.abstract_state().ema
+    total = len(jax.tree.leaves(found))
+    assert compared(five, "source", three, found) == [
+        f"init_from: {total - 2} of this model's {total} arrays start from them",
+        "init_from: randomly initialised, other shape: params/head/class/bias (3,) there, "
+        "(5,) here; params/head/class/kernel (1, 1, 16, 3) there, (1, 1, 16, 5) here",
+    ]
+
+
+def test_a_run_that_has_begun_takes_nothing(photos, photo_run, tmp_path):
+    setup = fresh(photos, tmp_path / "gone")
+    assert load(setup, photo_run) is None
+    assert load(fresh(photos, ""), tmp_path) is None
+
+
+def test_what_does_not_exist_is_refused(photos, photo_run, tmp_path):
+    for path, message in [
+        (tmp_path / "gone", "init_from=.*gone: no checkpoints there; give the workdir of a run"),
+        (photo_run / "checkpoints", "no checkpoints there"),
+        (photo_run / "checkpoints" / "5", "init_from 5: no such checkpoint; there are 4, 8"),
+    ]:
+        setup = fresh(photos, path)
+        with pytest.raises(ConfigError, match=message):
+            load(setup, tmp_path)
+    (tmp_path / "bare" / "checkpoints").mkdir(parents=True)
+    setup = fresh(photos, tmp_path / "bare")
+    with pytest.raises(ConfigError, match="init_from=.*bare: .*config.json: missing"):
+        load(setup, tmp_path)
+
+
+def test_a_model_that_shares_nothing_is_refused(photos, photo_run, tmp_path):
+    setup = fresh(photos, photo_run, model__name="small_cnn")
+    with pytest.raises(ConfigError, match="none of its weights fits; its model is tiny_net, this"):
+        load(setup, tmp_path)
+
+
+def test_damage_is_found(photos, photo_run, tmp_path):
+    source = runs.copy(photo_run, tmp_path / "source")
+    file = max((source / "checkpoints" / "8").rglob("*"), key=lambda p: p.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    setup = fresh(photos, source / "checkpoints" / "8")
+    with pytest.raises(DataError, match="step 8 is damaged .*; choose another init_from"):
+        load(setup, tmp_path)
+    # Of the workdir, the newest that is whole, and it is told.
+    setup = fresh(photos, source)
+    assert load(setup, tmp_path).notes[0].endswith("step 4, EMA")

@@ -1,0 +1,105 @@
+"""Whole files, and sums that find every change."""
+
+import os
+import random
+import shutil
+import subprocess
+
+import disk_calls
+import pytest
+
+from convmesh.workdir import atomic_files, checksums
+
+
+@pytest.fixture
+def summed(tmp_path):
+    folder = tmp_path / "summed"
+    (folder / "a" / "b").mkdir(parents=True)
+    for name, data in (("x", b"one"), ("a/y", b""), ("a/b/ü z", bytes(range(256)))):
+        (folder / name).write_bytes(data)
+    checksums.write_checksums(folder)
+    return folder
+
+
+def test_unchanged_files_verify_and_sha256sum_agrees(summed):
+    assert checksums.verify_checksums(summed) == ""
+    if shutil.which("sha256sum"):
+        done = subprocess.run(
+            ["sha256sum", "-c", checksums.CHECKSUMS], cwd=summed, capture_output=True
+        )
+        assert done.returncode == 0
+
+
+def test_every_flipped_bit_is_found(summed):
+    for path in [p for p in summed.rglob("*") if p.is_file()]:
+        data = path.read_bytes()
+        for bit in range(8 * len(data)):
+            changed = bytearray(data)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            assert checksums.verify_checksums(summed) != "", (path, bit)
+        path.write_bytes(data)
+    assert checksums.verify_checksums(summed) == ""
+
+
+def test_every_truncation_of_the_checksums_is_found(summed):
+    path = summed / checksums.CHECKSUMS
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        assert checksums.verify_checksums(summed) != "", length
+
+
+def test_what_is_wrong_is_named(summed):
+    (summed / "new").write_text("")
+    assert checksums.verify_checksums(summed) == f"new: not in {checksums.CHECKSUMS}"
+    (summed / "new").unlink()
+    (summed / "a/y").unlink()
+    assert checksums.verify_checksums(summed) == "a/y: missing"
+    (summed / "a/y").write_text("no longer empty")
+    assert checksums.verify_checksums(summed) == "a/y: its content has changed"
+    (summed / checksums.CHECKSUMS).unlink()
+    assert checksums.verify_checksums(summed) == f"{checksums.CHECKSUMS}: No such file or directory"
+
+
+def test_a_file_is_written_whole_or_left_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    atomic_files.write_atomically(path, "first")
+    atomic_files.write_atomically(path, b"second")
+    assert path.read_text() == "second"
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        atomic_files.write_atomically(path, "third" * random.randint(1, 9))
+    assert path.read_text() == "second"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    atomic_files.write_atomically(
+        path, "second"
+    )  # what is there already costs nothing, and needs no room
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("old")
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    atomic_files.write_atomically(tmp_path / "file", "new")
+    beside = calls[0][1]
+    assert beside != "file"
+    assert calls == [("fsync", beside, b"new"), ("rename", beside, "file"), ("fsync", ".", None)]
+
+
+def test_write_checksums_fsyncs_every_file_and_every_folder(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    content = {"x": b"one", "a/y": b"", "a/b/z": b"three"}
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    checksums.write_checksums(tmp_path)
+    folders = {".": None, "a": None, "a/b": None, "c": None}
+    sums = (tmp_path / checksums.CHECKSUMS).read_bytes()
+    assert disk_calls.synced(calls) == {**content, **folders, checksums.CHECKSUMS: sums}
+    [named] = [at for at, call in enumerate(calls) if call[0] == "rename"]
+    assert ("fsync", ".", None) in calls[named:]

@@ -1,0 +1,396 @@
+"""Checkpoints: what is kept, what comes back, and onto which devices."""
+
+import errno
+import logging
+import os
+import shutil
+import threading
+import time
+
+import disk_calls
+import equality
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from convmesh import mesh as meshes
+from convmesh.errors import ConfigError, DataError, RunError
+from convmesh.steps.state import TrainState
+from convmesh.workdir import checkpoints as checkpoint_module
+from convmesh.workdir import checksums
+from convmesh.workdir.checkpoints import Checkpoints
+from convmesh.workdir.lock import RunLock
+
+SCORES = [0.1, 0.9, float("nan"), 0.2, None]
+META = {"data_position": 8, "config": {"task": "classify"}, "classes": ["ä", "b"]}
+
+
+def make_state(step, shape=(2, 2, 2), size=16, ema=True):
+    """A state of random numbers, in the layout of a mesh of `shape`."""
+    rng = np.random.default_rng(step)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    params = {"conv": {"kernel": draw(3, 3, 4, size), "bias": draw(size)}, "odd": draw(5)}
+    params["odd"][:2] = np.nan, -0.0  # bits, not values, must come back
+    state = TrainState(
+        step=np.int32(step),
+        params=params,
+        batch_stats={"mean": draw(size)},
+        opt_state=({"count": np.int32(step), "mu": jax.tree.map(np.ones_like, params)}, ()),
+        ema={"params": jax.tree.map(lambda p: 2 * p, params), "batch_stats": {"mean": draw(size)}}
+        if ema
+        else None,
+        nonfinite_steps=np.int32(3),
+    )
+    return jax.device_put(state, meshes.state_shardings(equality.make_mesh(shape), state))
+
+
+def abstract(state, shape):
+    """The target of a restore onto a mesh of `shape`."""
+    at = meshes.state_shardings(equality.make_mesh(shape), state)
+    return jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, at
+    )
+
+
+def assert_same_bits(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory):
+    """Five checkpoints, of which the second was the best; 2 newest are kept. Only to be read."""
+    workdir = tmp_path_factory.mktemp("five")
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        for step, ap in enumerate(SCORES, start=1):
+            checkpoints.save(make_state(step), META)
+            checkpoints.note_score(step, ap)
+        checkpoints.wait()
+        yield checkpoints
+
+
+# --- which ones are kept --------------------------------------------------------------------------
+
+
+def test_the_newest_and_the_best_are_kept(five):
+    assert five.steps() == [2, 4, 5]
+    on_disk = {path.name for path in (five.workdir / "checkpoints").iterdir() if path.is_dir()}
+    assert on_disk == {"2", "4", "5"}
+
+
+def test_choosing(five):
+    assert five.choose() == 5
+    assert five.choose(best=True) == 2
+    assert five.choose(step=4) == five.choose(step=4, best=True) == 4
+
+
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(five):
+    with pytest.raises(ConfigError, match="--step 3: .* 2, 4, 5"):
+        five.choose(step=3)
+
+
+def test_a_new_opening_finds_the_same(five):
+    with Checkpoints(five.workdir, keep=2, scores={2: 0.9, 3: 1.0, 4: 0.2}) as again:
+        assert again.steps() == [2, 4, 5]
+        assert (again.choose(), again.choose(best=True)) == (5, 2)
+
+
+def test_nothing_there(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == []
+        assert checkpoints.newest() is None
+        for asked in ({}, {"step": 1}, {"best": True}):
+            with pytest.raises(DataError, match="no checkpoint yet"):
+                checkpoints.choose(**asked)
+
+
+def test_no_best_where_none_was_evaluated(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1), META)
+        checkpoints.wait()
+        with pytest.raises(DataError, match="was evaluated, so none is the best"):
+            checkpoints.choose(best=True)
+
+
+def test_a_number_that_is_not_finite_is_never_the_best(tmp_path):
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        for step, ap in enumerate([0.0, float("nan"), float("inf")], start=1):
+            checkpoints.save(make_state(step), META)
+            checkpoints.note_score(step, ap)
+        checkpoints.wait()
+        assert checkpoints.choose(best=True) == 1
+
+
+def test_a_step_is_saved_once(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        first, other = make_state(1), make_state(2).replace(step=make_state(1).step)
+        checkpoints.save(first, META)
+        checkpoints.save(other, META)
+        restored, _ = checkpoints.restore(1, abstract(first, (2, 2, 2)))
+        assert_same_bits(restored, first)
+
+
+def test_a_score_that_comes_after_the_save_keeps_the_step(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, ap in ((1, 0.2), (2, 0.5), (3, 0.4), (4, 0.6), (5, 0.6)):
+            checkpoints.save(make_state(step), META)
+            checkpoints.note_score(step, ap)
+    # Of equal ones the newer is the best.
+    assert checkpoints.steps() == [5]
+
+
+# --- what is damaged, or cannot be written --------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Checkpoints of steps 1 and 2, to be damaged."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(make_state(step), META)
+    return tmp_path
+
+
+def damage(workdir, step, name="model/manifest.ocdbt"):
+    path = workdir / "checkpoints" / str(step) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def names(workdir):
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def test_the_newest_whole_one_is_used_and_a_damaged_one_set_aside(two):
+    told = []
+    damage(two, 2)
+    with Checkpoints(two, log=told.append) as checkpoints:
+        assert checkpoints.newest() == 1
+        restored, _ = checkpoints.restore(1, abstract(make_state(1), (8, 1, 1)))
+        assert_same_bits(restored, make_state(1))
+        # The place is free again, and what is set aside counts for nothing.
+        checkpoints.save(make_state(2), META)
+    assert names(two) == ["1", "2", "2.damaged"]
+    [line] = told
+    assert "step 2 is damaged (model/manifest.ocdbt: its content has changed)" in line
+    assert "2.damaged; step 1 is used instead" in line
+    damage(two, 2)
+    with Checkpoints(two, log=told.append) as checkpoints:
+        assert checkpoints.newest() == 1
+    assert names(two) == ["1", "2.damaged", "2.damaged-2"]
+
+
+def test_who_only_reads_sets_nothing_aside(two):
+    damage(two, 2)
+    told = []
+    with Checkpoints(two, read_only=True, log=told.append) as checkpoints:
+        assert checkpoints.choose() == 1
+        assert checkpoints.choose(step=1) == 1
+        with pytest.raises(DataError, match="step 2 is damaged .*manifest"):
+            checkpoints.choose(step=2)
+    assert names(two) == ["1", "2"] and len(told) == 1
+
+
+def test_without_a_whole_one_nothing_is_touched(two):
+    for step in (1, 2):
+        damage(two, step)
+    with (
+        Checkpoints(two) as checkpoints,
+        pytest.raises(DataError, match="every checkpoint is damaged"),
+    ):
+        checkpoints.newest()
+    assert names(two) == ["1", "2"]
+
+
+def test_a_checkpoint_under_another_name_is_refused(two):
+    (two / "checkpoints" / "2").rename(two / "checkpoints" / "7")
+    with Checkpoints(two, read_only=True) as checkpoints:
+        assert checkpoints.choose() == 7
+        with pytest.raises(DataError, match="holds step 2"):
+            checkpoints.restore(7, abstract(make_state(1), (8, 1, 1)))
+
+
+def test_what_a_crash_left_half_done_is_cleared_away_by_the_next_run_alone(two):
+    folder = two / "checkpoints"
+    for name in ("3.orbax-checkpoint-tmp", "1.deleted"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("x")
+    with Checkpoints(two, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+    assert len(names(two)) == 4
+    with Checkpoints(two) as checkpoints:
+        checkpoints.save(make_state(3), META)
+    assert names(two) == ["2", "3"]
+
+
+def test_a_save_that_fails_is_told_by_the_next_check(two, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checksums, "write_checksums", full)
+    said = "checkpoint of step 3 could not be written: No space left on device; .* of step 2"
+    checkpoints = Checkpoints(two)
+    checkpoints.save(make_state(3), META)
+    while any(thread.name == "async_save" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    with pytest.raises(RunError, match=said):
+        checkpoints.check()
+    checkpoints.check()  # told once
+    # Neither room nor a name is lost to it: the next attempt finds both.
+    assert names(two) == ["1", "2"]
+    monkeypatch.undo()
+    checkpoints.save(make_state(3), META)
+    checkpoints.close()
+    assert names(two) == ["2", "3"]
+
+
+def test_a_save_that_fails_is_told_at_the_end(two, monkeypatch):
+    monkeypatch.setattr(checksums, "write_checksums", lambda folder: 1 / 0)
+    with pytest.raises(RunError, match="step 3 could not be written: division by zero"):
+        with Checkpoints(two) as checkpoints:
+            checkpoints.save(make_state(3), META)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_workdir_that_is_gone_or_anothers(tmp_path, replaced):
+    workdir = tmp_path / "run"
+    with RunLock(workdir) as lock, Checkpoints(workdir, guard=lock.check) as checkpoints:
+        checkpoints.save(make_state(1), META)
+        checkpoints.wait()
+        shutil.rmtree(workdir)
+        if replaced:
+            with RunLock(workdir):
+                pass
+        with pytest.raises(RunError, match="run: the folder was removed or replaced"):
+            checkpoints.save(make_state(2), META)
+        assert not (workdir / "checkpoints").exists()
+
+
+def test_an_error_deletes_no_checkpoint(tmp_path):
+    with Checkpoints(tmp_path, keep=4) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(make_state(step), META)
+    with pytest.raises(KeyError), Checkpoints(tmp_path, keep=1):
+        raise KeyError
+    assert names(tmp_path) == ["1", "2", "3"]
+
+
+def test_orbax_does_not_print_its_stack_over_the_message(two, monkeypatch, caplog):
+    before = logging.getLogger("absl").level
+    monkeypatch.setattr(checksums, "write_checksums", lambda folder: 1 / 0)
+    with pytest.raises(RunError), Checkpoints(two) as checkpoints:
+        checkpoints.save(make_state(3), META)
+    assert not caplog.records
+    assert logging.getLogger("absl").level == before
+
+
+def test_a_crash_in_any_phase_leaves_a_checkpoint_whole_or_absent(two, monkeypatch):
+    reached = []
+
+    def crash(phase):
+        reached.append(phase)
+        # What is on the disk now is what a crash would leave.
+        at = two / "checkpoints" / "3"
+        assert not at.exists() or checksums.verify_checksums(at) == ""
+        assert at.exists() == (phase not in ("copied", "written", "checksummed"))
+
+    monkeypatch.setattr(checkpoint_module, "at_phase", crash)
+    with Checkpoints(two) as checkpoints:
+        checkpoints.save(make_state(3), META)
+        checkpoints.wait()
+        assert tuple(reached) == checkpoint_module.PHASES
+
+
+def test_what_is_on_the_disk_before_a_checkpoint_gets_its_name_and_before_another_is_deleted(
+    tmp_path, monkeypatch
+):
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(make_state(step), META)
+    [named] = [at for at, call in enumerate(calls) if call[2:] == ("checkpoints/2",)]
+    beside = calls[named][1]
+    before = disk_calls.synced(calls[:named])
+    paths = [tmp_path / "checkpoints" / "2", *(tmp_path / "checkpoints" / "2").rglob("*")]
+    assert len(paths) > 10
+    for path in paths:
+        at = os.path.normpath(f"{beside}/{path.relative_to(paths[0])}")
+        assert before[at] == (None if path.is_dir() else path.read_bytes()), at
+    [deleted] = [at for at, call in enumerate(calls) if call[:2] == ("rename", "checkpoints/1")]
+    assert ("fsync", "checkpoints", None) in calls[named:deleted]
+
+
+def test_a_save_is_known_to_signals_by_the_name_of_its_thread(tmp_path, monkeypatch):
+    by = {}
+    monkeypatch.setattr(
+        checkpoint_module,
+        "at_phase",
+        lambda phase: by.setdefault(phase, {thread.name for thread in threading.enumerate()}),
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1), META)
+        checkpoints.wait()
+    for phase in ("written", "checksummed", "committed"):
+        assert "async_save" in by[phase]
+
+
+# --- what comes back ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1), (1, 1, 8), (1, 1, 1)], ids=str)
+def test_restored_onto_any_mesh_bit_by_bit(five, shape):
+    saved = make_state(4)
+    target = abstract(saved, shape)
+    restored, meta = five.restore(4, target)
+    assert_same_bits(restored, saved)
+    wanted = jax.tree.map(lambda leaf: leaf.sharding, target)
+    assert jax.tree.map(lambda leaf: leaf.sharding, restored) == wanted
+    assert meta == META
+    model = equality.make_mesh(shape).shape["model"]
+    assert restored.params["conv"]["bias"].addressable_shards[0].data.shape == (16 // model,)
+
+
+def test_evaluation_gets_the_average(five):
+    saved = make_state(5)
+    variables = five.restore_variables(5, abstract(saved, (8, 1, 1)))
+    assert_same_bits(variables, saved.ema)
+
+
+def test_evaluation_gets_the_weights_where_there_is_no_average(tmp_path):
+    saved = make_state(1, ema=False)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(saved, META)
+        variables = checkpoints.restore_variables(1, abstract(saved, (1, 1, 1)))
+    assert_same_bits(variables, {"params": saved.params, "batch_stats": saved.batch_stats})
+
+
+def test_later_donated_steps_do_not_change_what_is_being_saved(tmp_path):
+    state = make_state(1, size=8192)
+    at = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(
+        lambda state: jax.tree.map(lambda leaf: leaf * 0 + 7, state),
+        out_shardings=at,
+        donate_argnums=0,
+    )
+    step(make_state(1, size=8192))  # compiled before, so that the race is a close one
+    before = jax.tree.map(np.array, state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, META)
+        for _ in range(5):
+            state = step(state)
+        jax.block_until_ready(state)
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(1, abstract(state, (2, 2, 2)))
+    assert_same_bits(restored, before)
+    assert float(jnp.nanmax(state.params["conv"]["kernel"])) == 7.0
+
+
+def test_the_layout_of_the_test_states_is_that_of_real_ones():
+    kernel = make_state(1).params["conv"]["kernel"]
+    assert kernel.sharding.spec == P(None, None, None, "model")
