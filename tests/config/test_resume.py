@@ -47,6 +47,19 @@ def test_patience_may_change_and_nesterov_may_not(refused):
     assert "optimizer.nesterov (False -> True)" in refused(cfg.check_resume, old, new)
 
 
+def test_no_other_key_may_change():
+    allowed = [name for name in cfg.KEYS if cfg.may_change_on_resume(name)]
+    assert set(allowed) == {
+        *("train.steps", "train.epochs", "train.log_every_steps"),
+        *("train.max_nonfinite_steps", "train.patience"),
+        *("data.root", "data.train_annotations", "data.train_images"),
+        *("data.eval_annotations", "data.eval_images", "data.workers", "data.cache"),
+        *("mesh.data", "mesh.spatial", "mesh.model", "mesh.fsdp"),
+        *("eval.every_steps", "eval.batch_size"),
+        *("checkpoint.every_steps", "checkpoint.keep"),
+    }
+
+
 def test_every_resume_prefix_is_a_key_or_a_group():
     for prefix in cfg.RESUME_MAY_CHANGE:
         assert any(name == prefix or name.startswith(prefix + ".") for name in cfg.KEYS), prefix
