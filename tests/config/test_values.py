@@ -87,3 +87,17 @@ def test_every_key_refuses_wrong_values_by_name(name):
     misspelt = name[:-1] + ("y" if name[-1] != "y" else "x")
     with pytest.raises(ConfigError, match=f"did you mean {re.escape(name)}|no such key"):
         cfg.apply_overrides(config, [f"--config.{misspelt}=1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.image_size", (64, 3)),  # at least 4
+        ("data.sizes", (1.0, 4.5)),  # 0.25 to 4
+        ("data.sizes", (0.2, 1.0)),
+        ("data.augment.crop", (0.5, 1.5)),  # at most 1
+    ],
+)
+def test_every_number_of_a_list_must_be_in_range(name, value):
+    with pytest.raises(ConfigError, match=f"{name}: got "):
+        cfg.parse_overrides({name: value})
