@@ -17,6 +17,12 @@ def count(picture, color):
     return pictures.count(picture, np.round(255 * np.array(color)), 2)
 
 
+def is_color(picture, color):
+    """Bool [height, width]: the pixels that `count` counts."""
+    apart = np.abs(picture.astype(int) - np.round(255 * np.array(color)))
+    return apart.max(axis=-1) <= 2
+
+
 def test_curves_have_the_colours_of_their_classes(tmp_path):
     curves = report.curves(match(*random_case(0), CLASSES), CLASSES)
     draw_detection_curves(curves, tmp_path / "new" / "curves.png")
@@ -47,6 +53,10 @@ def test_with_many_classes_only_the_best_and_worst_are_coloured(tmp_path):
     picture = pictures.read(tmp_path / "curves.png")
     shown = [i for i in range(12) if count(picture, line_color(i)) > 300]
     assert shown == [0, 1, 2, 3, 4, 5]
+    # The best three first: of the curves on the left, each colour is lower than the one before.
+    curves_only = picture[:, : picture.shape[1] * 2 // 5]
+    rows = [np.median(np.argwhere(is_color(curves_only, line_color(i)))[:, 0]) for i in shown]
+    assert rows == sorted(rows) and len(set(rows)) == 6
 
 
 @pytest.mark.parametrize("found", [[], [found_on(1, [[1, 1, 9, 9]], [0], [0.5])]])
