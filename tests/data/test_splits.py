@@ -12,6 +12,7 @@ import pytest
 
 from convmesh.config import defaults
 from convmesh.data.formats import registry
+from convmesh.data.loading import cache
 from convmesh.data.loading.cache import Cached
 from convmesh.data.record import DataSet, Record, Source, Subset
 from convmesh.data.splits import open_eval, open_train, used_splits
@@ -157,6 +158,15 @@ def test_data_cache_selects_the_cache(made):
         config = made({"train": 10, "val": 5}, cache=wanted)
         assert isinstance(open_train(config), Cached) and isinstance(open_eval(config), Cached)
     assert isinstance(open_train(made({"train": 10}, cache="false")), Subset)
+
+
+@pytest.mark.parametrize("workers, kept", [(0, True), (1, True), (2, False)])
+def test_each_worker_process_has_a_cache_and_evaluation_has_one(made, monkeypatch, workers, kept):
+    # At least 1,000 bytes are counted for an image: 40,000 of the quarter of 240,000.
+    monkeypatch.setattr(cache, "free_memory", lambda: 240_000)
+    config = made({"train": 40, "val": 40}, cache="auto", workers=workers)
+    assert isinstance(open_train(config), Cached) is kept
+    assert isinstance(open_eval(config), Cached)
 
 
 @pytest.mark.parametrize(
