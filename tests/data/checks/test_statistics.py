@@ -125,3 +125,14 @@ def test_of_many_classes_the_most_and_the_least_frequent_are_shown():
     assert len(lines) == 1 + statistics.MAX_ROWS + 1
     assert lines[1].split() == [names[-1], str(len(names) - 1)] and lines[-1].split() == ["c0", "0"]
     assert "(5 more; --json shows all)" in lines[1 + statistics.MAX_ROWS // 2]
+
+
+def test_classes_are_ranked_by_their_boxes_in_all_splits(monkeypatch):
+    monkeypatch.setattr(statistics, "MAX_ROWS", 2)
+    box = [0, 0, 4, 4]
+    train = scanned("train", example((9, 9), [box] * 6, [0, 1, 1, 1, 2, 2]))
+    val = scanned("val", example((9, 9), [box] * 4, [0] * 4))
+    limits = InputLimits((9, 9), 9)
+    summary = summarise([train, val], ("cat", "dog", "bird"), "detect", limits)
+    classes = [line.split()[0] for line in format_summary(summary)[5:8]]
+    assert classes == ["cat", "(1", "bird"]  # 5, 3 and 2 boxes
