@@ -152,3 +152,11 @@ def test_large_jpegs_are_decoded_smaller_in_training_only(tmp_path):
     assert [train[i].image.shape for i in (0, 1)] == [(160, 200, 3), (640, 800, 3)]
     assert [val[i].image.shape for i in (0, 1)] == [(640, 800, 3), (640, 800, 3)]
     assert pickle.loads(pickle.dumps(train))[0].image.shape == (160, 200, 3)
+
+
+def test_training_at_several_sizes_decodes_enough_for_the_largest(tmp_path):
+    write(tmp_path / "train" / "cat" / "a.jpg", size=(640, 800))
+    write(tmp_path / "train" / "dog" / "a.jpg", size=(640, 800))
+    config = config_for(tmp_path, image_size=(64, 64), sizes=(1.0, 2.0))
+    # The narrowest crop for 128 pixels allows sqrt(0.35 * 640 * 800 / 128**2 * 3 / 4) = 2.9.
+    assert FolderSet(config).source("train", training=True)[0].image.shape == (320, 400, 3)
