@@ -75,6 +75,15 @@ def test_a_view_deformed_by_the_identity_is_unchanged(flip):
     assert np.abs(apart).max() <= 5 and np.abs(apart).mean() < 1
 
 
+@pytest.mark.parametrize("scale", [2.0, 1.0, 0.75, 0.25])
+def test_the_edges_of_an_input_inside_the_image_are_not_mixed_with_fill(scale):
+    # The input shows 20 .. 60 of an image of 100 x 100 pixels of one colour.
+    matrix = np.array([[scale, 0, -20 * scale], [0, scale, -20 * scale]])
+    side = int(40 * scale)
+    shown = AffineView(matrix, (side, side)).pixels(np.full((100, 100, 3), 200, np.uint8))
+    assert shown.shape == (side, side, 3) and (shown == 200).all()
+
+
 def test_a_deformed_view_rotates_clockwise_about_the_centre_of_the_target():
     turn = np.array([[0.0, -1.0], [1.0, 0.0]])
     view = View((0, 0, 40, 40), (10, 0, 50, 40), (1, 1), (40, 60))
