@@ -187,6 +187,18 @@ def test_an_error_while_writing_leaves_no_partial_set(tmp_path, monkeypatch, err
     assert len(open_train(config(tmp_path))) == 4
 
 
+def test_the_cause_is_found_behind_an_error_raised_while_handling_it(tmp_path, monkeypatch):
+    def fail():
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            raise RuntimeError("the writer cannot be closed")
+
+    monkeypatch.setattr(Pond, "midway", staticmethod(fail))
+    with pytest.raises(DataError, match="no space left for pond/small/1.0.0"):
+        prepare("pond/small", str(tmp_path))
+
+
 def test_the_files_of_a_killed_preparation_are_not_read_and_it_can_be_repeated(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
