@@ -1,9 +1,11 @@
 """Threads in the background: they end with their iterator, and run with a low priority."""
 
 import os
+import subprocess
 import sys
 import threading
 
+import pytest
 from sources import Scenes, config_for, take
 
 from convmesh.data.loading import background, loader
@@ -46,3 +48,16 @@ def test_threads_lower_their_priority_and_never_raise_it(monkeypatch):
     source = NotedPriority(10)
     take(source, config_for(), 3)
     assert source.priorities == {before}
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_to_all_processes_does_not_end_a_worker(name):
+    code = (
+        "import os, signal\n"
+        "from convmesh.data.loading import background\n"
+        "background._start_worker(0, 1)\n"
+        f"os.kill(os.getpid(), signal.{name})\n"
+        "print('still working')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "still working\n"), done.stderr
