@@ -24,6 +24,11 @@ from convmesh.errors import ConfigError, DataError, RunError, Stopped
             1,
             "convmesh: error: RuntimeError: out of memory (run with --debug for the traceback)",
         ),
+        (
+            ValueError("\n  no mesh of 8\ndevices"),
+            1,
+            "convmesh: error: ValueError: no mesh of 8 (run with --debug for the traceback)",
+        ),
         (KeyError(), 1, "convmesh: error: KeyError:  (run with --debug for the traceback)"),
     ],
 )
