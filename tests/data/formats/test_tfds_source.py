@@ -415,6 +415,18 @@ def test_relative_boxes_refer_to_the_upright_image(tmp_path, monkeypatch):
     assert record.image[:7].min() > 200 and record.image[9:].max() < 50
 
 
+@pytest.mark.parametrize("sizes, decoded", [((), (160, 200)), ((1.0, 2.0), (320, 400))])
+def test_large_jpegs_are_decoded_smaller_in_training_only(tmp_path, monkeypatch, sizes, decoded):
+    done, jpeg = cv2.imencode(".jpg", np.full((640, 800, 3), 90, np.uint8))
+    assert done
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": LABEL})
+    like(monkeypatch, tmp_path, features, [{"image": jpeg.tobytes(), "label": 0}])
+    found = TfdsSet(config_for(tmp_path, "like", "classify", image_size=(64, 64), sizes=sizes))
+    # The narrowest crop allows sqrt(0.35 * 640 * 800 / side**2 * 3 / 4): 5.7 for 64, 2.9 for 128.
+    assert found.source("train", training=True)[0].image.shape == (*decoded, 3)
+    assert found.source("train", training=False)[0].image.shape == (640, 800, 3)
+
+
 def test_a_part_of_the_only_split_is_held_out(tmp_path, monkeypatch):
     features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": LABEL})
     examples = [{"image": png(8, 8, i), "label": 0} for i in range(20)]
