@@ -124,6 +124,16 @@ def test_truth_is_dashed_white_under_the_detections():
     assert tuple(covered[200, 100]) == class_color(1)
 
 
+def test_truth_is_enlarged_with_the_image():
+    # 120 pixels become 480: the upper edge is in row 25 * 4, from 25 * 4 to 75 * 4.
+    truth = np.array([[25, 25, 75, 75]])
+    picture = draw_detections(plain(120, 120), np.zeros((0, 4)), [], truth_boxes=truth)
+    assert picture.shape == (480, 480, 3)
+    edge = picture[100:101, 100:300]
+    white = count(edge, WHITE)
+    assert 90 < white < 180 and white + count(edge, DARK) == 200
+
+
 def test_without_class_ids_the_name_chooses_the_colour():
     def colors_of(names):
         boxes = [[50, 60 + 150 * i, 400, 160 + 150 * i] for i in range(len(names))]
