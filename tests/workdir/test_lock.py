@@ -1,5 +1,6 @@
 """One run a directory, whoever dies in whatever way."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from convmesh.errors import ConfigError
+from convmesh.errors import ConfigError, RunError
 from convmesh.workdir.layout import LOCK
 from convmesh.workdir.lock import RunLock
 
@@ -115,6 +116,17 @@ def test_a_folder_that_cannot_be_made_is_a_wrong_call(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--workdir .*file/run: Not a directory"):
         with RunLock(tmp_path / "file" / "run"):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_wrong_call(tmp_path, monkeypatch, number):
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(RunError, match=f"--workdir .*run: {os.strerror(number)}"):
+        with RunLock(tmp_path / "run"):
             pass
 
 
