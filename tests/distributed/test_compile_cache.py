@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -80,3 +81,18 @@ def test_no_cache_where_jax_has_one_the_folder_cannot_be_created_or_none_is_want
     monkeypatch.setenv("CONVMESH_CACHE", "")
     assert compile_cache.start() is None
     assert capsys.readouterr().err == ""
+
+
+def test_the_folder_is_the_systems_for_user_caches_unless_another_is_named(monkeypatch):
+    for name in ("CONVMESH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert compile_cache.user_folder() == Path("/home/ada/.cache/convmesh")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert compile_cache.user_folder() == Path("/home/ada/Library/Caches/convmesh")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/ada")
+    assert compile_cache.user_folder() == Path("/scratch/ada/convmesh")
+    monkeypatch.setenv("CONVMESH_CACHE", "~/programs")
+    assert compile_cache.user_folder() == Path("/home/ada/programs")
