@@ -1,5 +1,6 @@
 """Local processes (output, exit status, signals), and joining the processes of a job."""
 
+import contextlib
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import jobs
 import pytest
 
 from convmesh.distributed import launch
+from convmesh.distributed.clusters import ProcessInfo
 from convmesh.errors import ConfigError
 
 
@@ -60,19 +62,14 @@ def test_local_processes_may_end_one_after_another(monkeypatch):
     assert run_stub("if not index: time.sleep(1)\nsys.exit(75)") == 75
 
 
-def test_signals_are_forwarded_to_local_processes_once():
+@contextlib.contextmanager
+def started_stub(code):
+    """A launcher in another process, with `run_stub`; once both of its processes are ready."""
     code = f"""
 import sys
 sys.path[:0] = {sys.path!r}
 from test_launch import run_stub
-sys.exit(run_stub('''
-received = []
-signal.signal(signal.SIGTERM, lambda *_: received.append(1))
-print("ready", index, flush=True)
-while not received: time.sleep(0.01)
-time.sleep(0.3)
-sys.exit(75 if len(received) == 1 else 1)
-'''))
+sys.exit(run_stub({code!r}))
 """
     command = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -80,10 +77,38 @@ sys.exit(75 if len(received) == 1 else 1)
         try:
             assert jobs.next_line(process.stdout) == b"ready 0\n"
             assert jobs.next_line(process.stderr) == b"[process 1] ready 1\n"
-            os.killpg(process.pid, signal.SIGTERM)  # as a terminal does
-            assert process.wait(timeout=30) == 75
+            yield process
         finally:
             process.kill()
+
+
+def test_signals_are_forwarded_to_local_processes_once():
+    code = """
+received = []
+signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+print("ready", index, flush=True)
+while not received: time.sleep(0.01)
+time.sleep(0.3)
+sys.exit(75 if len(received) == 1 else 1)
+"""
+    with started_stub(code) as process:
+        os.killpg(process.pid, signal.SIGTERM)  # as a terminal does
+        assert process.wait(timeout=30) == 75
+
+
+def test_a_third_signal_kills_local_processes():
+    code = """
+signal.signal(signal.SIGTERM, lambda *_: print("got it", index, flush=True))
+print("ready", index, flush=True)
+while True: time.sleep(0.01)
+"""
+    with started_stub(code) as process:
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            assert jobs.next_line(process.stdout) == b"got it 0\n"
+            assert jobs.next_line(process.stderr) == b"[process 1] got it 1\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 128 + signal.SIGKILL
 
 
 def test_run_locally_is_refused_under_a_cluster_and_for_more_processes_than_gpus(monkeypatch):
@@ -129,6 +154,27 @@ def test_start_refuses_an_address_on_which_process_0_cannot_listen():
             launch.start(address, 2, 0)
     with pytest.raises(ConfigError, match="process 0 cannot listen there: Cannot assign"):
         launch.start("198.51.100.7:1234", 2, 0)  # reserved for documentation: no machine has it
+
+
+@pytest.mark.parametrize(
+    "address, given, used",
+    [
+        ("127.0.0.1:99", None, "lo"),
+        ("127.0.0.1:99", "eth1", "eth1"),
+        ("198.51.100.7:99", None, None),
+    ],
+)
+def test_gpus_of_one_host_alone_talk_over_loopback(monkeypatch, address, given, used):
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", given or "")
+    if given is None:
+        monkeypatch.delenv("NCCL_SOCKET_IFNAME")
+    joined = []
+    monkeypatch.setattr(launch, "_initialize_jax", lambda info, at, bind: joined.append(at))
+    monkeypatch.setattr(launch, "_set_gloo_address", lambda address: None)
+    monkeypatch.setattr(launch.failure, "watch", lambda: None)
+    launch._join(ProcessInfo(address, num_processes=2, process_id=1))
+    assert joined == [address]
+    assert os.environ.get("NCCL_SOCKET_IFNAME") == used
 
 
 def test_processes_started_by_slurm_join_each_other(job):
