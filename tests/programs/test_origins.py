@@ -40,6 +40,25 @@ def test_origins_of_instructions_by_name():
     assert set(found) > {"p", "mul.1", "convolution.7"}  # inside of fusions too
 
 
+def test_a_fusion_has_the_origin_of_its_last_named_instruction():
+    text = """
+HloModule jit_step
+
+%fused (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  %mul.1 = f32[4]{0} multiply(%p, %p), metadata={op_name="jit(f)/jvp(Net)/conv1/mul"}
+  %add.2 = f32[4]{0} add(%mul.1, %p), metadata={op_name="jit(f)/jvp(Net)/conv2/add"}
+  ROOT %copy.3 = f32[4]{0} copy(%add.2)
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  ROOT %fusion.4 = f32[4]{0} fusion(%a), kind=kLoop, calls=%fused
+}
+"""
+    assert instruction_origins(text)["fusion.4"] == Origin("forward", "conv2", "add")
+
+
 def test_a_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         instruction_origins("module @jit_f {\n}\n")
