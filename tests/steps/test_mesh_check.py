@@ -132,3 +132,16 @@ def test_a_leaf_of_noise_alone_is_reported(biased):
     )
     assert sum("noisier" in line for line in logged) == 1
     assert logged[-1] == "equal: this mesh trains as one device does"
+
+
+def test_the_gradients_are_clipped_as_the_recipe_says(monkeypatch, biased):
+    taken, sgd_steps = [], mesh_check.sgd_steps
+    monkeypatch.setattr(
+        mesh_check, "sgd_steps", lambda *given: taken.append(sgd_steps(*given)) or taken[-1]
+    )
+    changes = biased | {"optimizer.clip_norm": 1e-3}
+    mesh_check.check_mesh(setup_on((2, 1, 1), **changes), lambda text: None)
+    assert len(taken) == 3
+    for result in taken:
+        leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(result.gradients)]
+        assert np.linalg.norm(np.concatenate(leaves)) == pytest.approx(1e-3, rel=1e-5)
