@@ -10,13 +10,14 @@ import pytest
 import runs
 from loop_checks import TIMES, final_state, lines
 
+import convmesh.training.run as run_module
 from convmesh.cli import command_line
 from convmesh.config import load_config
 from convmesh.data.splits import open_train
 from convmesh.models.registry import MODELS
 from convmesh.programs import flops
-from convmesh.training import loop
-from convmesh.training.run import checkpoint_meta
+from convmesh.training import loop, step_clock
+from convmesh.training.run import Run, checkpoint_meta
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.metrics import read_metrics
 
@@ -83,6 +84,31 @@ def test_the_numbers_of_every_step(photo_run):
     # 5% of 8 steps round to no warm-up: the peak, then down.
     rates = [row["learning_rate"] for row in train]
     assert rates[0] == pytest.approx(1e-3) and rates == sorted(rates, reverse=True)
+
+
+def test_the_seconds_of_a_step_are_without_its_save_and_evaluation(tmp_path, photos, monkeypatch):
+    now = 0.0
+
+    def taking(seconds, function):
+        def timed(*arguments, **named):
+            nonlocal now
+            now += seconds
+            return function(*arguments, **named)
+
+        return timed
+
+    monkeypatch.setattr(step_clock, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(Run, "take_step", taking(1.0, Run.take_step))
+    monkeypatch.setattr(Checkpoints, "save", taking(100.0, Checkpoints.save))
+    evaluate_variables = taking(1000.0, run_module.evaluate_variables)
+    monkeypatch.setattr(run_module, "evaluate_variables", evaluate_variables)
+    workdir = runs.train(runs.photo_config(photos), tmp_path / "run")
+    # Read while the step after it runs, but at once after the first and before a save. What takes
+    # other time starts a new mean: compiling, and the save and evaluation after the fourth.
+    rows = [row for row in read_metrics(workdir / "metrics.jsonl") if row["split"] == "train"]
+    seconds = [row["step_seconds"] for row in rows]
+    assert seconds == pytest.approx([1, 2, 3 / 2, 3 / 3, 2, 3 / 2, 4 / 3, 4 / 4])
+    assert [row["images_per_second"] for row in rows] == pytest.approx([8 / s for s in seconds])
 
 
 def test_utilisation_where_the_peak_is_known(tmp_path, photos, photo_run, monkeypatch):
