@@ -2,6 +2,7 @@
 
 import types
 
+import disk_calls
 import numpy as np
 import pytest
 from fake_run import fake_run
@@ -112,3 +113,13 @@ def test_a_resumed_run_drops_the_steps_beyond_its_checkpoint(tmp_path):
     watched.hook.close(failed=True)
     Watched(tmp_path, start_step=1, nonfinite_steps=1).hook.close(failed=False)
     assert [row["step"] for row in watched.rows()] == [1]
+
+
+def test_the_steps_are_on_the_disk_before_a_checkpoint_is_begun(tmp_path, monkeypatch):
+    watched = Watched(tmp_path)
+    watched.hook.before_save(watched.run, 1)  # nothing to report so far
+    watched.step(2, 1, loss=NAN)
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    watched.hook.before_save(watched.run, 2)
+    written = watched.run.workdir.nonfinite_file.read_bytes()
+    assert disk_calls.synced(calls) == {"nonfinite.jsonl": written} and b'"step": 2' in written
