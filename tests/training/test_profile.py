@@ -1,6 +1,11 @@
 """--profile: the trace, and its table by operation and layer."""
 
+import types
+
+import jax
+import pytest
 import runs
+from fake_run import fake_run
 
 from convmesh.cli import command_line
 from convmesh.programs.origins import Origin
@@ -23,6 +28,22 @@ def test_the_table_adds_up():
     ]  # fmt: skip
     assert any(line.split() == ["7.50", "37.5%", "forward", "conv", "conv1"] for line in lines)
     assert "no operation" in profile.table(profile.Counter(), 1)
+
+
+def test_milliseconds_are_those_of_one_step_on_one_device(tmp_path, monkeypatch):
+    spent = profile.Counter({Origin("forward", "conv1", "conv"): 0.8})
+    monkeypatch.setattr(profile, "newest_trace", lambda folder: folder)
+    monkeypatch.setattr(profile, "time_by_operation", lambda trace, program: spent)
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(jax.profiler, name, lambda *_: None)
+    clock = types.SimpleNamespace(restart=lambda: None)
+    run = fake_run(tmp_path, start_step=3, clock=clock, flush=lambda: None)
+    hook = Profile(5)
+    for step in range(4, 4 + 5 + 5 + 1):
+        hook.before_step(run, step)
+    assert run.logged[0].startswith("traced 5 steps into")
+    # 0.8 s in 5 steps on 8 devices.
+    assert float(run.logged[1].splitlines()[2].split()[0]) == pytest.approx(20)
 
 
 def test_a_run_with_a_profile(tmp_path, tiny_net, photos, photo_run, capsys):
