@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import runs
 
-from convmesh.config import apply_overrides, defaults
+from convmesh.config import apply_overrides, defaults, to_json
 from convmesh.errors import ConfigError, DataError
 from convmesh.models.registry import MODELS
 from convmesh.steps.setup import make_run_mesh, make_setup
@@ -66,6 +66,20 @@ def test_all_weights_where_all_fit_on_another_mesh(photos, photo_run, tmp_path):
 
 def _on_one_device(state):
     return [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state) if leaf.ndim]
+
+
+def test_the_precision_is_that_of_the_run_that_starts(photos, photo_run, tmp_path):
+    source = runs.copy(photo_run, tmp_path / "source")
+    config = Workdir(source).read_config()
+    config.precision = "float64"
+    (source / "config.json").write_text(to_json(config))
+    setup = fresh(photos, source)
+    try:
+        state = load(setup, tmp_path).merge_params(setup.create_state())
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.variables())} == {"float32"}
+        assert not jax.config.jax_enable_x64
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 def test_a_checkpoint_of_it_into_a_run_without_an_average(photos, photo_run, tmp_path):
