@@ -226,6 +226,24 @@ def test_convolutions_of_the_head_are_shared_and_norms_are_not():
 # --- a new detector -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("branch", ["box", "class"])
+def test_distances_and_confidence_are_of_the_box_branch_and_classes_of_the_other(branch):
+    head = Head(classes=3, features=4)
+    levels = [jax.random.normal(jax.random.key(0), (2, 4, 4, 4))]
+    variables = head.init(jax.random.key(1), levels, False)
+    last = variables["params"][f"{branch}_norm1_level0"]
+    last["scale"] = jnp.zeros_like(last["scale"])  # the branch ends in 0: its outputs are biases
+    found = head.apply(variables, levels, False)
+    bins = np.broadcast_to(np.float32(-0.4) * np.arange(BINS, dtype=np.float32), (2, 16, 4, BINS))
+    constant = {
+        "class": (found.class_logits == np.float32(-4.595)).all(),
+        "distance": (found.distance_logits == bins).all(),
+        "confidence": (found.confidence_logits == np.float32(-4.595)).all(),
+    }
+    names = {"box": {"distance", "confidence"}, "class": {"class"}}[branch]
+    assert {name for name, alike in constant.items() if alike} == names
+
+
 @pytest.fixture(scope="module")
 def new():
     """A new detector's variables, its outputs for a batch in training, and the batch."""

@@ -18,6 +18,7 @@ from convmesh.models.registry import MODELS
 from convmesh.programs import flops
 from convmesh.training import loop, step_clock
 from convmesh.training.run import Run, checkpoint_meta
+from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.metrics import read_metrics
 
