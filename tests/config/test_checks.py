@@ -10,6 +10,8 @@ from convmesh import config as cfg
     ("overrides", "message"),
     [
         ({"mesh.spatial": -1}, "mesh.data and mesh.spatial are both -1"),
+        ({"mesh.model": -1}, "mesh.data and mesh.model are both -1"),
+        ({"data.sizes": (1.0,)}, "data.sizes: a single size is data.image_size; give several"),
         ({"train.steps": 5, "train.epochs": 2}, "train.steps=5 and train.epochs=2 are both set"),
         ({"data.augment.crop": (0.5, 1.0)}, "only task classify uses it, but task is detect"),
         ({"checkpoint.best_metric": "top1"}, "but task detect measures AP, AP50"),
@@ -67,3 +69,39 @@ def test_check_refuses_a_config_with_a_missing_key(refused):
 def test_an_incomplete_config_is_refused(overrides, message, refused):
     config = cfg.apply_overrides(cfg.defaults("detect"), overrides)
     assert message in refused(cfg.check_complete, config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.augment.scale": (0.5, 2.0)}, "only task detect uses it, but task is classify"),
+        ({"checkpoint.best_metric": "AP50"}, "got 'AP50', but task classify measures top1, top5"),
+    ],
+)
+def test_a_classifier_refuses_what_only_a_detector_has(recipe, overrides, message, refused):
+    assert message in refused(cfg.load_config, recipe(task="classify"), overrides)
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides"),
+    [
+        ("detect", {"data.image_size": (32, 32)}),
+        ("classify", {"data.image_size": (31, 28)}),
+        ("detect", {"train.patience": 3, "eval.every_steps": -1}),  # ten evaluations per run
+        ("detect", {"data.sizes": (0.75, 1.25)}),
+        ("classify", {"checkpoint.best_metric": "top5"}),
+    ],
+)
+def test_values_that_fit_together_are_accepted(recipe, task, overrides):
+    values = dict(cfg.flatten(cfg.load_config(recipe(task=task), overrides)))
+    assert {name: values[name] for name in overrides} == overrides
+
+
+@pytest.mark.parametrize(
+    "source",
+    [{"data.name": "coco/2017", "data.format": "tfds"}, {"data.name": "coco/2017"}]
+    + [{"data.root": "/data", "data.format": layout} for layout in ("coco", "folder", "auto")],
+    ids=str,
+)
+def test_a_name_or_a_folder_is_enough_data(source):
+    cfg.check_data_named(cfg.apply_overrides(cfg.defaults("detect"), source))

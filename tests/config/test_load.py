@@ -32,6 +32,8 @@ def test_the_later_override_wins(recipe):
         ("presision=float32", "presision: no such key; did you mean precision?"),
         ("train.learning_rate=1", "did you mean optimizer.learning_rate?"),
         ("optimizer.lr=1", "optimizer.lr: no such key; optimizer has name, learning_rate"),
+        ("train.name=a", "train.name: no such key; did you mean model.name?"),  # of four, the first
+        ("train.step=5", "train.step: no such key; did you mean train.steps?"),
         ("zzz=1", "zzz: no such key; `convmesh train --help-config` lists all keys"),
         ("train=5", "train: a group of keys, not a value; set one of train.batch_size"),
         ("train.steps", "train.steps: no value given"),
@@ -103,3 +105,16 @@ def test_json_that_is_not_a_config_is_refused(refused):
 def test_the_config_does_not_import_jax():
     code = "import sys, convmesh.config; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_json_of_a_config_ends_with_a_line_break():
+    text = cfg.to_json(cfg.defaults("detect"))
+    assert text.startswith('{\n  "') and text.endswith("\n}\n")
+
+
+def test_the_overrides_may_set_the_task_that_a_recipe_leaves_empty(tmp_path, refused):
+    path = tmp_path / "either.py"
+    path.write_text("def get_config():\n    return {'task': '', 'train': {'steps': 3}}\n")
+    config = cfg.load_config(path, ["task=classify"])
+    assert (config.task, config.train.steps) == ("classify", 3)
+    assert refused(cfg.load_config, path).startswith("task: not set; the recipe must set it")

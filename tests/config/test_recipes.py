@@ -220,3 +220,35 @@ def test_an_error_in_a_module_beside_the_recipe_names_both(tmp_path, refused):
     path = write_recipe(tmp_path, "\nfrom shared import SEED", shared="SEED = [")
     message = refused(cfg.load_config, path)
     assert message == f"{path}:2: SyntaxError: '[' was never closed (shared.py, line 1)"
+
+
+def test_the_line_of_an_error_is_the_innermost_of_the_recipe(tmp_path, refused):
+    path = tmp_path / "recipe.py"
+    path.write_text("def rate():\n    return 1 / 0\n\n\ndef get_config():\n    return rate()\n")
+    message = refused(cfg.load_config, path)
+    assert message == f"{path}:2: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "body"),
+    [
+        ("json", "import json\nSEED = json.loads('6')"),
+        ("convmesh", "from convmesh.config import defaults\nSEED = 6"),
+    ],
+)
+def test_a_file_beside_the_recipe_hides_neither_python_nor_convmesh(tmp_path, neighbour, body):
+    loaded = sys.modules[neighbour]
+    assert seed(write_recipe(tmp_path, body, **{neighbour: "SEED = 1"})) == 6
+    assert sys.modules[neighbour] is loaded
+
+
+def test_a_recipe_knows_its_file(tmp_path):
+    (tmp_path / "seed.txt").write_text("7")
+    body = "from pathlib import Path\nSEED = int(Path(__file__).with_name('seed.txt').read_text())"
+    assert seed(write_recipe(tmp_path, body)) == 7
+
+
+def test_a_packaged_recipe_is_suggested_before_a_file(tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "detekt.py").touch()
+    assert refused(cfg.load_config, "detect_").endswith("; did you mean detect?")

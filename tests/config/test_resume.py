@@ -63,3 +63,18 @@ def test_no_other_key_may_change():
 def test_every_resume_prefix_is_a_key_or_a_group():
     for prefix in cfg.RESUME_MAY_CHANGE:
         assert any(name == prefix or name.startswith(prefix + ".") for name in cfg.KEYS), prefix
+
+
+def test_every_change_that_is_refused_is_named_in_the_order_of_the_keys(refused):
+    old = cfg.defaults("detect")
+    changes = {"train.seed": 9, "train.steps": 5, "precision": "bfloat16"}
+    new = cfg.apply_overrides(old, changes)
+    assert refused(cfg.check_resume, old, new) == (
+        "the workdir holds another run: precision ('float32' -> 'bfloat16'), train.seed (0 -> 9) "
+        "changed; undo the change or use a new --workdir"
+    )
+
+
+def test_a_key_that_only_one_config_has_is_changed():
+    old, new = {"task": "detect", "old_key": None}, {"task": "detect", "new_key": None}
+    assert cfg.changed_keys(old, new) == ["old_key", "new_key"]

@@ -1,8 +1,11 @@
 """Checking and reading the values of config keys."""
 
+import json
 import math
+import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from convmesh import config as cfg
@@ -19,6 +22,9 @@ from convmesh.errors import ConfigError
         ("optimizer.learning_rate=2", 2.0),
         ("mesh.fsdp=false", False),
         ("mesh.fsdp=true", True),
+        ("mesh.fsdp=True", True),
+        ("mesh.fsdp= FALSE ", False),
+        ("data.augment.scale=1,1", (1.0, 1.0)),
         ("train.accumulate=4", 4),
         ("model.remat=true", True),
         ("model.name=resnet18", "resnet18"),
@@ -101,3 +107,38 @@ def test_every_key_refuses_wrong_values_by_name(name):
 def test_every_number_of_a_list_must_be_in_range(name, value):
     with pytest.raises(ConfigError, match=f"{name}: got "):
         cfg.parse_overrides({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "converted"),
+    [
+        ("data.root", pathlib.Path("/data/boats"), "/data/boats"),
+        ("optimizer.learning_rate", np.float32(0.25), 0.25),
+        ("train.steps", np.uint8(5), 5),
+        ("data.augment.crop", np.array([0.5, 1.0], np.float32), (0.5, 1.0)),
+    ],
+)
+def test_paths_and_numpy_numbers_become_plain_values(name, value, converted):
+    found = cfg.parse_overrides({name: value})[name]
+    assert found == converted and type(found) is type(converted)
+    json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        ("data.val_fraction", 0.0, 1.0),
+        ("data.augment.flip", 1.0, 1.01),
+        ("checkpoint.keep", 1, 0),
+        ("train.batch_size", 1, 0),
+        ("data.max_boxes", 1, 0),
+        ("ema.decay", 0.0, 1.0),
+        ("optimizer.learning_rate", 1e-9, 0.0),
+        ("mesh.model", 1, 0),
+        ("data.workers", 0, -1),
+    ],
+)
+def test_the_ends_of_a_range(name, inside, outside):
+    assert cfg.parse_overrides({name: inside}) == {name: inside}
+    with pytest.raises(ConfigError, match=f"{name}: got {outside}, wanted"):
+        cfg.parse_overrides({name: outside})
