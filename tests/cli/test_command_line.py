@@ -88,3 +88,33 @@ def test_python_m_convmesh_is_the_command():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.strip() == "convmesh: error: trian: no such command; did you mean train?"
+
+
+def test_processes_are_started_by_the_program_that_was_called(monkeypatch):
+    monkeypatch.setattr(
+        "convmesh.distributed.launch.run_locally", lambda command, n: made.append(command(0, "h:9"))
+    )
+    made = []
+    argv = ["recipes", "--num-processes", "2"]
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-O", "/bin/convmesh", *argv])
+    main(argv)
+    job = ["--coordinator=h:9", "--process-id=0"]
+    assert made == [[sys.executable, "-O", "/bin/convmesh", *job, *argv]]
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (ConfigError("wrong"), [("fail", "convmesh: error: wrong", 2)]),
+        (DataError("gone"), [("fail", "convmesh: error: gone", 1)]),
+        (Stopped("stopped at step 7"), [("finish",)]),
+    ],
+)
+def test_an_error_of_one_of_several_processes_ends_all(calls, recipe, monkeypatch, error, ended):
+    made, failure = [], "convmesh.distributed.failure"
+    monkeypatch.setattr(f"{failure}.watched", lambda: True)
+    monkeypatch.setattr(f"{failure}.fail", lambda *args: made.append(("fail", *args)))
+    monkeypatch.setattr(f"{failure}.finish", lambda: made.append(("finish",)))
+    calls.error = error
+    assert main(["train", "--config", recipe, "--workdir", "w"]) == error.exit_code
+    assert made == ended

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -113,3 +114,38 @@ def test_prepare_passes_its_flags(monkeypatch):
     assert main(["prepare", "--name", "coco/2017"]) == 0
     assert main(["prepare", "--name", "coco/2017", "--root", "data"]) == 0
     assert made == [("coco/2017", ""), ("coco/2017", "data")]
+
+
+def test_only_the_first_process_reads_and_prepares_data(photos_recipe, monkeypatch, capsys):
+    monkeypatch.setattr("convmesh.distributed.processes.is_first", lambda: False)
+    monkeypatch.setattr("convmesh.data.prepare.prepare", lambda *_: pytest.fail("not the first"))
+    assert main(["check-data", "--config", photos_recipe]) == 0
+    assert main(["prepare", "--name", "coco/2017"]) == 0
+    assert capsys.readouterr() == ("", "") and os.listdir() == []
+
+
+def test_the_picture_holds_16_images_and_is_left_out_if_none_can_be_read(
+    photos_recipe, tmp_path, capsys
+):
+    for i in range(20):
+        path = tmp_path / f"photos/train/cat/{i + 10}.png"
+        cv2.imwrite(str(path), np.full((9, 9 + i, 3), 10 * i, np.uint8))
+    assert main(["check-data", "--config", photos_recipe]) == 0
+    assert "check_data.png: 16 of the images as they are read" in capsys.readouterr().out
+    os.remove("check_data.png")
+    for path in (tmp_path / "photos").rglob("*.png"):
+        path.write_text("no image")
+    assert main(["check-data", "--config", photos_recipe]) == 1
+    out, err = capsys.readouterr()
+    assert "check_data.png" not in out and err == "" and os.listdir() == []
+
+
+def test_progress_is_shown_at_most_ten_times_per_second(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    times = iter([5.0, 5.0625, 5.125, 5.1875, 5.25, 5.25])
+    monkeypatch.setattr(data_commands, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    show = data_commands._progress()
+    for done in range(1, 7):
+        show(1000 * done, 6000)
+    shown = "".join(f"\r{n},000 of 6,000 images" for n in (1, 3, 5))
+    assert capsys.readouterr().err == shown + "\r\033[K"

@@ -41,6 +41,15 @@ def test_overrides_and_common_flags_can_come_anywhere():
             "has no such flag; did you mean --debug?",
         ),
         ("recipes --config.train.steps=5", "recipes: takes no --config.KEY"),
+        (
+            "predict --workdir W a --output o --config.data.root=/d",
+            "predict: takes no --config.KEY; it uses the config of the workdir",
+        ),
+        ("overfit --config RECIPE --workdir w --config.data.root=", "data.root: not set"),
+        ("overfit --config RECIPE --workdir w --steps 0", "got '0', wanted an integer, at least 1"),
+        ("overfit --config RECIPE --workdir w --images 0", "got '0', wanted an integer, at least"),
+        ("predict --workdir W a --output o --batch-size 0", "got '0', wanted an integer, at lea"),
+        ("predict --workdir W a --output o --max-detections 0", "got '0', wanted an integer, at"),
         ("train --config no.py --workdir w", "no.py: no such recipe file"),
         ("train --config RECIPE --workdir w --config.train.stpes=5", "did you mean train.steps?"),
         (
@@ -94,8 +103,9 @@ def test_a_command_of_a_later_version_is_refused_by_name(failed, name):
         assert line.startswith(f"convmesh: error: {name}: not in this version")
 
 
-def test_help_lists_the_commands_that_exist(capsys):
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands_that_exist(capsys, flag):
+    assert main([flag]) == 0
     out = capsys.readouterr().out
     assert all(f"    {name}" in out for name in COMMANDS)
     assert not any(name in out for name in NOT_YET)
@@ -140,3 +150,8 @@ print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.count("usage: convmesh") == 1 + len(COMMANDS), done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_only_a_command_with_a_workdir_refers_to_its_config(failed):
+    message = "convmesh: error: recipes: takes no --config.KEY"
+    assert failed("recipes", "--config.train.steps=5") == (2, message)

@@ -13,6 +13,8 @@ def test_recipes_lists_the_name_and_the_summary_of_each(capsys):
         [recipe.name, recipe.summary] for recipe in list_recipes()
     ]
     assert len(lines) > 5
+    column = 2 + max(len(recipe.name) for recipe in list_recipes())
+    assert [line[column:] for line in lines] == [recipe.summary for recipe in list_recipes()]
 
 
 def test_check_mesh_passes_the_model_of_the_recipe(recipe, monkeypatch):
@@ -54,5 +56,14 @@ def test_bench_refuses_what_a_part_does_not_take(failed, recipe):
     )
     status, line = failed("bench", "laps", "--config", recipe)
     assert status == 2 and "invalid choice: 'laps'" in line
-    status, line = failed("bench", "eval", "--config", recipe, "--config.data.root=")
-    assert status == 2 and "data.root: not set" in line
+    for part in ("loop", "eval", "scale"):
+        status, line = failed("bench", part, "--config", recipe, "--config.data.root=")
+        assert status == 2 and "data.root: not set" in line
+
+
+@pytest.mark.parametrize("part", ["step", "input"])
+def test_bench_of_noise_needs_no_data(recipe, monkeypatch, part):
+    made = []
+    monkeypatch.setattr(f"convmesh.bench.{part}.bench_{part}", lambda *args: made.append(args))
+    assert main(["bench", part, "--config", recipe, "--config.data.root="]) == 0
+    assert [config.data.root for config, *_ in made] == [""]

@@ -6,6 +6,7 @@ from convmesh.cli.command_line import main
 from convmesh.inference.options import PredictOptions
 from convmesh.training.example_log import ExampleLog
 from convmesh.training.profile import Profile
+from convmesh.workdir.lock import RunLock
 
 
 def test_train_gets_the_config_with_the_overrides(calls, recipe):
@@ -70,3 +71,10 @@ def test_predict_passes_its_flags(calls, workdir):
     assert calls.made.pop()[1][3] == PredictOptions(0.5, 0.6, 9, 2, 4, True)
     assert main(["predict", "--workdir", workdir, "--output", "o", "--", "--odd.jpg"]) == 0
     assert calls.made.pop()[1][1] == ["--odd.jpg"]
+
+
+def test_train_refuses_a_workdir_that_another_run_holds(calls, failed, recipe, tmp_path):
+    with RunLock(tmp_path / "w"):
+        status, line = failed("train", "--config", recipe, "--workdir", str(tmp_path / "w"))
+    assert status == 2 and str(tmp_path / "w") in line
+    assert calls.made == []
