@@ -9,6 +9,7 @@ import pytest
 from coco_oracle import found_on, image, random_case
 
 from convmesh.data.record import BadExample, Record, Source
+from convmesh.errors import DataError
 from convmesh.inference import evaluation, evaluation_report
 from convmesh.inference.evaluation import evaluate_variables
 from convmesh.inference.split_predictions import SplitPredictions
@@ -18,6 +19,7 @@ from convmesh.workdir.layout import EvaluationFiles
 from convmesh.workdir.metrics import json_numbers
 
 CLASSES = ("cell", "cat", "dog", "never seen")
+PICTURE = np.zeros((48, 64, 3), np.uint8)
 DETECTION_FILES = {
     *("metrics.json", "predictions.json", "predictions.png", "curves.json", "curves.png"),
     *("confusion.json", "confusion.png", "images.json", "worst.png", "best.png"),
@@ -183,3 +185,61 @@ def test_category_ids_are_those_of_the_source(monkeypatch, tmp_path):
     source.category_ids = (18, 3, 90, 1)
     evaluated(monkeypatch, tmp_path, truth, detections, source)
     assert numbers() == {("cell", 18), ("cat", 3), ("dog", 90)}
+
+
+def test_nine_images_are_ranked_and_named_without_their_folder(monkeypatch, tmp_path):
+    captions = []
+
+    def record(images, classes, title):
+        captions.append([one.caption for one in images])
+        return np.zeros((9, 9, 3), np.uint8)
+
+    monkeypatch.setattr(evaluation_report, "draw_matched_grid", record)
+    monkeypatch.setattr(Images, "__getitem__", lambda self, i: Record(PICTURE, i, self.name(i)))
+    truth = [image(f"deep/{i}", [[10, 10, 30, 30]], [0]) for i in range(12)]
+    detections = [found_on(one["image_id"], [[10, 10, 30, 30]], [0], [0.9]) for one in truth]
+    evaluated(monkeypatch, tmp_path, truth, detections)
+    assert [len(one) for one in captions][1:] == [9]
+    assert captions[1][0].endswith("0 missed   0.png")
+
+
+def test_thirty_pairs_of_confused_classes_are_listed(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        evaluation_report.detection_report,
+        "most_confused",
+        lambda table, classes, most: asked.append(most) or [],
+    )
+    evaluated(monkeypatch, tmp_path, *random_case(0, images=2))
+    assert asked == [30]
+
+
+def evaluated_classes(monkeypatch, tmp_path, count, unreadable, each_batch=None):
+    """What `evaluate_variables` logs for `count` images of which the report is not written."""
+    passed, logged = [], []
+
+    def predict_all(*arguments):
+        passed.append(arguments)
+        found = {"labels": np.array([0, 1]), "scores": np.array([0.75, 0.25])}
+        return SplitPredictions([{"label": 0}] * count, [found] * count, unreadable)
+
+    monkeypatch.setattr(evaluation, "predict_all", predict_all)
+    monkeypatch.setattr(evaluation, "write_report", lambda *_: None)
+    task = Classify(len(CLASSES), (64, 64))
+    setup = SimpleNamespace(task=task, classes=CLASSES, config=SimpleNamespace(task="classify"))
+    source, files = Images([]), EvaluationFiles(tmp_path)
+    evaluate_variables(setup, "weights", source, files, logged.append, each_batch)
+    assert passed == [(setup, "weights", source, each_batch)]
+    return logged
+
+
+def test_images_that_could_not_be_read_are_counted(monkeypatch, tmp_path):
+    logged = evaluated_classes(monkeypatch, tmp_path, 2, unreadable=3, each_batch=print)
+    assert logged[-1].startswith("3 images could not be read and were not counted")
+    assert logged[-2] == f"predictions and pictures: {tmp_path}"
+    assert evaluated_classes(monkeypatch, tmp_path, 2, unreadable=0)[-1] == logged[-2]
+
+
+def test_a_split_of_which_no_image_can_be_read_is_refused(monkeypatch, tmp_path):
+    with pytest.raises(DataError, match="split val: no image could be read"):
+        evaluated_classes(monkeypatch, tmp_path, 0, unreadable=3)

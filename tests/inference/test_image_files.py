@@ -1,6 +1,7 @@
 """The image files of `predict`: which paths name which files, and reading them in batches."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -45,3 +46,27 @@ def test_batches_keep_the_order_and_hold_the_reason_of_a_failure(tmp_path):
             assert image.startswith(f"{file}: not an image")
         else:
             assert image.shape == (2, 2 + i, 3) and (image == i).all()
+
+
+def test_a_glob_names_files_in_folders_of_any_depth_and_no_folders(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "folder.png").mkdir()
+    for name in ("a.png", "deep/er/b.png"):
+        (tmp_path / name).touch()
+    assert find_images([str(tmp_path / "**" / "*.png")]) == [
+        *(tmp_path / "a.png", tmp_path / "deep/er/b.png"),
+    ]
+
+
+def test_the_next_batch_is_read_while_the_caller_works_on_one(tmp_path):
+    started = []
+
+    class Pool:
+        def submit(self, function, file):
+            started.append(file.name)
+            return SimpleNamespace(result=lambda: function(file))
+
+    files = [tmp_path / f"{i}.png" for i in range(5)]
+    seen = [len(started) for _ in read_batches(Pool(), files, 2)]
+    assert seen == [4, 5, 5]
+    assert started == [file.name for file in files]

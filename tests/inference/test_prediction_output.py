@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from convmesh.errors import ConfigError
+from convmesh.errors import ConfigError, DataError
 from convmesh.inference.options import PredictOptions
-from convmesh.inference.prediction import predict_files
+from convmesh.inference.prediction import _report_unreadable, predict_files
 from convmesh.inference.prediction_output import (
     ImageOutput,
     PredictionFolder,
@@ -97,3 +97,25 @@ def test_an_input_is_not_overwritten(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), image())
     with pytest.raises(ConfigError, match="a.png would overwrite an input; name another folder"):
         predict_files(tmp_path / "none", [str(tmp_path / "a.png")], tmp_path)
+
+
+def test_an_earlier_call_beside_the_inputs_does_not_make_their_labels_its_own(tmp_path):
+    (tmp_path / "predictions.json").write_text("[]")
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(ConfigError, match="--save-txt would overwrite a.txt"):
+        PredictionFolder.for_files(tmp_path, [tmp_path / "a.jpg"], save_txt=True)
+    elsewhere = [tmp_path / "images" / "a.jpg"]
+    assert PredictionFolder.for_files(tmp_path, elsewhere, save_txt=True).save_txt
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(1, "1: bad"), (3, "1: bad; 2: bad; 3: bad"), (4, "1: bad; 2: bad; 3: bad; ...")],
+)
+def test_more_than_three_unreadable_files_are_listed_before_the_error(capsys, count, named):
+    reasons = [f"{i}: bad" for i in range(1, count + 1)]
+    with pytest.raises(DataError) as caught:
+        _report_unreadable(reasons, 9)
+    assert str(caught.value) == f"{count} of 9 files could not be read: {named}"
+    listed = capsys.readouterr().out.splitlines()
+    assert listed == (["could not be read:", *reasons] if count > 3 else [])
