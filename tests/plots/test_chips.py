@@ -3,7 +3,7 @@
 import numpy as np
 from pictures import plain
 
-from convmesh.plots.chips import chip_texts, fit_chip, overlap_area, place_chip
+from convmesh.plots.chips import Chip, chip_texts, fit_chip, overlap_area, place_chip
 from convmesh.plots.detections import outline_corners
 from convmesh.plots.text import text_size
 
@@ -42,3 +42,11 @@ def test_a_long_text_gets_smaller_then_shorter_but_keeps_its_score():
     chip = fit_chip(canvas, "x" * 300 + " 0.87")
     assert chip.text.startswith("xxx") and chip.text.endswith("... 0.87") and chip.width <= 480
     assert fit_chip(plain(6, 480), "cat") is None
+
+
+def test_a_chip_that_does_not_fit_above_its_box_goes_inside_it():
+    canvas, chip = plain(480, 640), Chip("cat", 0.42, 40, 20)
+    place = lambda corners: place_chip(canvas, corners, chip, np.zeros((0, 4)), 2)  # noqa: E731
+    # The outline of 2 pixels reaches 2 pixels to the left of and above the corner.
+    assert place(((100, 50), (300, 200))) == (98, 28, 138, 48)
+    assert place(((100, 10), (300, 200))) == (98, 8, 138, 28)

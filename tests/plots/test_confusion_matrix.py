@@ -1,11 +1,15 @@
 """The confusion matrix: colours and positions of the cells, and the text beside it."""
 
+import dataclasses
+
 import numpy as np
 import pictures
 import pytest
 from coco_oracle import found_on, image
 
+from convmesh.plots import confusion_matrix
 from convmesh.plots.confusion_matrix import CORRECT, WRONG, _summary, draw_confusion
+from convmesh.plots.figures import new_figure
 from convmesh.tasks import detection_report as report
 
 CLASSES = ("cell", "cat", "dog", "costs $5 or $6, and has a long name")
@@ -78,3 +82,43 @@ def test_a_matrix_without_detections_or_without_objects(tmp_path, found, objects
     table = report.confusion([image(1, objects, [0] * len(objects))], found, CLASSES)
     draw_confusion(table, CLASSES, tmp_path / "confusion.png", iou=0.5, score=0.25)
     assert pictures.read(tmp_path / "confusion.png").std() > 0
+
+
+@pytest.mark.parametrize(("classes", "numbered"), [(25, True), (26, False)])
+def test_up_to_25_classes_the_cells_are_numbered(monkeypatch, tmp_path, classes, numbered):
+    counted = []
+    monkeypatch.setattr(confusion_matrix, "_draw_cells", lambda *_: None)
+    monkeypatch.setattr(confusion_matrix, "_draw_names", lambda *_: None)
+    monkeypatch.setattr(confusion_matrix, "_draw_counts", lambda *_: counted.append(True))
+    names = [f"class {i}" for i in range(classes)]
+    table = np.eye(classes + 1, dtype=int)
+    draw_confusion(table, names, tmp_path / "confusion.png", iou=0.5, score=0.25)
+    assert counted == [True] * numbered
+
+
+def test_the_summary_has_the_twelve_most_frequent_confusions():
+    pairs = [{"truth": "cat", "predicted": f"c{i}", "count": 20 - i} for i in range(14)]
+    lines = _summary(np.zeros((3, 3), int), pairs).splitlines()
+    assert lines[lines.index("most often confused") + 1 :] == [
+        f"{20 - i:>6}  cat called c{i}" for i in range(12)
+    ]
+
+
+def test_counts_are_white_on_dark_cells_and_dark_on_light_ones():
+    axis = new_figure(3, 3).subplots()
+    table = np.array([[7, 3, 0], [1, 3, 0], [0, 0, 0]])
+    confusion_matrix._draw_counts(axis, table, table / [[10], [4], [1]], 0.5)
+    found = {one.get_text(): (one.get_position(), one.get_color()) for one in axis.texts[:2]}
+    assert found == {"7": ((0, 0), "white"), "3": ((1, 0), "0.15")}
+    assert [one.get_position() for one in axis.texts[2:]] == [(0, 1), (1, 1)]
+    assert [one.get_color() for one in axis.texts[2:]] == ["0.15", "white"]
+
+
+def test_the_last_row_and_column_always_have_their_name():
+    axis = new_figure(3, 3).subplots()
+    names = [f"c{i}" for i in range(9)] + ["background"]
+    layout = confusion_matrix._Layout.of(names, False)
+    layout = dataclasses.replace(layout, cell=0.05, font_size=6.0)  # 7.2 points for 3.6: every 2nd
+    confusion_matrix._draw_names(axis, names, layout)
+    for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == ["c0", "c2", "c4", "c6", "background"]

@@ -5,7 +5,9 @@ import pictures
 import pytest
 from coco_oracle import found_on, image, random_case
 
+from convmesh.plots import detection_curves
 from convmesh.plots.detection_curves import draw_detection_curves, line_color
+from convmesh.plots.figures import new_figure
 from convmesh.tasks import detection_report as report
 from convmesh.tasks.matching import match
 
@@ -66,3 +68,27 @@ def test_curves_without_detections_or_without_objects(tmp_path, found, objects):
     curves = report.curves(match(truth, found, CLASSES), CLASSES)
     draw_detection_curves(curves, tmp_path / "curves.png")
     assert pictures.read(tmp_path / "curves.png").std() > 0
+
+
+@pytest.mark.parametrize(("count", "colored"), [(12, 12), (13, 6)])
+def test_up_to_twelve_classes_each_has_a_colour_and_a_label(count, colored):
+    curves = {f"c{i}": [i / 20, i / 20] for i in range(count)} | {"none": None}
+    classes = detection_curves._Classes.of(curves)
+    assert len(classes.colors) == colored
+    _, labels = detection_curves._legend(classes, [0.25, 0.75])
+    best = [f"c{i}  {i / 20:.3f}" for i in reversed(range(count))]
+    if colored < count:
+        best = [*best[:3], *best[-3:], "7 more classes between"]
+    assert labels == ["mean  0.500", *best, "1 without an object"]
+
+
+def test_the_best_f1_and_its_threshold_are_in_the_title_and_marked():
+    axis = new_figure(3, 3).subplots()
+    detection_curves._describe_f1(axis, 0.25, 0.8125)
+    assert axis.get_title(loc="left") == "F1 by threshold: best 0.812, at score 0.25"
+    line, point = axis.lines
+    assert list(line.get_xdata()) == [0.25, 0.25]
+    assert (list(point.get_xdata()), list(point.get_ydata())) == ([0.25], [0.8125])
+    axis = new_figure(3, 3).subplots()
+    detection_curves._describe_f1(axis, None, 0.0)
+    assert axis.get_title(loc="left") == "F1 by threshold" and len(axis.lines) == 0

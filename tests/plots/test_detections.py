@@ -158,3 +158,8 @@ def test_without_class_ids_the_name_chooses_the_colour():
 def test_wrong_images_boxes_and_lengths_are_refused(image, boxes, names, scores, message):
     with pytest.raises(ValueError, match=message):
         draw_detections(image, boxes, names, scores)
+
+
+def test_a_class_id_without_a_name_is_shown_as_such():
+    names = [detections.class_name(("cat", "dog"), label) for label in (0, 1, 2, -1)]
+    assert names == ["cat", "dog", "class 2?", "class -1?"]

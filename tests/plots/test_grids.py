@@ -1,6 +1,7 @@
 """Grids of images: which images and boxes are drawn, where, in which colour, and the captions."""
 
 import numpy as np
+import pytest
 from pictures import count, plain, record_texts
 
 from convmesh.distributed.batch import Batch
@@ -189,3 +190,29 @@ def test_right_wrong_and_missed_have_their_colours():
 def test_a_grid_of_no_matched_images():
     picture = draw_matched_grid([], CLASSES, "The worst of 0 images")
     assert picture.shape[1] == 420 and picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("threshold", "texts"),
+    [(0.25, ["cat 0.50", "dog 0.25", "2 found"]), (0.5, ["cat 0.50", "1 found"])],
+)
+def test_a_score_that_equals_the_threshold_is_drawn(monkeypatch, threshold, texts):
+    written = record_texts(monkeypatch)
+    boxes = np.array([[10, 20, 60, 60], [70, 20, 120, 80]])
+    found = {"boxes": boxes, "scores": np.array([0.5, 0.25]), "labels": np.array([1, 2])}
+    draw_predictions_grid([plain(100, 140)], [found], CLASSES, threshold=threshold)
+    assert sorted(written) == sorted(texts)
+
+
+def test_the_columns_of_a_batch_can_be_given():
+    batch = Batch(**batch_arrays(6))
+    tile, line = 430, 454
+    shape = (2 * line + 10, 2 * tile + 10, 3)  # 2 rows of 2: the first 4 of 6 images
+    assert draw_batch(batch, CLASSES, rows=2, columns=2).shape == shape
+
+
+def test_matched_images_have_names_scores_and_a_caption(monkeypatch):
+    written = record_texts(monkeypatch)
+    draw_matched_grid([matched()], CLASSES, "The worst")
+    texts = ["cell 0.90", "cat 0.80", "dog 0.70", "missed cat"]
+    assert sorted(written[:4]) == sorted(texts) and "a.png" in written

@@ -16,7 +16,14 @@ def test_a_png_has_the_colours_of_the_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3))], ids=["2d", "f"]
+    "image",
+    [
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 3)),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((0, 9, 3), np.uint8),
+    ],
+    ids=["2d", "float", "rgba", "empty"],
 )
 def test_only_uint8_rgb_is_written(tmp_path, image):
     with pytest.raises(ValueError, match="not an RGB image"):

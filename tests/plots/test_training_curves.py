@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from convmesh.plots import training_curves
+from convmesh.plots.figures import new_figure
 
 
 def write_metrics(path, rows):
@@ -80,3 +81,42 @@ def test_slow_packages_are_imported_only_when_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def labels(axis):
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def test_the_best_score_and_its_step_are_in_the_legend():
+    axis = new_figure(3, 3).subplots()
+    steps = np.array([10, 20, 30])
+    ap, ap50 = np.array([0.25, 0.5, np.nan]), np.array([0.5, 0.75, 0.625])
+    training_curves._draw_scores(axis, {("val", "AP"): (steps, ap), ("val", "AP50"): (steps, ap50)})
+    assert labels(axis) == ["AP (val), best 0.500 at 20", "AP50 (val)"]
+
+
+@pytest.mark.parametrize(("highest", "scale"), [(20.0, "linear"), (21.0, "log")])
+def test_a_loss_that_falls_far_has_a_logarithmic_axis(highest, scale):
+    axis = new_figure(3, 3).subplots()
+    loss = np.array([highest, np.nan, np.inf, 1.0])
+    training_curves._draw_loss(axis, {("train", "loss"): (np.array([1, 2, 3, 4]), loss)})
+    assert axis.get_yscale() == scale
+    assert labels(axis) == ["loss (train)", "not finite (2)"]
+    assert axis.lines[-1].get_xdata().tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("loss", "loss"),
+        ("loss/box", "loss"),
+        *((name, "accuracy") for name in ("AP", "AP50", "AP75", "top1", "top5")),
+        ("learning_rate", "learning rate"),
+        ("images_per_second", "images per second"),
+        ("AP/cat", None),
+        ("lossy", None),
+    ],
+)
+def test_the_panel_of_a_metric(name, title):
+    titles = [panel for panel, belongs, _ in training_curves._PANELS if belongs(name)]
+    assert titles == ([title] if title else [])
