@@ -92,3 +92,16 @@ def test_boxes_kept_in_training_are_known_without_an_image(policy, kept):
     labels = np.array([0, 0, 0, 9])
     found = kept_in_training(boxes, labels, (20, 30), BoxPolicy(3, policy))
     assert np.flatnonzero(found).tolist() == kept
+
+
+def test_fractions_may_leave_the_image_by_their_own_tolerance():
+    boxes, labels = np.array([[-0.01, 0, 0.5, 0.5]]), np.zeros(1, int)
+    policy = BoxPolicy(1, "drop")
+    assert kept_in_training(boxes, labels, (1, 1), policy).tolist() == [True]  # 0.02 pixels
+    assert kept_in_training(boxes, labels, (1, 1), policy, rounding=0.0).tolist() == [False]
+    assert kept_in_training(boxes, labels, (1, 1), policy, rounding=0.01).tolist() == [True]
+
+
+def test_the_error_for_a_bad_box_names_both_other_policies():
+    with pytest.raises(DataError, match="; fix it, or set data.on_bad_box to drop or clip$"):
+        check([[5, 5, 5, 9]])

@@ -85,3 +85,22 @@ def test_names_inside_the_root_are_accepted(tmp_path, name):
 def test_names_that_lead_outside_or_are_no_names_are_rejected(tmp_path, name):
     with pytest.raises(DataError, match="^file: "):
         documents.path_inside(tmp_path, name, "file")
+
+
+def test_the_depth_of_xml_is_limited_and_not_its_number_of_elements(write):
+    deepest = documents.read_xml(write("<a>" * 100 + "</a>" * 100))
+    assert len(list(deepest.iter())) == 100
+    assert len(documents.read_xml(write("<a>" + "<b/>" * 200 + "</a>"))) == 200
+
+
+@pytest.mark.parametrize("kind, read", [("XML", documents.read_xml), ("YAML", documents.read_yaml)])
+def test_each_kind_of_document_has_a_limit_of_its_own(write, monkeypatch, kind, read):
+    monkeypatch.setattr(documents, f"MAX_{kind}", 4)
+    read(write("<a/>"))
+    with pytest.raises(DataError, match="5 bytes exceed the limit of 4"):
+        read(write("<aa/>"))
+
+
+def test_objects_of_json_are_converted_from_the_inside_out(write):
+    path = write('{"a": {"b": 1, "c": 2}}')
+    assert documents.read_json(path, lambda entry: sum(entry.values()) + 1) == 5

@@ -4,6 +4,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from convmesh.data import images
 from convmesh.data.record import BadExample
@@ -226,3 +227,20 @@ def test_pipes_devices_folders_and_huge_files_raise_at_once(tmp_path):
     ):
         with pytest.raises(BadExample, match=f"{name}: .*{message}"):
             images.read_image(str(tmp_path / name))
+
+
+def test_an_image_with_the_largest_number_of_pixels_is_decoded(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 40)
+    data = encoded(Image.fromarray(picture()), "PNG")
+    assert images.decode(data, "a.png").shape == (24, 40, 3)
+
+
+def test_the_orientation_in_a_text_of_a_png_is_applied():
+    """ImageMagick writes EXIF into PNG as hexadecimal text."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    block = exif.tobytes()
+    text = PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(block):8d}\n{block.hex()}\n", zip=True)
+    data = encoded(Image.fromarray(picture()), "PNG", pnginfo=text)
+    assert np.array_equal(images.decode(data, "a.png"), np.rot90(picture(), -1))
