@@ -1,5 +1,8 @@
 """Records, sources and subsets: src/convmesh/data/record.py."""
 
+import hashlib
+import os
+
 import numpy as np
 import pytest
 
@@ -78,3 +81,24 @@ def test_the_identity_of_a_source_depends_on_its_names_in_order():
     )
     assert first["examples"] == second["examples"] == 2 and first["names"] != second["names"]
     assert identity(Subset(Stated(), [1, 2], "b")) == first
+
+
+class Named(Numbers):
+    def __init__(self, *names):
+        self.names = names
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, index):
+        return self.names[index]
+
+
+def test_the_identity_tells_where_one_name_ends_and_the_next_begins():
+    assert identity(Named("ab", "c"))["names"] != identity(Named("a", "bc"))["names"]
+
+
+def test_file_names_that_are_not_utf8_have_an_identity():
+    first, second = (identity(Named(os.fsdecode(name))) for name in (b"\xff.jpg", b"\xfe.jpg"))
+    assert first["names"] != second["names"]
+    assert first["names"] == hashlib.sha256(b"\xff.jpg\n").hexdigest()
