@@ -14,7 +14,7 @@ from convmesh.config import defaults
 from convmesh.data.formats import registry
 from convmesh.data.loading import cache
 from convmesh.data.loading.cache import Cached
-from convmesh.data.record import DataSet, Record, Source, Subset
+from convmesh.data.record import BadExample, DataSet, Record, Source, Subset
 from convmesh.data.splits import open_eval, open_train, used_splits
 from convmesh.errors import ConfigError, DataError
 
@@ -211,3 +211,40 @@ def test_opening_data_imports_neither_jax_nor_grain(tmp_path):
     assert (train, shape, val) == (1, [4, 6, 3], 1)
     assert "convmesh.data.splits" in modules
     assert not {"jax", "grain"} & set(modules)
+
+
+def test_the_number_of_held_out_examples_is_rounded_to_the_nearest(made):
+    assert len(open_eval(made({"train": 27}, val_fraction=0.1))) == 3  # 2.7
+    assert len(open_eval(made({"train": 24}, val_fraction=0.1))) == 2  # 2.4
+
+
+def test_used_splits_are_refused_if_there_is_no_split_to_evaluate(made):
+    config = made({"train": 9}, val_fraction=0.0)
+    dataset = registry.open_dataset(config)
+    with pytest.raises(ConfigError, match="data.val_fraction: 0.* among train"):
+        used_splits(dataset, config, lambda split: dataset.source(split, training=True))
+
+
+class Boxes(FakeSource):
+    """Example 0 is unreadable; in evaluation example 1 has regions to ignore only."""
+
+    task = "detect"
+
+    def __getitem__(self, index):
+        if index == 0:
+            raise BadExample("0: damaged")
+        ignored = index == 1 and not self.training
+        crowd = np.array([ignored])
+        return Record(np.zeros((2, 2, 3), np.uint8), index, self.name(index), crowd=crowd)
+
+
+def test_the_first_examples_are_readable_and_have_objects_in_evaluation(made, monkeypatch):
+    config = made({"train": 5, "val": 1}, first=2, on_bad_example="skip")
+    dataset = registry.open_dataset(config)
+    monkeypatch.setattr(dataset, "source", lambda split, training: Boxes(split, 5, training))
+    monkeypatch.setattr("convmesh.data.splits.open_dataset", lambda config: dataset)
+    train = open_train(config)
+    assert [train.name(i) for i in range(len(train))] == ["train/2", "train/3"]
+    config.data.on_bad_example = "fail"
+    with pytest.raises(BadExample, match="0: damaged"):
+        open_train(config)

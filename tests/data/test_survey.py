@@ -160,3 +160,7 @@ def test_a_survey_decodes_a_few_images_from_first_to_last():
     found = survey(source)
     assert found.per_class is None and len(found.sizes) == len(source.decoded) == 16
     assert source.decoded[0] == 0 and source.decoded[-1] == 999
+
+
+def test_classes_alternate_in_the_order_of_their_ids():
+    assert first_examples(Folder([2, 2, 0, 1, 0]), 2) == [2, 3]  # the first of 0 and of 1
