@@ -136,3 +136,38 @@ def test_classes_are_ranked_by_their_boxes_in_all_splits(monkeypatch):
     summary = summarise([train, val], ("cat", "dog", "bird"), "detect", limits)
     classes = [line.split()[0] for line in format_summary(summary)[5:8]]
     assert classes == ["cat", "(1", "bird"]  # 5, 3 and 2 boxes
+
+
+def test_sizes_are_ordered_by_area_and_boxes_counted_once():
+    box = [0, 0, 4, 4]
+    train = scanned(
+        "train",
+        example((10, 90), [box, box], [0, 0], bad=[0], crowd=[0], difficult=[0]),  # 900 pixels
+        example((30, 40), [box, box], [0, 1], crowd=[1], difficult=[1]),  # 1200
+        example((40, 20), [box], [0]),  # 800
+    )
+    summary = summarise([train], ("cat", "dog"), "detect", InputLimits((40, 60), 2))
+    found = summary["splits"]["train"]
+    assert found["image_sizes"] == {
+        "smallest": {"height": 40, "width": 20},
+        "median": {"height": 10, "width": 90},
+        "largest": {"height": 30, "width": 40},
+    }
+    # A bad box is counted as bad only; a difficult region to ignore as a region only.
+    counts = {key: found[key] for key in ("boxes", "bad_boxes", "crowd", "difficult")}
+    assert counts == {"boxes": 3, "bad_boxes": 1, "crowd": 1, "difficult": 0}
+    assert found["over_max_boxes"] == 0  # the second image has as many as a batch holds
+
+
+def test_a_box_of_the_finest_stride_is_not_below_it():
+    train = scanned("train", example((40, 60), [[0, 0, 8, 8], [0, 0, 8, 7.9]], [0, 0]))
+    sides = summarise([train], ("cat",), "detect", InputLimits((40, 60), 9))["box_sides"]
+    assert (sides["stride"], sides["below_stride"]) == (8, 1)
+
+
+def test_all_classes_are_shown_if_the_table_has_room(monkeypatch):
+    monkeypatch.setattr(statistics, "MAX_ROWS", 2)
+    train = scanned("train", example((9, 9), [[0, 0, 4, 4]], [1]))
+    summary = summarise([train], ("cat", "dog"), "detect", InputLimits((9, 9), 9))
+    rows = format_summary(summary)[4:6]
+    assert [row.split()[0] for row in rows] == ["cat", "dog"]  # in the order of their ids
