@@ -44,3 +44,14 @@ def test_numbered_names_are_formatted_on_access():
     names = Numbered("line", np.array([3, 5, 8]))
     assert list(names) == ["line 3", "line 5", "line 8"]
     assert list(names[1:]) == ["line 5", "line 8"] and len(names) == 3
+
+
+def test_a_broken_image_states_no_labels(tmp_path):
+    examples = [one(tmp_path, [[1, 2, 3, 4]], broken=broken) for broken in ("", "is missing")]
+    source = AnnotatedSet(defaults("detect"), {"train": examples}, ["dog"]).unchecked("train")
+    assert [source.stated_labels(i).tolist() for i in range(2)] == [[0], []]
+
+
+def test_parts_of_numbered_names_are_formatted_on_access():
+    part = Numbered("line", range(1_000_000))[10:]
+    assert isinstance(part, Numbered) and part[0] == "line 10" and part[1:][0] == "line 11"
