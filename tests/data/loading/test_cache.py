@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,4 +82,54 @@ def test_free_memory_respects_the_limit_of_a_container(monkeypatch):
     files["/sys/fs/cgroup/memory.max"] = ["1500"]
     assert cache.free_memory() == 1000
     files.clear()
+    assert cache.free_memory() == 0
+
+
+def test_arrays_of_every_kind_are_read_only():
+    class Boxes(Counted):
+        def __getitem__(self, index):
+            found = {"labels": np.zeros(2, np.int32), "crowd": np.zeros(2, bool)}
+            return replace(super().__getitem__(index), area=np.ones(2, np.float32), **found)
+
+    record = cache.Cached(Boxes())[0]
+    for name in ("image", "boxes", "labels", "crowd", "area"):
+        assert not getattr(record, name).flags.writeable, name
+
+
+def test_the_ids_of_the_classes_are_those_of_the_source():
+    source = Counted()
+    source.category_ids = (17,)
+    assert cache.Cached(source).category_ids == (17,)
+
+
+def test_images_that_fill_the_allowed_memory_exactly_are_cached(monkeypatch):
+    source = Counted(count=4)  # 120,000 bytes, a quarter of 480,000
+    monkeypatch.setattr(cache, "free_memory", lambda: 480_000)
+    assert cache.fits(source)
+    monkeypatch.setattr(cache, "free_memory", lambda: 479_999)
+    assert not cache.fits(source)
+
+
+def test_the_size_of_all_images_is_estimated_by_the_mean_of_a_sample(monkeypatch):
+    class OneLarge(Counted):
+        def __getitem__(self, index):
+            side = 300 if index == 0 else 100
+            return Record(np.zeros((side, 100, 3), np.uint8), index, str(index))
+
+    monkeypatch.setattr(cache, "free_memory", lambda: 4 * 180_000)  # 90,000 + 3 x 30,000
+    assert cache.fits(OneLarge(count=4))
+
+
+def test_the_limit_of_an_older_container_is_respected_too(monkeypatch):
+    folder = "/sys/fs/cgroup/memory/memory"
+    files = {
+        "/proc/meminfo": ["MemAvailable: 8 kB"],
+        f"{folder}.limit_in_bytes": ["5000"],
+        f"{folder}.usage_in_bytes": ["2000"],
+    }
+    monkeypatch.setattr(cache, "_lines", lambda path: files.get(path, []))
+    assert cache.free_memory() == 3000
+    files[f"{folder}.limit_in_bytes"] = ["9223372036854771712"]  # none
+    assert cache.free_memory() == 8 * 1024
+    files[f"{folder}.limit_in_bytes"] = ["1000"]  # already exceeded
     assert cache.free_memory() == 0
