@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from convmesh.data.loading import batches
 from convmesh.data.loading.batches import DataCounts, EvalBatch
 
 
@@ -42,3 +43,17 @@ def test_the_placement_is_that_of_one_image():
     placement = batch.placement(1)
     assert placement.scale == 0.5 and placement.offset.tolist() == [3, 4]
     assert placement.original_size.tolist() == [20, 30]
+
+
+def test_every_array_that_is_counted_is_kept_for_counting():
+    seen = set()
+
+    class Seen(dict):
+        def __getitem__(self, key):
+            seen.add(key)
+            return super().__getitem__(key)
+
+    names = ("bad_boxes", "truncated", "bad_partners")
+    arrays = {name: np.ones(2, int) for name in names} | {"index": np.arange(2)}
+    DataCounts.of(Seen(arrays | {name: np.ones(2, bool) for name in ("present", "valid", "crowd")}))
+    assert seen == batches._COUNTED

@@ -92,3 +92,9 @@ def test_a_class_id_out_of_range_makes_an_example_unreadable(label):
         ExampleFormat.of(source, config_for("classify")).read(source, 0)
     skipping = ExampleFormat.of(source, config_for("classify", on_bad_example="skip"))
     assert skipping.read(source, 0) is None
+
+
+def test_boxes_of_equal_area_keep_their_order():
+    image = np.zeros((4, 6, 3), np.uint8)
+    example = FORMAT.detection(image, 0, instances(*[[0, 0, 2, 1]] * 4), 0)
+    assert example["labels"].tolist() == [0, 1, 2]
