@@ -471,3 +471,20 @@ def test_a_crop_is_rotated_about_its_centre():
             white.sum(1) @ np.arange(50) / white.sum(),
         )
         assert middle == pytest.approx((24.5, 24.5), abs=0.1)
+
+
+def test_boxes_exactly_at_the_limits_of_visibility_stay_objects():
+    # 3 of 10 columns are visible, 2 pixels high; one pixel less of either makes a region.
+    boxes = np.array([[-7, 0, 3, 2], [-8, 0, 3, 2], [0, 0, 9, 1]], np.float32)
+    _, crowd, kept = clip_boxes(boxes, np.zeros(3, bool), (20, 20))
+    assert crowd.tolist() == [False, True, True] and kept.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["vertical_flip", "quarter_turn", "rotate", "shear", "stretch"])
+def test_each_setting_alone_deforms(name):
+    assert not PLAIN.deforms and AugmentSettings(**{name: 0.1}).deforms
+
+
+@pytest.mark.parametrize("name", ["mosaic", "mixup"])
+def test_each_setting_alone_mixes(name):
+    assert not PLAIN.mixes and AugmentSettings(**{name: 0.1}).mixes
