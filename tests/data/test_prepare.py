@@ -2,14 +2,17 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from absl import logging as absl_logging
 from tensorflow_datasets.core.download import downloader
 
 from convmesh.cli import command_line
@@ -17,6 +20,7 @@ from convmesh.config import defaults
 from convmesh.data import prepare as module
 from convmesh.data.prepare import prepare
 from convmesh.data.splits import open_eval, open_train
+from convmesh.data.tfds_output import quiet_tfds
 from convmesh.errors import ConfigError, DataError
 
 
@@ -251,3 +255,79 @@ def test_a_set_in_the_tfrecord_format_is_refused(tmp_path):
 def test_prepare_takes_no_config_keys(tmp_path, capsys):
     status = command_line.main(["prepare", "--name", "pond", "--config.data.root=x"])
     assert status == 2 and capsys.readouterr().err.endswith("prepare: takes no --config.KEY\n")
+
+
+class Planned:
+    """A builder of which only messages are asked."""
+
+    info = SimpleNamespace(full_name="pond/small/1.0.0")
+    data_dir_root = "/data"
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (OSError(errno.EDQUOT, "Quota"), "/data: no space left for pond/small/1.0.0 "),
+        (TimeoutError("slow"), "pond/small/1.0.0: cannot be downloaded: slow; downloaded files"),
+        (ConnectionError("cut"), "pond/small/1.0.0: cannot be downloaded: cut; downloaded files"),
+        (ValueError("a" * 301), f"cannot be prepared: ValueError: {'a' * 300}$"),
+        (ValueError(" one \n\n two\nlast "), "ValueError: one ... last$"),
+        (ValueError(), "cannot be prepared: ValueError: ValueError$"),
+    ],
+)
+def test_the_message_names_the_likely_cause(error, message):
+    found = module._user_error(error, Planned())
+    assert isinstance(found, DataError) and re.search(message, str(found))
+
+
+def test_digit_scenes_without_a_config_is_the_full_one_in_the_default_folder(monkeypatch, tmp_path):
+    calls = []
+    made = SimpleNamespace(
+        info=SimpleNamespace(full_name="digit_scenes/full/2.0.0", splits={}), data_dir=tmp_path
+    )
+    monkeypatch.setattr(
+        "convmesh.data.digit_scenes.builder.prepare", lambda *call: calls.append(call) or made
+    )
+    messages = []
+    prepare("digit_scenes", "", messages.append)
+    prepare("digit_scenes/tiny", "~/sets", messages.append)
+    assert calls == [("full", None), ("tiny", os.path.expanduser("~/sets"))]
+    assert messages[1] == "train on it with --config.data.name=digit_scenes/full"
+    assert messages[3].endswith(f"--config.data.root={os.path.expanduser('~/sets')}")
+
+
+def test_a_set_is_written_below_the_home_folder_and_not_below_a_folder_called_tilde(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert prepare("pond/small:1.0.0", "~/sets") == tmp_path / "sets/pond/small/1.0.0"
+    assert not (tmp_path / "~").exists()
+
+
+def test_an_empty_folder_of_manual_downloads_is_refused(tmp_path):
+    (tmp_path / "downloads/manual").mkdir(parents=True)
+    with pytest.raises(DataError, match="downloads/manual: moor has to be downloaded by hand"):
+        prepare("moor/small", str(tmp_path))
+
+
+def test_nothing_is_fetched_from_the_buckets_of_tfds(tmp_path, monkeypatch):
+    configs = []
+    monkeypatch.setattr(
+        Pond, "download_and_prepare", lambda self, download_config: configs.append(download_config)
+    )
+    monkeypatch.setattr(module, "_log_prepared", lambda builder, *_: Path(builder.data_dir))
+    prepare("pond/small", str(tmp_path))
+    assert [config.try_download_gcs for config in configs] == [False]
+
+
+def test_the_verbosity_of_absl_is_restored():
+    before = absl_logging.get_verbosity()
+    try:
+        absl_logging.set_verbosity(absl_logging.INFO)
+        with pytest.raises(KeyError), quiet_tfds():
+            assert absl_logging.get_verbosity() == absl_logging.ERROR
+            raise KeyError
+        assert absl_logging.get_verbosity() == absl_logging.INFO
+    finally:
+        absl_logging.set_verbosity(before)
