@@ -355,3 +355,39 @@ def test_an_image_that_a_list_names_in_two_ways_is_used_once(tmp_path):
     splits, problems = splits_of(tmp_path, train="a\nx/a\nx/a.jpg\n")
     assert splits == {"train": ["JPEGImages/x/a.jpg"]}
     assert problems == ["ImageSets/Main/train.txt: names a 3 times"]
+
+
+@pytest.mark.parametrize("given, ignored", [("1", True), ("true", True), (" True ", True)])
+@pytest.mark.parametrize("name", ["dog", " dog\n"])
+def test_the_words_of_tools_for_a_difficult_object(tmp_path, given, ignored, name):
+    write(tmp_path, "a", [(name, 1, 2, 9, 9, given), ("dog", 1, 2, 8, 8, "Unspecified")])
+    source = open_dataset(config(tmp_path)).source("train", training=False)
+    assert source.classes == ("dog",) and source[0].crowd.tolist() == [ignored, False]
+
+
+@pytest.mark.parametrize("stated", [("20", "0"), ("0", "0"), ("", "30"), ("20", "x")])
+def test_a_size_that_is_not_stated_in_full_is_unknown(tmp_path, stated):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9)])
+    path = tmp_path / "Annotations" / "a.xml"
+    height, width = stated
+    sides = f"<width>{width}</width><height>{height}</height>"
+    path.write_text(path.read_text().replace("<width>30</width><height>20</height>", sides))
+    source = open_dataset(config(tmp_path)).unchecked("train")
+    assert source.annotated(0).size is None and source[0].boxes.tolist() == [[1, 2, 9, 9]]
+
+
+def test_a_size_may_be_written_with_decimals(tmp_path):
+    write(tmp_path, "a", [("dog", 1, 2, 9, 9)])
+    path = tmp_path / "Annotations" / "a.xml"
+    path.write_text(path.read_text().replace("<width>30<", "<width>30.0<"))
+    assert open_dataset(config(tmp_path)).unchecked("train").annotated(0).size == (20, 30)
+
+
+def test_images_are_numbered_from_one_and_classes_sorted(tmp_path):
+    kinds = ["zebra", "ant", "moose", "bee"]
+    for name, kind in zip("abcd", kinds, strict=True):
+        write(tmp_path, name, [(kind, 1, 2, 9, 9)])
+    source = open_dataset(config(tmp_path)).source("train", training=True)
+    assert source.classes == ("ant", "bee", "moose", "zebra")
+    assert [source[i].image_id for i in range(4)] == [1, 2, 3, 4]
+    assert [source[i].labels.tolist() for i in range(4)] == [[3], [0], [2], [1]]
