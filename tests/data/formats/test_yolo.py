@@ -1,5 +1,7 @@
 """YOLO's layout, its variants, and every error in them: src/convmesh/data/formats/yolo.py."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -353,3 +355,57 @@ def test_folders_of_masks_or_of_a_class_called_labels_are_not_yolo(tmp_path):
     assert find_format(made) == "folder"
     text(tmp_path / "labels" / "a.txt", ROW)
     assert yolo.looks_like(tmp_path, "detect", Evidence.LAYOUT)
+
+
+@pytest.mark.parametrize(
+    "row, hint",
+    [
+        ("0 .5 .5 .2 .2 .9", "; is the last one a confidence?"),
+        ("0 .1 .2 .3 .4 .5 .6 .7", "; keypoints?"),
+        ("0 .1 .2", ""),
+    ],
+)
+def test_the_hint_about_a_wrong_row_depends_on_its_length(tmp_path, row, hint):
+    with pytest.raises(DataError, match=f"points x y{re.escape(hint)};? ?"):
+        open_train(simple(tmp_path, row))
+    with pytest.raises(DataError) as raised:
+        open_train(simple(tmp_path, row))
+    assert ("confidence" in str(raised.value), "keypoints" in str(raised.value)) == (
+        "confidence" in hint,
+        "keypoints" in hint,
+    )
+
+
+def test_the_largest_class_id(tmp_path):
+    with pytest.raises(DataError, match="class id 2147483647 is not one of 0..1"):
+        open_train(simple(tmp_path, "2147483647 .5 .5 .2 .2"))
+    with pytest.raises(DataError, match="class id 2147483648 is not an integer"):
+        open_train(simple(tmp_path, "2147483648 .5 .5 .2 .2"))
+
+
+def test_empty_lines_after_the_names_are_ignored(tmp_path):
+    made = simple(tmp_path, ROW, names=("cat", "dog", "", " "))
+    assert open_train(made).classes == ("cat", "dog")
+
+
+def test_the_number_of_classes_is_an_integer(tmp_path):
+    simple(tmp_path, "0 .5 .5 .2 .2")
+    text(tmp_path / "data.yaml", "names: [cat]", "nc: yes")
+    with pytest.raises(DataError, match="data.yaml: nc: True, but there are 1 names"):
+        open_train(config(tmp_path))
+
+
+def test_labels_replace_the_last_folder_of_images(tmp_path):
+    picture(tmp_path / "images" / "train" / "images" / "a.JPG")
+    text(tmp_path / "images" / "train" / "labels" / "a.txt", ROW)
+    text(tmp_path / "data.yaml", "names: [cat, dog]", "train: images/train/images")
+    train = open_train(config(tmp_path))
+    assert train.name(0) == "images/train/images/a.JPG" and len(train[0].boxes) == 1
+
+
+def test_a_box_beside_the_image_by_less_than_its_size_is_not_in_pixels(tmp_path):
+    with pytest.raises(DataError) as raised:  # the centre is at 0.99: inside
+        open_train(simple(tmp_path, "0 .99 .5 .2 .2"))
+    assert "outside" in str(raised.value) and "pixels" not in str(raised.value)
+    with pytest.raises(DataError, match="in pixels"):  # the centre is outside
+        open_train(simple(tmp_path, "0 1.01 .5 .2 .2"))
