@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import cv2
 import numpy as np
@@ -548,3 +549,60 @@ def test_any_json_file_may_be_coco_for_a_detector_only(tmp_path):
     assert find_format(made) == "coco"
     made.task = "classify"
     assert find_format(made) == "folder"
+
+
+def stated(root, **fields):
+    return open_dataset(config(simple(root, **fields))).unchecked("train").annotated(0)
+
+
+def test_a_changed_file_is_read_again_even_if_its_time_or_its_length_is_the_same(tmp_path):
+    path = tmp_path / "annotations" / "train.json"
+    assert stated(tmp_path, area=10).area.tolist() == [10]
+    before = path.stat()
+    for area in (11, 1234):  # of the same length, and longer
+        write(path, [image(1, "a.jpg")], [box(1, 1, area=area)])
+        if area > 99:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        else:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        found = open_dataset(config(tmp_path)).unchecked("train").annotated(0)
+        assert found.area.tolist() == [area]
+
+
+def test_optional_fields_of_an_annotation_may_be_null(tmp_path):
+    found = stated(tmp_path, iscrowd=None, area=None)
+    assert found.crowd.tolist() == [False] and found.area.tolist() == [3 * 4]
+
+
+@pytest.mark.parametrize("polygon", [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]])
+def test_a_polygon_has_three_points_or_more(tmp_path, polygon):
+    simple(tmp_path, bbox=[], segmentation=[polygon])
+    with pytest.raises(DataError, match="contains a value that is not a polygon"):
+        open_train(config(tmp_path))
+
+
+def test_the_id_of_a_category_is_no_truth_value(tmp_path):
+    simple(tmp_path, category_id=True)
+    with pytest.raises(DataError, match="category_id: True is not an integer"):
+        open_train(config(tmp_path))
+
+
+def test_a_side_in_parts_of_pixels_is_refused(tmp_path):
+    simple(tmp_path)
+    write(tmp_path / "annotations" / "train.json", [image(1, "a.jpg", width=30.5)])
+    with pytest.raises(DataError, match="width: 30.5 is not a number of pixels"):
+        open_train(config(tmp_path))
+    write(tmp_path / "annotations" / "train.json", [image(1, "a.jpg", width=30.0)])
+    assert open_dataset(config(tmp_path)).unchecked("train").annotated(0).size == (20, 30)
+
+
+def test_an_annotation_may_have_an_id_of_any_length(tmp_path):
+    found = stated(tmp_path, id=2**63)
+    assert list(found.locations) == [f"annotation {2**63}"]
+
+
+def test_a_category_that_is_named_twice_alike_is_one(tmp_path):
+    simple(tmp_path)
+    path = tmp_path / "annotations" / "train.json"
+    write(path, [image(1, "a.jpg")], [box(1, 1)], [*CATEGORIES, CATEGORIES[0]])
+    assert open_train(config(tmp_path)).classes == ("cat", "dog")
