@@ -160,3 +160,15 @@ def test_training_at_several_sizes_decodes_enough_for_the_largest(tmp_path):
     config = config_for(tmp_path, image_size=(64, 64), sizes=(1.0, 2.0))
     # The narrowest crop for 128 pixels allows sqrt(0.35 * 640 * 800 / 128**2 * 3 / 4) = 2.9.
     assert FolderSet(config).source("train", training=True)[0].image.shape == (320, 400, 3)
+
+
+def test_quarter_turns_decode_enough_for_the_rotated_input(tmp_path):
+    write(tmp_path / "train" / "cat" / "a.jpg", size=(800, 800))
+    config = config_for(tmp_path, image_size=(64, 512))
+    config.data.augment.crop = (1.0, 1.0)
+    # Upright 800 / 512 allows nothing smaller, and neither does 800 / 512 of the rotated input.
+    assert FolderSet(config).source("train", training=True)[0].image.shape == (800, 800, 3)
+    write(tmp_path / "train" / "cat" / "a.jpg", size=(800, 3200))
+    assert FolderSet(config).source("train", training=True)[0].image.shape == (200, 800, 3)
+    config.data.augment.quarter_turn = 0.5
+    assert FolderSet(config).source("train", training=True)[0].image.shape == (800, 3200, 3)

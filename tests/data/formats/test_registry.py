@@ -114,3 +114,18 @@ def test_every_layout_is_a_module_that_opens_a_data_set(name, tmp_path):
         module.open_dataset(defaults("detect"))  # without a root or a name
     if name != "tfds":
         assert not any(module.looks_like(tmp_path, "detect", level) for level in Evidence)
+
+
+@pytest.mark.parametrize("key", ["train_annotations", "eval_annotations"])
+def test_one_named_annotation_file_makes_it_coco(tmp_path, key):
+    config = defaults("detect")
+    config.data.root, config.data[key] = str(tmp_path), "x.json"
+    assert registry.find_format(config) == "coco"
+
+
+def test_the_root_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "set" / "cat").mkdir(parents=True)
+    config = defaults("classify")
+    config.data.root = "~/set"
+    assert registry.find_format(config) == "folder"
