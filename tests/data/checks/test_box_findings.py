@@ -1,10 +1,17 @@
 """Duplicate boxes, and labels that do not fit the size of their box."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from convmesh.data.checks import box_findings
-from convmesh.data.checks.box_findings import find_duplicates, find_likelier_classes
+from convmesh.data.checks.box_findings import (
+    find_duplicates,
+    find_likelier_classes,
+    label_findings,
+)
+from convmesh.data.checks.scan import ScannedExample, ScannedSplit
 
 
 def test_a_label_is_doubtful_if_another_class_fits_and_its_own_does_not():
@@ -49,3 +56,44 @@ def test_duplicates_are_found_in_chunks_of_any_size(monkeypatch, max_pairs):
     assert [(i, j) for i, j, _ in found] == [(2, 0), (3, 0), (5, 3)]
     assert [iou for *_, iou in found] == pytest.approx([0.9, 1, 0.95])
     assert find_duplicates(boxes[:0], np.zeros(0, int)) == []
+
+
+def test_a_label_is_doubtful_beyond_four_deviations_and_within_two_of_another():
+    """Equal boxes have the least deviation, 0.2 of the logarithm of the area."""
+    few = box_findings.MIN_BOXES
+    near, far = 10.0, 10.0 * np.exp(0.6)  # of a side: 1.2 of the area, or six deviations
+    labels = np.array([0] * few + [1] * few + [0])
+
+    def other(deviations):
+        side = near * np.exp(deviations * 0.1)
+        sides = np.concatenate([np.full(few, near), np.full(few, far), [side]])
+        return find_likelier_classes(sides, labels, 2)[0][-1]
+
+    # From the boxes of class 0, and so six minus that from those of class 1.
+    assert [int(other(d)) for d in (3.9, 4.1, 5, 7.9, 8.1)] == [-1, 1, 1, 1, -1]
+
+
+def test_boxes_that_are_not_usable_do_not_shift_the_findings():
+    few = box_findings.MIN_BOXES
+    class_of = {"task": "detect", "classes": ("cat", "dog")}
+
+    def example(side, label):
+        boxes = np.array([[0, 0, 1, 1], [0, 0, side, side]], float)
+        crowd = np.array([True, False])
+        return ScannedExample(
+            [], (99, 99), boxes, np.array([label, label]), np.zeros(2, bool), crowd, crowd & False
+        )
+
+    examples = [example(10, 0) for _ in range(few)] + [example(90, 1) for _ in range(few)]
+    examples.append(example(90, 0))
+
+    class Named(SimpleNamespace):
+        def name(self, index):
+            return f"{index}.png"
+
+    split = ScannedSplit("train", Named(**class_of), range(len(examples)), examples)
+    [finding] = label_findings([split], ("cat", "dog"), (99, 99))
+    assert (finding.position, finding.boxes) == ((0, 2 * few), (1,))
+    assert finding.problem.what == (
+        "is this a dog? Its side is 90 pixels; the median is 10 for cat and 90 for dog"
+    )

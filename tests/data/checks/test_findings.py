@@ -5,8 +5,9 @@ import json
 import pytest
 from voc_sets import CAT, DOG, config_for, lists, write, write_set
 
-from convmesh.data.checks.findings import Finding, Inspection
+from convmesh.data.checks.findings import Finding, Inspection, merge_unit_warnings
 from convmesh.data.checks.inspection import inspect
+from convmesh.data.checks.scan import ScannedSplit
 from convmesh.data.problems import Problem
 
 
@@ -63,3 +64,22 @@ def test_json_contains_all_findings(root):
     }
     assert found["summary"]["splits"]["train"]["bad_boxes"] == 1
     assert found["summary"]["format"] == "voc"
+
+
+def test_at_most_half_of_a_sample_shows_findings_and_the_rest_is_spread_evenly(root):
+    write(root, "b", [DOG, CAT, DOG])
+    write(root, "d", [CAT, DOG, ("dog", 5, 5, 5, 9)])
+    found = inspect(config_for(root))
+    assert found._sample_positions(3) == [(0, 1), (0, 0), (1, 1)]  # one of two findings
+    assert found._sample_positions(1) == [(0, 0)]
+    assert inspect(config_for(root, on_bad_box="drop"))._sample_positions(0) == []
+
+
+def test_as_many_unit_warnings_as_allowed_are_not_merged():
+    split = ScannedSplit("train", None, range(2))
+    units = [
+        Finding(Problem(f"{i}.png", "doubtful", error=False), "units", (0, i)) for i in range(2)
+    ]
+    assert merge_unit_warnings(units, [split], 2) == units
+    [merged] = merge_unit_warnings(units, [split], 1)
+    assert str(merged) == "split train: warning: 2 images, first 0.png: doubtful"

@@ -493,3 +493,38 @@ def test_a_source_without_annotations_is_checked_by_its_records(monkeypatch):
         "scenes 2: warning: 1 of its boxes are bad (dropped or clipped)",
     ]
     assert found.summary["splits"]["train"]["boxes"] == 2
+
+
+def test_as_many_unused_classes_as_allowed_are_listed_one_by_one(root):
+    emus = tuple(f"emu{i}" for i in range(10))
+    found = inspect(config_for(root, classes=("cat", "dog", *emus)))
+    assert sorted(str(finding) for finding in found.findings) == [
+        f"class {name}: warning: does not occur" for name in emus
+    ]
+
+
+def test_three_ignored_files_are_all_named_and_of_four_the_first_three(tmp_path):
+    for i, split in enumerate(("train", "val")):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / split / "cat" / "0.png"), noise(i))
+    for name, ending in (("a", "a"), ("b", "b"), ("c", "c"), ("d", "c, ...")):
+        (tmp_path / "train" / "cat" / name).touch()
+        [finding] = inspect(config_for(tmp_path, "classify")).findings
+        assert str(finding).endswith(f"train/cat/{ending}")
+
+
+def test_two_unreadable_images_are_not_the_same_image(root):
+    for name in "ab":
+        (root / f"JPEGImages/{name}.png").write_bytes(b"")
+    found = inspect(config_for(root)).findings
+    kinds = [finding.kind for finding in found if finding.position is not None]
+    assert kinds == ["example", "example"]
+
+
+def test_the_data_set_is_named_by_its_name_or_its_folder(root, monkeypatch):
+    assert inspect(config_for(root)).summary["data"] == str(root)
+    use_layout(monkeypatch, Scenes)
+    config = defaults("detect")
+    config.data.name, config.data.eval_split = "scenes", "train"
+    summary = inspect(config).summary
+    assert (summary["format"], summary["data"]) == ("tfds", "scenes")
