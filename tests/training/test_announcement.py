@@ -1,0 +1,73 @@
+"""What a run logs of itself before its first step."""
+
+import types
+
+import equality
+import numpy as np
+from fake_run import fake_run
+
+from convmesh.config import defaults
+from convmesh.distributed import processes
+from convmesh.training import announcement
+
+MODEL = "detector_tiny, 1.50 M parameters, float32, on 8 x cpu (mesh: "
+DATA = "3 images to train on (train[:3]), 2 to evaluate (val), 5 classes; 40 steps of 16"
+
+
+class Split(list):
+    def __init__(self, n, split):
+        super().__init__(range(n))
+        self.split = split
+
+
+def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, **changes):
+    config = defaults("detect")
+    config.model.name, config.train.batch_size, config.precision = "detector_tiny", 16, "float32"
+    config.data.update(changes)
+    mesh = equality.make_mesh((4, 2, 1))
+    setup = types.SimpleNamespace(config=config, mesh=mesh, classes=tuple("abcde"), steps=40)
+    asked = []
+    monkeypatch.setattr(announcement, "layout_notes", lambda of: notes if of is setup else ())
+    monkeypatch.setattr(
+        announcement.devices,
+        "compiler_options",
+        lambda platform: asked.append(platform) or options or {},
+    )
+    run = fake_run(tmp_path, start_step, source=Split(3, "train[:3]"), setup=setup)
+    run.data.eval = Split(2, "val")
+    run.state.params = {"a": np.zeros((1000, 1000)), "b": {"c": np.zeros(500_000)}}
+    announcement.Announcement().on_start(run)
+    assert asked == ["cpu"]
+    return run.logged
+
+
+def test_model_devices_and_data(tmp_path, monkeypatch):
+    model, data = logged(tmp_path, monkeypatch)
+    assert model.startswith(MODEL) and model.endswith(")")
+    assert data == DATA
+
+
+def test_the_processes_if_there_are_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    assert logged(tmp_path, monkeypatch)[0].endswith(") of 2 processes")
+
+
+def test_sizes_options_layers_that_are_not_sharded_and_the_step_in_this_order(
+    tmp_path, monkeypatch
+):
+    lines = logged(
+        tmp_path,
+        monkeypatch,
+        notes=("head is not sharded", "neither is stem"),
+        options={"xla_a": True, "xla_b": "x"},
+        start_step=7,
+        image_size=(64, 96),
+        sizes=(1.0, 2.0),
+    )
+    assert lines[2:] == [
+        "images of 64 x 96, 128 x 192 (height x width), each compiled at its first step",
+        "XLA options: --xla_a=true --xla_b=x (XLA_FLAGS overrides them)",
+        "head is not sharded",
+        "neither is stem",
+        "resuming from the checkpoint of step 7",
+    ]
