@@ -1,8 +1,12 @@
 """One sentence for each common mistake, and none for a run that is as it should be."""
 
+import json
+import types
+
 import numpy as np
 import pytest
 import runs
+from fake_run import fake_run
 
 from convmesh.config import defaults
 from convmesh.data.survey import Survey
@@ -141,3 +145,87 @@ def test_everything_at_the_start_and_nothing_of_the_demo():
     wide = np.array([[56.0, 224.0]] * 16)
     said = advice.at_start(config, digits, 5, Survey(7, counts, wide, tiny))
     assert len(said) == 5
+
+
+def test_a_run_from_trained_weights_may_be_short_and_have_little_left_to_learn():
+    config = defaults("classify")
+    found = Survey(80, np.ones(2, int), np.zeros((0, 2)), ())
+    flat = curve(np.full(28, 5.0))
+    assert len(advice.at_start(config, ("a", "b"), 5, found)) == 1
+    assert len(advice.of_curve(config, flat, 2800)) == 1
+    config.init_from = "run"
+    assert advice.at_start(config, ("a", "b"), 5, found) == []
+    assert advice.of_curve(config, flat, 2800) == []
+    # Too high a rate is a mistake there too.
+    assert len(advice.of_curve(config, curve(np.linspace(2, 10, 28)), 2800)) == 1
+
+
+def test_the_suggested_size_is_at_most_four_times_the_present_one():
+    # Of 1 pixel, where 16 are wanted.
+    said = advice.tiny_boxes(np.array([[64.0, 96.0]]), [np.ones((3, 2))], (64, 96))
+    assert said.endswith("for example to 256,384")
+
+
+def test_padding_of_less_than_two_fifths_is_accepted():
+    # A side of 5 / 8 of the other leaves 37.5% empty in a square, one of 9 / 16 leaves 43.75%.
+    assert advice.padding(np.array([[100.0, 160.0]]), (256, 256)) == ""
+    assert advice.padding(np.array([[90.0, 160.0]]), (256, 256)).startswith("44% of the input")
+
+
+def test_one_step_in_twenty_may_have_no_finite_loss():
+    row = {"step": 100, "loss": 1.0, "nonfinite_steps": 5.0}
+    assert advice.rate_too_high([row], 0.1, 0.0) == ""
+    row["nonfinite_steps"] = 6.0
+    assert advice.rate_too_high([row], 0.1, 0.0).startswith("6 of the first 100 steps")
+
+
+def test_a_loss_that_falls_by_a_hundredth_or_rises_has_moved():
+    def with_norms(norms, last):
+        return curve(np.linspace(100, last, 28), gradient_norm=norms)
+
+    # The medians of the first and the last quarter lie 7 / 9 of the whole change apart.
+    clipped, half = [11.0] * 28, [11.0] * 25 + [9.0] * 3
+    assert "has not fallen" in advice.rate_too_high(with_norms(clipped, 99), 0.1, 10.0)
+    assert advice.rate_too_high(with_norms(clipped, 98), 0.1, 10.0) == ""
+    assert advice.rate_too_high(with_norms(half, 100), 0.1, 10.0) == ""  # 89% are clipped
+    assert advice.rate_too_high(with_norms(clipped, 100), 0.1, 0.0) == ""  # nothing is
+    assert advice.rate_too_low(curve(np.linspace(100, 98, 28)), 0.1) == ""
+    assert advice.rate_too_low(curve(np.linspace(100, 102, 28)), 0.1) == ""
+    assert advice.rate_too_low(curve(np.linspace(100, 99, 28)), 0.1) != ""
+
+
+def test_five_absent_classes_are_all_named():
+    said = advice.absent_classes("abcde", np.zeros(5, int))
+    assert "no training example: a, b, c, d, e; add" in said
+
+
+def test_the_opening_holds_at_least_the_first_step():
+    rows = [{"step": 1, "loss": None, "nonfinite_steps": 1.0}]
+    [said] = advice.of_curve(defaults("classify"), rows, 2)
+    assert said.startswith("1 of the first 1 steps had no finite loss")
+    assert advice.of_curve(defaults("classify"), [{**rows[0], "step": 2}], 2) == []
+
+
+def test_the_curve_is_judged_once_at_the_first_evaluation_after_the_opening(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(advice, "of_curve", lambda *of: asked.append(of[2]) or ["odd"])
+    run = fake_run(tmp_path, setup=types.SimpleNamespace(config=None, steps=10))
+    hook = advice.Advice()
+    hook.after_evaluation(run, 1, {})
+    assert run.logged == []
+    for step in (2, 3):
+        hook.after_evaluation(run, step, {})
+        assert run.logged == ["advice: odd"] and asked == [10]
+
+
+def test_the_end_is_judged_by_the_steps_of_this_call(tmp_path):
+    # Step 4 was taken before; of the 6 since, with 60 boxes, those logged have 0.5 without a point.
+    rows = [
+        {"step": step, "split": "train", "loss": 1.0, "boxes_without_point": missed}
+        for step, missed in ((4, 9.0), (7, 0.0), (10, 1.0))
+    ]
+    counts = types.SimpleNamespace(boxes=50)
+    run = fake_run(tmp_path, start_step=4, step=10, counts=counts)
+    run.workdir.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    advice.Advice().on_end(run)
+    assert len(run.logged) == 1 and run.logged[0].startswith("advice: 6% of the boxes")
