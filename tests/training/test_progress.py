@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 
 import pytest
 
@@ -107,3 +108,36 @@ def test_closing_twice():
     run.show(1, 1, 1)
     run.close()
     run.close()
+
+
+def test_a_bar_is_drawn_anew_after_a_tenth_of_a_second():
+    seconds = iter([0.0, 0.05, 0.15])
+    with progress(stream=Terminal(), clock=lambda: next(seconds)) as run:
+        shown = []
+        for step in (1, 2, 3):
+            run.show(step)
+            shown.append(run._bar.n)
+    assert shown == [1, 1, 3]
+
+
+def test_the_bar_of_a_run_that_resumes_begins_at_its_step():
+    with progress(200, 50, stream=Terminal()) as run:
+        run.show(60)
+        assert (run._bar.initial, run._bar.total) == (50, 200)
+
+
+def test_a_terminal_that_is_closed_gets_lines_from_then_on(monkeypatch):
+    run = progress(stream=Terminal(), clock=iter(range(0, 100, 20)).__next__)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_draw_bar", lambda *_: os.write(-1, b""))  # an OSError
+        run.show(1, 2.0)
+    run.show(2, 1.0)
+    assert run._stream.getvalue() == "step 2/2000  loss 1.000\n"
+
+
+@pytest.mark.parametrize("columns, bar", [(0, False), (80, True)])
+def test_a_terminal_without_columns_gets_lines(monkeypatch, columns, bar):
+    stream = Terminal()
+    stream.fileno = lambda: 2
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
+    assert progress(stream=stream)._on_terminal is bar
