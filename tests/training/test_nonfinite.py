@@ -123,3 +123,28 @@ def test_the_steps_are_on_the_disk_before_a_checkpoint_is_begun(tmp_path, monkey
     watched.hook.before_save(watched.run, 2)
     written = watched.run.workdir.nonfinite_file.read_bytes()
     assert disk_calls.synced(calls) == {"nonfinite.jsonl": written} and b'"step": 2' in written
+
+
+def test_examples_that_an_earlier_process_owns_are_left_to_it(tmp_path):
+    watched = Watched(tmp_path, index=[3, 4, 5])
+    watched.run.setup.train_shard().owned[:] = [False, True, False]
+    watched.step(1, 1, loss=NAN)
+    assert watched.rows()[0]["examples"] == ["4.jpg"]
+
+
+def test_four_examples_are_all_named(tmp_path):
+    watched = Watched(tmp_path, index=[3, 4, 5, 6])
+    watched.step(1, 1, loss=NAN)
+    assert watched.run.logged[0].endswith("examples 3.jpg, 4.jpg, 5.jpg, 6.jpg")
+
+
+def test_the_error_says_where_the_run_can_go_on_from(tmp_path):
+    with pytest.raises(RunError) as raised:
+        Watched(tmp_path, limit=1).step(2, 1, loss=NAN)
+        watched = Watched(tmp_path, limit=1, nonfinite_steps=1, start_step=2)
+        watched.step(3, 2, loss=NAN)
+    assert str(raised.value) == (
+        "loss not finite at step 3, the last of 2 in a row (train.max_nonfinite_steps=1): "
+        "examples 0.jpg (all in nonfinite.jsonl); the newest checkpoint is older than these "
+        "steps; lower optimizer.learning_rate, or check these examples"
+    )
