@@ -91,3 +91,8 @@ def test_the_last_evaluation_of_a_run_ends_nothing(tmp_path):
     stopping = counted(1, "top1", (0.5,))
     stopping.after_evaluation(run, 4, {"top1": 0.1})
     assert run.finish_reason is None and run.logged == []
+
+
+def test_without_patience_the_log_is_not_read(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("nonsense\n{}\n")
+    assert restored(tmp_path, 0, 12) is None
