@@ -71,3 +71,27 @@ def test_sync_brings_every_line_to_the_disk(tmp_path, monkeypatch):
     file.close()
     file.sync()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("step", ['"2"', "2.0", "null"])
+def test_a_step_that_is_no_integer_is_refused(tmp_path, step):
+    (tmp_path / "j").write_text(f'{{"step": {step}}}\n{{"step": 3}}\n')
+    with pytest.raises(DataError, match="j: line 1: not a JSON object with a step"):
+        json_lines.read_json_lines(tmp_path / "j")
+
+
+def test_a_bad_last_line_that_is_complete_is_refused(tmp_path):
+    (tmp_path / "j").write_text('{"step": 1}\n{"st\n')
+    with pytest.raises(DataError, match="j: line 2: "):
+        json_lines.read_json_lines(tmp_path / "j")
+
+
+def test_empty_lines_are_passed_over(tmp_path):
+    (tmp_path / "j").write_text('\n{"step": 1}\n \n{"step": 2}\n\n')
+    assert steps(tmp_path / "j") == [1, 2]
+
+
+def test_a_number_that_json_does_not_know_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        JsonLines(tmp_path / "j").add([{"step": 1}, {"step": 2, "loss": float("nan")}])
+    assert (tmp_path / "j").read_bytes() == b""
