@@ -139,3 +139,44 @@ def test_a_process_that_it_starts_does_not_hold_it_on(tmp_path):
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_file_system_without_locks_gives_a_warning_and_another_error_is_raised(
+    tmp_path, monkeypatch, capsys
+):
+    def failing(number):
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    for number in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+        failing(number)
+        with RunLock(tmp_path / "run"):
+            pass
+        assert f"this file system has no locks ({os.strerror(number)})" in capsys.readouterr().err
+    failing(errno.EIO)
+    opened = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Input/output error"), RunLock(tmp_path / "run"):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == opened  # it is closed again
+
+
+def test_a_full_disk_keeps_nobody_from_taking_it(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with RunLock(tmp_path / "run"), pytest.raises(ConfigError, match="an unknown process"):
+        RunLock(tmp_path / "run").refuse_if_held()
+
+
+def test_check_tells_a_file_of_equal_content_from_the_locked_one(tmp_path):
+    with RunLock(tmp_path / "run") as lock:
+        lock.check()
+        path = tmp_path / "run" / LOCK
+        content = path.read_bytes()
+        path.rename(tmp_path / "moved")
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="run: the folder was removed or replaced"):
+            lock.check()
