@@ -7,7 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from convmesh.errors import DataError
+from convmesh.errors import DataError, RunError
+from convmesh.workdir import metrics
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.metrics import MetricsLog, json_numbers, read_metrics
 
@@ -154,3 +155,38 @@ def test_what_a_workdir_says_of_its_metrics(tmp_path):
     assert workdir.is_evaluated(2, "val") and not workdir.is_evaluated(2, "test")
     assert workdir.last_evaluation("val") == {"top1": None}
     assert workdir.last_evaluation("test") == {"top1": 0.75, "images": 3}
+
+
+def test_a_split_is_no_name_of_a_metric_either(tmp_path):
+    with metrics_log(tmp_path) as log, pytest.raises(ValueError, match="'split'"):
+        log.log(1, "train", {"split": 3})
+
+
+def test_unsigned_integers_stay_integers():
+    assert json.dumps(json_numbers({"images": np.uint8(3)})) == '{"images": 3}'
+
+
+def test_splits_are_told_apart_by_their_whole_name(tmp_path):
+    with metrics_log(tmp_path) as log:
+        log.log(2, "val[:8]", {"top1": 0.5})
+    assert not Workdir(tmp_path).is_evaluated(2, "val")
+    assert Workdir(tmp_path).is_evaluated(2, "val[:8]")
+
+
+def test_events_that_cannot_be_written_end_the_run_with_their_folder_named(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(metrics._EventFile, "write", full)
+    said = "TensorBoard events cannot be written: No space left on device"
+    with metrics_log(tmp_path) as log, pytest.raises(RunError, match=f"{tmp_path}: {said}"):
+        log.log(1, "train", {"loss": 1})
+
+
+def test_closing_closes_the_event_file(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(metrics._EventFile, "close", lambda self: closed.append(1))
+    log = metrics_log(tmp_path)
+    log.log(1, "train", {"loss": 1})
+    log.close()
+    assert closed == [1]
