@@ -1,5 +1,6 @@
 """Whole files, and sums that find every change."""
 
+import errno
 import os
 import random
 import shutil
@@ -103,3 +104,43 @@ def test_write_checksums_fsyncs_every_file_and_every_folder(tmp_path, monkeypatc
     assert disk_calls.synced(calls) == {**content, **folders, checksums.CHECKSUMS: sums}
     [named] = [at for at, call in enumerate(calls) if call[0] == "rename"]
     assert ("fsync", ".", None) in calls[named:]
+
+
+def test_temporary_files_of_a_killed_write_are_removed_at_every_depth(tmp_path):
+    (tmp_path / "eval" / "val").mkdir(parents=True)
+    left = [tmp_path / ".config.json.7.new", tmp_path / "eval" / "val" / ".metrics.json.8.new"]
+    for path in (*left, tmp_path / "mine.new", tmp_path / ".lock"):
+        path.write_text("x")
+    (tmp_path / ".folder.new").mkdir()  # cannot be unlinked
+    atomic_files.remove_temporary_files(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "eval",
+        "mine.new",
+        ".lock",
+        ".folder.new",
+    }
+
+
+def test_the_temporary_file_is_this_process_alone(tmp_path, monkeypatch):
+    calls = disk_calls.record(monkeypatch, tmp_path)
+    atomic_files.write_atomically(tmp_path / "file", "x")
+    assert calls[0][1] == f".file.{os.getpid()}.new"
+
+
+def test_a_line_of_the_checksums_without_a_name_is_their_own_fault(summed):
+    path = summed / checksums.CHECKSUMS
+    path.write_bytes(path.read_bytes() + b"0\n")
+    assert checksums.verify_checksums(summed) == f"{checksums.CHECKSUMS}: missing"
+
+
+def test_an_error_that_says_nothing_of_the_files_is_raised(summed, monkeypatch):
+    def failing(path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checksums, "sha256", failing)
+    number = errno.EIO
+    assert checksums.verify_checksums(summed) == "a/b/ü z: Input/output error"
+    number = errno.EMFILE
+    with pytest.raises(OSError, match="Too many open files"):
+        checksums.verify_checksums(summed)
