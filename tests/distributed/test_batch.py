@@ -34,3 +34,14 @@ def test_a_resized_shard_holds_all_rows():
     resized = shard.resized(10)
     assert resized.has_all_rows and (resized.height, resized.rows) == (10, slice(0, 10))
     assert resized.examples.tolist() == [1, 3] and resized.micro_batches == 2
+
+
+def test_the_whole_batch_is_owned():
+    shard = ProcessShard.whole_batch(3, 6)
+    assert shard.examples.tolist() == [0, 1, 2] and shard.owned.tolist() == [True] * 3
+    assert (shard.batch_size, shard.micro_batches, shard.rows) == (3, 1, slice(0, 6))
+
+
+def test_a_resized_shard_owns_what_it_owned():
+    shard = ProcessShard(4, 6, 2, np.array([1, 3]), np.array([True, False]), slice(0, 3))
+    assert shard.resized(10).owned.tolist() == [True, False]
