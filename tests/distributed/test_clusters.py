@@ -164,3 +164,52 @@ def test_visible_gpus_follow_the_environment():
     assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2
     assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == 0
     assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": "0", "JAX_PLATFORMS": "cpu"}) == 0
+
+
+def test_visible_gpus_are_the_numbered_device_files(monkeypatch):
+    files = ["/dev/nvidia0", "/dev/nvidia12", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0x"]
+    monkeypatch.setattr(clusters.glob, "glob", lambda pattern: files)
+    assert clusters.visible_gpus({}) == 2
+    assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": "0, ,"}) == 1
+
+
+@pytest.mark.parametrize(
+    "env, asked",
+    [({}, True), ({"TPU_SKIP_MDS_QUERY": "1"}, False), ({"JAX_PLATFORMS": "cpu"}, False)],
+    ids=str,
+)
+def test_a_tpu_machine_is_asked_unless_it_is_told_not_to(monkeypatch, env, asked):
+    monkeypatch.setattr(clusters.glob, "glob", lambda pattern: ["/dev/accel0"])
+    assert clusters._may_be_tpu_vm(env | {"TPU_LIBRARY_PATH": "/lib"}) is asked
+
+
+def test_a_port_just_closed_is_free():
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            accepted, _ = listening.accept()
+            accepted.close()  # this end waits, after both are closed
+            caller.recv(1)
+    clusters.check_free(f"127.0.0.1:{port}", "127.0.0.1", port)
+
+
+def test_ipv6_addresses_are_probed_as_such(monkeypatch):
+    families = []
+
+    class Probe:
+        def __init__(self, family, *_):
+            families.append(family)
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = setsockopt = bind = connect = lambda *_: None  # noqa: E731
+        getsockname = lambda self: ("own", 0)  # noqa: E731
+
+    monkeypatch.setattr(clusters.socket, "socket", Probe)
+    for address in ("fd00::1", "10.0.0.1"):
+        clusters.check_free("given", address, 80)
+        assert clusters.local_address_towards(address) == "own"
+    v4, v6 = socket.AF_INET, socket.AF_INET6
+    assert families == [v6, v6, v4, v4]
