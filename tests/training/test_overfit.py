@@ -212,3 +212,69 @@ def test_a_classifier_that_is_right_in_training_alone():
     assert said.startswith("top1 was 1.00 in training but is lower in evaluation")
     [said] = overfit.why_classes([1, 0], {"top1": 0.5}, FELL, ("cat", "dog"))
     assert said.startswith("are there similar images with")
+
+
+def test_the_reading_the_norms_the_saves_and_the_lines_of_a_long_run_are_left_too():
+    config = defaults("classify")
+    config.data.workers, config.data.cache, config.model.norm_group = 4, "false", 2
+    config.checkpoint.every_steps, config.eval.every_steps = 7, 9
+    made = overfit.overfit_config(config, 8, 200)
+    assert (made.data.workers, made.data.cache, made.model.norm_group) == (0, "true", 0)
+    assert made.checkpoint == defaults("classify").checkpoint
+    assert made.eval == defaults("classify").eval
+    assert made.train.log_every_steps == 5  # 40 lines
+    assert overfit.overfit_config(config, 8, 39).train.log_every_steps == 1
+
+
+def test_regions_to_ignore_are_no_objects():
+    detections = found(boxes=BOXES[:, [1, 0, 3, 2]] + 15)
+    metrics = {"AP50": 0.2}
+    [said] = overfit.why_boxes(truth(crowd=(False, True)), detections, metrics, FELL)
+    assert said.startswith("2 detections for 1 objects")
+    # Without a detection of the ignored one all objects are found.
+    [said] = overfit.why_boxes(truth(crowd=(False, True)), found()[:1], metrics, FELL)
+    assert said.startswith("the boxes are found")
+
+
+def test_detections_count_on_their_own_image():
+    other = Record(np.zeros((100, 100, 3), np.uint8), 8, "8.jpg", boxes=BOXES,
+                   labels=np.array([0, 1], np.int32), crowd=np.zeros(2, bool))  # fmt: skip
+    [said] = overfit.why_boxes([*truth(), other], found(), {"AP50": 0.2}, FELL)
+    # All of the one image are found and none of the other: recall 0.5 at precision 1, in 51 of
+    # the 101 points.
+    assert "do not overlap them (AP50 0.50 ignoring classes)" in said
+
+
+def test_a_score_at_the_limit_is_shown():
+    assert why(found(score=0.3))[0].startswith("the boxes are found")
+
+
+def test_the_loss_of_the_end_is_the_median_of_five_and_half_is_enough():
+    def rows(*losses):
+        return [{"loss": loss} for loss in losses]
+
+    assert overfit.why_loss(rows(9.0, 1.0, 1.0, 1.0, 8.0, 8.0)) == ""
+    assert overfit.why_loss(rows(9.0, 4.5)) != ""  # the median of both
+    assert overfit.why_loss(rows(9.0, *[4.5] * 5)) == ""
+    assert overfit.why_loss(rows(9.0, *[4.6] * 5)) != ""
+
+
+def test_a_single_class_is_all_that_there_is_to_prove():
+    assert overfit.why_classes([0, 0], {"top1": 1.0}, FELL, ("cat",)) == []
+
+
+def test_labels_are_in_doubt_only_where_the_loss_has_fallen():
+    [said] = overfit.why_classes([1, 0], {"top1": 0.5}, STAYED, ("cat", "dog"))
+    assert said.startswith("the loss has not fallen")
+
+
+def test_the_least_score_has_passed_and_doubts_are_told(monkeypatch, tmp_path, capsys):
+    metrics = {"top1": overfit.PASSING_SCORE, "images": 8}
+    monkeypatch.setattr(overfit, "train", lambda config, workdir: metrics)
+    monkeypatch.setattr(overfit, "_why", lambda *_: ["it proves little", "it is odd"])
+    assert overfit.overfit(defaults("classify"), tmp_path) == metrics
+    assert capsys.readouterr().out.splitlines() == [
+        "passed: top1 0.95 on 8 images: model, labels and loss fit together",
+        "but it proves little",
+        "but it is odd",
+    ]
