@@ -1,5 +1,7 @@
 """The weights that a run takes from another: those that fit by name; all others are logged."""
 
+import types
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +15,7 @@ from convmesh.config import apply_overrides, defaults, to_json
 from convmesh.errors import ConfigError, DataError
 from convmesh.models.registry import MODELS
 from convmesh.steps.setup import make_run_mesh, make_setup
+from convmesh.training import init_from
 from convmesh.training.init_from import compared, load_init_from
 from convmesh.training.signals import StopSignal
 from convmesh.workdir.checkpoints import Checkpoints
@@ -213,3 +216,17 @@ def test_damage_is_found(photos, photo_run, tmp_path):
     # Of the workdir, the newest that is whole, and it is told.
     setup = fresh(photos, source)
     assert load(setup, tmp_path).notes[0].endswith("step 4, EMA")
+
+
+def test_the_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(init_from, "_read", lambda setup, path: asked.append(path))
+    monkeypatch.setenv("HOME", "/home/ada")
+    setup = types.SimpleNamespace(config=types.SimpleNamespace(init_from="~/runs/one"))
+    load(setup, tmp_path)
+    assert asked == [Path("/home/ada/runs/one")]
+
+
+def test_a_number_is_a_step_only_in_a_folder_of_checkpoints():
+    assert init_from._split(Path("run/checkpoints/8")) == (Path("run"), 8)
+    assert init_from._split(Path("runs/8")) == (Path("runs/8"), None)
