@@ -1,5 +1,6 @@
 """--profile: the trace, and its table by operation and layer."""
 
+import os
 import types
 
 import jax
@@ -73,3 +74,61 @@ def test_a_run_too_short_to_be_traced_says_so(tmp_path, tiny_net, photos, capsys
     command = ["train", "--config", recipe, "--workdir", str(tmp_path / "run"), "--profile", "2"]
     assert command_line.main(command) == 0
     assert "nothing traced" in capsys.readouterr().err
+
+
+def event(name, seconds, **stats):
+    return types.SimpleNamespace(name=name, duration_ns=seconds * 1e9, stats=list(stats.items()))
+
+
+def test_operations_are_read_from_the_complete_line_of_a_device(monkeypatch):
+    conv, add = Origin("forward", "conv1", "conv"), Origin("update", "", "add")
+    line = lambda name, *events: types.SimpleNamespace(name=name, events=events)  # noqa: E731
+    device = [
+        line("XLA Ops", event("conv.1", 0.5), event("%add.2 = f32[] add(x)", 0.25)),
+        line("Steps", event("conv.1", 9.0)),
+    ]
+    host = [line("thread 1", event("kernel", 1.0, hlo_op="conv.1"), event("other", 5.0))]
+    planes = [types.SimpleNamespace(lines=lines) for lines in (device, host)]
+    trace = types.SimpleNamespace(planes=planes)
+    monkeypatch.setattr(profile, "instruction_origins", lambda _: {"conv.1": conv, "add.2": add})
+    monkeypatch.setattr(jax.profiler.ProfileData, "from_file", lambda path: trace)
+    assert profile.time_by_operation("trace", "program") == {conv: 1.5, add: 0.25}
+
+
+def test_the_newest_trace_is_read(tmp_path):
+    for name, at in (("a", 2e9), ("b", 1e9)):
+        folder = tmp_path / "plugins" / "profile" / name
+        folder.mkdir(parents=True)
+        (folder / "host.xplane.pb").write_bytes(b"")
+        os.utime(folder / "host.xplane.pb", (at, at))
+    assert profile.newest_trace(tmp_path).parent.name == "a"
+
+
+def test_the_table_ends_after_twelve_of_each():
+    spent = profile.Counter({Origin("forward", "", f"op{i}"): 1.0 + i for i in range(20)})
+    lines = profile.table(spent, 1).splitlines()
+    assert len(lines) == 1 + 2 * (1 + 12)
+    assert lines[2].endswith("forward op19") and lines[13].endswith("forward op8")
+
+
+def test_a_trace_begins_after_the_step_before_has_ended_and_a_failed_run_ends_it(
+    tmp_path, monkeypatch
+):
+    calls = []
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(jax.profiler, name, lambda *_, name=name: calls.append(name))
+    clock = types.SimpleNamespace(restart=lambda: calls.append("restart"))
+    run = fake_run(tmp_path, clock=clock, flush=lambda: calls.append("flush"))
+    hook = Profile(5)
+    for step in range(1, 8):
+        hook.before_step(run, step)
+    assert calls == ["flush", "start_trace", "restart"]
+    hook.close(failed=True)
+    assert calls[3:] == ["stop_trace"]
+
+
+def test_the_program_is_the_first_that_was_compiled(tmp_path):
+    hook = Profile(5)
+    for text in ("first", "second"):
+        hook.on_compile(None, 1, types.SimpleNamespace(as_text=lambda text=text: text))
+    assert hook._program == "first"
