@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import shutil
 import threading
@@ -394,3 +395,61 @@ def test_later_donated_steps_do_not_change_what_is_being_saved(tmp_path):
 def test_the_layout_of_the_test_states_is_that_of_real_ones():
     kernel = make_state(1).params["conv"]["kernel"]
     assert kernel.sharding.spec == P(None, None, None, "model")
+
+
+def test_scores_of_the_log_that_are_not_finite_are_left_out(tmp_path):
+    scores = {1: 0.25, 2: math.nan, 3: math.inf, 4: None}
+    with Checkpoints(tmp_path, scores=scores) as checkpoints:
+        assert checkpoints.scores == {1: 0.25}
+
+
+def test_a_step_that_cannot_be_deleted_is_told_and_stays(tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    told = []
+
+    def refuse(source, target):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with Checkpoints(tmp_path, keep=1, log=told.append):
+        pass
+    assert told == [f"{tmp_path}/checkpoints/1: cannot be deleted: Permission denied"]
+    assert names(tmp_path) == ["1", "2", "3"]
+
+
+def test_who_only_reads_deletes_nothing_at_the_end(tmp_path):
+    for step in (1, 2, 3):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    with Checkpoints(tmp_path, keep=1, read_only=True):
+        pass
+    assert names(tmp_path) == ["1", "2", "3"]
+
+
+def test_a_first_save_that_fails_says_that_there_is_none(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints._saving = 4
+        error = checkpoints._not_written(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert str(error).endswith(
+        "checkpoint of step 4 could not be written: No space left on device; there is none yet; "
+        "fix that and run again to resume"
+    )
+
+
+def test_a_restored_step_is_not_saved_again(five):
+    saved = make_state(4)
+    five.restore(4, abstract(saved, (8, 1, 1)))
+    five.save(saved, META)
+    assert five._saving is None
+
+
+def test_an_error_of_a_step_that_is_still_there_is_not_called_deleted(five, monkeypatch):
+    def failing(*_, **__):
+        raise ValueError("another shape")
+
+    monkeypatch.setattr(five._checkpointer, "restore", failing)
+    target = abstract(make_state(4), (8, 1, 1))
+    with pytest.raises(ValueError, match="another shape"):
+        five.restore_variables(4, target)
+    with pytest.raises(DataError, match="3: was deleted by a run that is training there; try"):
+        five.restore_variables(3, target)
