@@ -96,3 +96,40 @@ def test_the_folder_is_the_systems_for_user_caches_unless_another_is_named(monke
     assert compile_cache.user_folder() == Path("/scratch/ada/convmesh")
     monkeypatch.setenv("CONVMESH_CACHE", "~/programs")
     assert compile_cache.user_folder() == Path("/home/ada/programs")
+
+
+def test_entries_of_exactly_the_largest_size_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_cache, "MAX_BYTES", 100)
+    (tmp_path / "a-cache").write_bytes(b"x" * 100)
+    (tmp_path / "a-cache.sha256").write_text(hashlib.sha256(b"x" * 100).hexdigest())
+    compile_cache.evict(tmp_path)
+    assert (tmp_path / "a-cache").exists()
+
+
+def test_checksums_are_written_once_and_in_the_own_cache_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVMESH_CACHE", str(tmp_path))
+    for folder in ("ours/a", "elsewhere/below/a"):
+        (tmp_path / folder).parent.mkdir(parents=True)
+        (tmp_path / f"{folder}-cache").write_bytes(b"x")
+        monkeypatch.setattr(compile_cache, "_jax_folder", (tmp_path / folder).parent.__str__)
+        compile_cache.write_checksums()
+    checksum = tmp_path / "ours" / "a-cache.sha256"
+    assert list(tmp_path.rglob("*.sha256")) == [checksum]
+    assert checksum.read_text() == hashlib.sha256(b"x").hexdigest()
+    (tmp_path / "ours" / "a-cache").write_bytes(b"damaged since")
+    monkeypatch.setattr(compile_cache, "_jax_folder", checksum.parent.__str__)
+    compile_cache.write_checksums()
+    assert checksum.read_text() == hashlib.sha256(b"x").hexdigest()
+
+
+def test_the_cache_is_of_one_version_of_jax_and_one_kind_of_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(compile_cache, "_jax_folder", str)
+    monkeypatch.setattr(compile_cache.atexit, "register", lambda _: None)
+    monkeypatch.setenv("CONVMESH_CACHE", str(tmp_path))
+    names = []
+    for flags in ({"avx2", "sse"}, {"avx512f", "sse"}):
+        monkeypatch.setattr(compile_cache, "cpu_flags", lambda flags=flags: flags)
+        names.append(compile_cache.start().name)
+    assert names[0] != names[1]
+    assert all(name.startswith(f"{jax.__version__}-") for name in names)
