@@ -9,6 +9,7 @@ import jax
 import pytest
 from runs import CONFIGS
 
+from convmesh.distributed import devices
 from convmesh.distributed.devices import compiler_options, simulate_devices
 from convmesh.errors import ConfigError
 
@@ -94,3 +95,10 @@ def test_xla_accepts_every_compiler_option(platform, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     f = jax.jit(lambda x: x + 1, compiler_options=compiler_options(platform))
     assert f(1) == 2
+
+
+@pytest.mark.parametrize("title", ["flags", "Features"])  # of x86 and of ARM
+def test_instruction_sets_are_those_of_the_first_cpu(monkeypatch, title):
+    text = f"processor : 0\n{title}\t: fma avx2\nbogomips: 1\n{title} : other\n"
+    monkeypatch.setattr(devices.Path, "read_text", lambda self: text)
+    assert devices.cpu_flags.__wrapped__() == {"fma", "avx2"}
