@@ -208,3 +208,29 @@ launch.start(sys.argv[1], 2, int(sys.argv[2]))
             assert (status, err) == (1, f"convmesh: error: {expected}\n")
     finally:
         jobs.kill(started)
+
+
+def test_devices_named_in_the_environment_win(monkeypatch):
+    monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "5")
+    assert launch._environment([0, 1])["JAX_LOCAL_DEVICE_IDS"] == "5"
+    monkeypatch.delenv("JAX_LOCAL_DEVICE_IDS")
+    assert launch._environment([0, 1])["JAX_LOCAL_DEVICE_IDS"] == "0,1"
+    assert "JAX_LOCAL_DEVICE_IDS" not in launch._environment(None)
+
+
+def test_the_lines_of_gloo_are_left_out(capfd):
+    code = "print('[Gloo] Rank 1: Expected number of connected peer ranks is : 1'); print('then')"
+    assert run_stub(f"if index:\n    {code}") == 0
+    assert capfd.readouterr().err == "[process 1] then\n"
+
+
+@pytest.mark.parametrize("process, bind", [(0, "10.9.9.9:99"), (1, "198.51.100.7:99")])
+def test_the_addresses_on_which_a_process_of_several_hosts_listens(monkeypatch, process, bind):
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "10.9.9.9:99")
+    used = []
+    monkeypatch.setattr(launch, "_initialize_jax", lambda info, at, bind: used.extend([at, bind]))
+    monkeypatch.setattr(launch, "local_address_towards", lambda address: f"towards {address}")
+    monkeypatch.setattr(launch, "_set_gloo_address", used.append)
+    monkeypatch.setattr(launch.failure, "watch", lambda: used.append("watched"))
+    launch._join(ProcessInfo("198.51.100.7:99", num_processes=2, process_id=process))
+    assert used == ["198.51.100.7:99", bind, "towards 198.51.100.7", "watched"]
