@@ -3,11 +3,14 @@
 import itertools
 import json
 
+import pytest
 import runs
 
 from convmesh.bench import eval
 from convmesh.cli import command_line
+from convmesh.config import defaults
 from convmesh.data.splits import open_eval
+from convmesh.errors import ConfigError
 from convmesh.steps.setup import config_mesh, make_setup
 
 
@@ -45,3 +48,38 @@ def test_the_ceiling_counts_a_step_for_the_last_images_too(tiny_net, photos, mon
     cost = eval.measure_eval(setup, source)
     assert (cost.images, cost.bare, cost.predicted, cost.full) == (12, 3.0, 2.0, 1.5)
     assert cost.ratio == 0.5
+
+
+def test_the_table_gives_the_part_of_the_ceiling(tiny_net, photos, monkeypatch, capsys):
+    lengths = []
+
+    def measure(setup, source):
+        lengths.append(len(source))
+        return eval.EvalCost(images=5, bare=200.0, predicted=100.0, full=50.0)
+
+    monkeypatch.setattr(eval, "measure_eval", measure)
+    monkeypatch.setattr(eval, "IMAGES", 5)
+    eval.bench_eval(runs.photo_config(photos))
+    assert lengths == [5]  # of 12
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("5 images, fresh weights")
+    assert [line.split()[-2:] for line in lines[1:]] == [
+        ["200.0", "1.00"], ["100.0", "0.50"], ["50.0", "0.25"],
+    ]  # fmt: skip
+
+
+def test_steps_of_the_ceiling_are_waited_for_one_by_one(tiny_net, photos, monkeypatch):
+    order = []
+    monkeypatch.setattr(
+        eval, "jit_predict_step", lambda *args, **options: lambda *given: order.append("step")
+    )
+    monkeypatch.setattr(eval.jax, "block_until_ready", lambda result: order.append("wait"))
+    config = runs.photo_config(photos)
+    eval._bare(make_setup(config, "abcd", config_mesh(config), 12), {}, 12)
+    assert order == ["step", "wait"] * 2
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(eval.processes, "count", lambda: 2)
+    with pytest.raises(ConfigError, match="bench eval: runs in one process only"):
+        eval.bench_eval(defaults("classify"))
