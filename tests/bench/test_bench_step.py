@@ -1,5 +1,7 @@
 """bench step: what is counted, beside what the formula predicts. Nothing here is timed."""
 
+import contextlib
+import dataclasses
 import json
 import math
 
@@ -12,6 +14,7 @@ from convmesh.bench import step
 from convmesh.cli import command_line
 from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
+from convmesh.programs.collectives import CollectiveTotal
 from convmesh.steps.noise import noise_setup
 
 
@@ -101,3 +104,80 @@ def test_the_baseline_takes_turns_and_its_first_step_is_not_counted():
 def test_a_baseline_of_another_size_is_refused():
     with pytest.raises(ConfigError, match="small_cnn has 7 parameters, ours .*: not the same"):
         step._check_same_size(setup_on((1, 1, 1)), Baseline())
+
+
+def test_our_first_step_is_not_counted_either(monkeypatch):
+    now, seconds = 0.0, iter([100.0, 2.0, 3.0, 3.5])
+
+    def take_step():
+        nonlocal now
+        now += next(seconds)
+
+    monkeypatch.setattr(step.time, "perf_counter", lambda: now)
+    assert step._time_in_turns(take_step, 3, None) == (3.0, None)
+    assert step._time_in_turns(take_step, 0, None) == (None, None)
+
+
+COST = step.StepCost(
+    mesh="data 2, spatial 1, model 1",
+    devices=2,
+    collectives=[CollectiveTotal("all-reduce", ("data", "spatial"), 3, 2_500_000)],
+    halo_bytes=0,
+    halo_formula=0,
+    gradient_bytes=3_000_000,
+    gradient_formula=2_000_000,
+    state_bytes=8_000_000,
+    temporary_bytes=1_000_000,
+    compile_seconds=1.5,
+    step_seconds=0.5,
+    flops=4e9,
+    mfu=0.25,
+    torch="torch 0",
+    torch_seconds=0.25,
+)
+
+
+def test_the_table_by_hand():
+    assert [" ".join(line.split()) for line in step.step_table(COST).splitlines()] == [
+        "2 devices: data 2, spatial 1, model 1",
+        "",
+        "collective along count MB on each device",
+        "all-reduce data, spatial 3 2.50",
+        "",
+        "gradients, sent 3.00 MB, 1.50 times the formula's 2.00 MB",
+        "state 8.00 MB on each device",
+        "temporaries 1.00 MB on each device",
+        "compilation 1.5 s",
+        "step 0.500 s (median of 5): 4.0 GFLOP, 8 GFLOP/s, 25.0% of the peak",
+        "torch 0 0.250 s, in turns: ours takes 2.00 times as long",
+    ]
+    alone = dataclasses.replace(COST, step_seconds=None, torch=None, torch_seconds=None)
+    assert step.step_table(alone).splitlines()[-1].startswith("compilation")
+
+
+def test_ratios_of_the_object():
+    numbers = step._as_json(COST)
+    assert (numbers["ratio"], numbers["gradient_ratio"], numbers["halo_ratio"]) == (2.0, 1.5, None)
+
+
+def test_mfu_is_the_time_at_the_peak_over_the_measured_time(monkeypatch):
+    monkeypatch.setattr(step, "ideal_seconds", lambda setup: 0.5)
+    monkeypatch.setattr(step, "_time_in_turns", lambda *args: (2.0, None))
+    monkeypatch.setattr(step, "step_flops", lambda setup: 7.0)
+    cost = step.measure_step(setup_on((1, 1, 1)), steps=1)
+    assert (cost.mfu, cost.flops, cost.step_seconds) == (0.25, 7.0, 2.0)
+
+
+def test_each_micro_batch_sends_its_halo_and_sums_its_gradients():
+    one, two = (
+        step.measure_step(setup_on((2, 2, 1), **{"train.accumulate": n}), steps=0) for n in (1, 2)
+    )
+    assert two.gradient_formula == 2 * one.gradient_formula > 0
+    assert two.halo_formula == one.halo_formula > 0  # twice the rows of half the examples
+
+
+def test_the_baseline_is_compared_only_if_it_is_the_same_model(monkeypatch):
+    monkeypatch.setattr(step, "TorchBaseline", lambda setup: contextlib.nullcontext(Baseline()))
+    monkeypatch.setattr(step, "measure_step", None)
+    with pytest.raises(ConfigError, match="not the same model"):
+        step.bench_step(setup_on((8, 1, 1)).config, as_json=True, compare="torch")
