@@ -147,3 +147,14 @@ def test_a_missing_torch_is_named_with_its_package(
     recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos))
     assert command_line.main(["bench", part, "--config", recipe, "--compare", "torch"]) == 2
     assert "pip install 'convmesh[torch]'" in capsys.readouterr().err
+
+
+def test_the_threads_rest_before_and_after_a_step(start, monkeypatch):
+    order = []
+    with start("print('torch 0', flush=True); print(7, flush=True)") as baseline:
+        send = baseline._send
+        monkeypatch.setattr(torch_baseline, "REST", 0.25)
+        monkeypatch.setattr(torch_baseline.time, "sleep", order.append)
+        monkeypatch.setattr(baseline, "_send", lambda data: order.append(data) or send(data))
+        assert baseline.step() == 0.5
+    assert order == [0.25, b"\n", 0.25]
