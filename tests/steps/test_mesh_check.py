@@ -145,3 +145,54 @@ def test_the_gradients_are_clipped_as_the_recipe_says(monkeypatch, biased):
     for result in taken:
         leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(result.gradients)]
         assert np.linalg.norm(np.concatenate(leaves)) == pytest.approx(1e-3, rel=1e-5)
+
+
+def test_the_worst_leaf_is_the_one_farthest_beyond_its_own_tolerance():
+    expected = {"a": np.array([100.0]), "b": np.array([100.0])}
+    noisy = {"a": np.array([100.5]), "b": np.array([100.0])}
+    got = {"a": np.array([102.0]), "b": np.array([101.0])}  # a may differ by 5, b by 0.01
+    found = mesh_check.differences(got, expected, noisy, 1e-4)
+    assert [(d.leaf, d.fails) for d in found] == [("b", True), ("a", False)]
+
+
+def test_the_error_counts_all_leaves_and_names_the_worst_three(monkeypatch):
+    wrong = [mesh_check.Difference(f"leaf{i}", 1.0, 0.1, 2.0) for i in range(4)]
+    right = mesh_check.Difference("right", 0.0, 0.1, 1.0)
+    compared = {"gradients": [*wrong, right], "batch statistics": []}
+    monkeypatch.setattr(mesh_check, "_compare", lambda setup: compared)
+    logged = []
+    with pytest.raises(mesh_check.MeshCheckError) as error:
+        mesh_check.check_mesh(setup_on((1, 1, 1)), logged.append)
+    shown = "; ".join(f"leaf{i}: off by 1.0e+00, x2.00" for i in range(3))
+    assert f"check-mesh: 4 leaves differ from those of one device: {shown}. Do" in str(error.value)
+    assert logged[-1] == (
+        "gradients: 5 leaves, the worst differs by 1.0e+00 (tolerance 1.0e-01): leaf0"
+    )
+
+
+@pytest.mark.parametrize("precision, batches", [("float32", [1, 1, 1]), ("float64", [3, 3])])
+def test_the_steps_compared_are_those_of_the_recipe(monkeypatch, precision, batches):
+    taken = []
+
+    def steps(spec, mesh, given):
+        taken.append((spec, mesh, given))
+        return mesh_check.SGDResult([], {}, {}, {})
+
+    monkeypatch.setattr(mesh_check, "sgd_steps", steps)
+    setup = setup_on((2, 1, 1), **{"train.seed": 7, "train.accumulate": 2})
+    setup.config.precision = precision  # float64 itself would stay on for all later tests
+    mesh_check._compare(setup)
+    assert [len(given) for _, _, given in taken] == batches
+    assert {(spec.seed, spec.accumulate) for spec, _, _ in taken} == {(7, 2)}
+    assert [mesh.size for _, mesh, _ in taken] == [1] * (len(batches) - 1) + [2]
+    first = taken[0][2][0].image
+    if precision == "float32":
+        np.testing.assert_array_equal(taken[1][2][0].image, first[::-1])
+    else:
+        assert (taken[0][2][1].image != first).any()
+
+
+def test_the_one_device_is_of_this_process(monkeypatch):
+    own = jax.devices()[5:7]
+    monkeypatch.setattr(jax, "local_devices", lambda: own)
+    assert mesh_check.single_device_mesh().devices.flat[0] is own[0]
