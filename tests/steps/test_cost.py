@@ -25,3 +25,9 @@ def test_the_time_at_the_peak_of_all_devices(monkeypatch):
     monkeypatch.setitem(flops.PEAKS, "cpu", {"float32": 1e12})
     two = setup()
     assert cost.ideal_seconds(two) == cost.step_flops(two) / 2e12
+
+
+def test_the_peak_is_that_of_the_precision(monkeypatch):
+    monkeypatch.setitem(flops.PEAKS, "cpu", {"float32": 1e12, "bfloat16": 8e12})
+    wide, narrow = (cost.ideal_seconds(setup(precision=p)) for p in ("float32", "bfloat16"))
+    assert wide == 8 * narrow > 0

@@ -64,3 +64,15 @@ def test_a_step_on_noise_runs_with_micro_batches():
     assert batch.image.shape == (2, 2, 16, 16, 3)
     state, metrics = step(state, batch)
     assert int(state.step) == 1 and np.isfinite(float(metrics["loss"]))
+
+
+def test_a_batch_counts_its_images_and_leaves_no_box_out():
+    batch = noise_batch(Detect(5, (32, 64)), (32, 64), 3)
+    assert batch.index.tolist() == [0, 1, 2] and batch.truncated.tolist() == [0, 0, 0]
+    assert batch.boxes.shape[1] == 4  # by default
+
+
+def test_a_step_on_noise_has_as_many_boxes_as_the_recipe_allows():
+    changes = {"model.name": "detector_tiny", "data.image_size": (32, 32), "data.max_boxes": 9}
+    _, _, batch = noise_step(setup_of("detect", **changes))
+    assert batch.boxes.shape == (2, 9, 4) and batch.labels.shape == (2, 9)

@@ -7,7 +7,13 @@ import pytest
 
 from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
-from convmesh.steps.optimizer import check_stages, make_optimizer, make_schedule
+from convmesh.models.depth import AFTER_STAGES
+from convmesh.steps.optimizer import (
+    check_stages,
+    make_optimizer,
+    make_schedule,
+    rate_factor,
+)
 
 
 def config(**changes):
@@ -264,3 +270,8 @@ def test_stages_that_the_model_lacks_are_refused():
             ConfigError, match=f"{key}={value}: .* no backbone .* leave it at {off}"
         ):
             check_stages(config(**{key.replace(".", "__"): value}), {"head": jnp.zeros(2)})
+
+
+def test_what_follows_the_stages_in_a_backbone_learns_as_the_last_stage():
+    assert rate_factor(AFTER_STAGES, 4, 0.5, 0.1) == rate_factor(4, 4, 0.5, 0.1) == 0.05
+    assert rate_factor(3, 4, 0.5, 0.1) == pytest.approx(0.005)

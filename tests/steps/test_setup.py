@@ -246,3 +246,27 @@ def test_setup_holds_what_the_config_says():
     state = setup.abstract_state()
     assert state.ema is None
     assert state.params["Dense_1"]["kernel"].shape == (64, 3)
+
+
+def test_the_metric_of_the_config_selects_the_best_checkpoint():
+    mesh = make_run_mesh(config())
+    assert make_setup(config(), "ab", mesh).best_metric == "top1"
+    given = config(checkpoint__best_metric="top5")
+    assert make_setup(given, "ab", mesh).best_metric == "top5"
+
+
+def test_groups_are_checked_before_any_device_is_used(monkeypatch):
+    monkeypatch.setattr(jax, "devices", None)
+    with pytest.raises(ConfigError, match="model.norm_group=3: 16 examples"):
+        make_run_mesh(config(model__norm_group=3))
+
+
+def test_state_and_step_get_the_keys_of_the_config():
+    given = config(model__name="tiny_net", train__seed=7, train__frozen_stages=1)
+    setup = make_setup(given, "ab", make_run_mesh(given))
+    spec, parts = setup.state_spec, setup.step_parts()
+    assert (spec.seed, spec.image_size, spec.ema) == (7, tuple(given.data.image_size), True)
+    assert (parts.frozen_stages, parts.accumulate) == (1, 1)
+    assert parts.ema_decay == setup.ema_decay
+    assert setup.step_parts((64, 96)).task.image_size == (64, 96)
+    assert parts.task.image_size == tuple(given.data.image_size)
