@@ -2,7 +2,7 @@
 
 import pytest
 
-from convmesh.programs.hlo import array_shapes, device_groups, read_program
+from convmesh.programs.hlo import array_shapes, device_groups, read_program, shape_bytes
 
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
@@ -53,3 +53,24 @@ def test_groups_of_devices():
     assert device_groups("replica_groups=mesh['a'=2,'b'=2] {'a'}", 4) == [[0, 2], [1, 3]]
     assert device_groups("source_target_pairs={{0,1},{1,0}}", 4) == [[0, 1], [1, 0]]
     assert device_groups("channel_id=1", 4) == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_both_computations_of_a_condition_are_called(number):
+    line = "  ROOT %r = f32[] conditional(%p, %x, %y), true_computation=%a, false_computation=%b.1"
+    (instruction,) = read_program(f"ENTRY %main (p: pred[]) -> f32[] {{\n{line}\n}}").computations[
+        "main"
+    ]
+    wanted = [("true_computation", "a"), ("false_computation", "b.1")]
+    assert instruction.called[number] == wanted[number] and len(instruction.called) == 2
+
+
+def test_computations_of_a_custom_call_are_called():
+    line = '  ROOT %r = f32[] custom-call(%x), custom_call_target="f", called_computations={%a, %b}'
+    program = read_program(f"ENTRY %main (x: f32[]) -> f32[] {{\n{line}\n}}")
+    called = program.computations["main"][0].called
+    assert called == [("called_computations", "a"), ("called_computations", "b")]
+
+
+def test_a_token_has_no_bytes():
+    assert [shape_bytes(shape) for shape in array_shapes("(f32[3], token[])")] == [12, 0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convmesh.programs.origins import Origin, instruction_origins
+from convmesh.programs.origins import Origin, instruction_origins, origin_of
 
 PROGRAM = """
 HloModule jit_step
@@ -62,3 +62,36 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 def test_a_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         instruction_origins("module @jit_f {\n}\n")
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["shard_map", "checkpoint", "rematted_computation", "while/body", "cond", "closed_call"],
+)
+def test_what_jax_adds_around_a_layer_is_not_in_its_name(wrapper):
+    name = f"jit(f)/transpose(jvp(Net))/{wrapper}/stage1/conv1/mul"
+    assert origin_of(name, "multiply") == Origin("backward", "stage1/conv1", "mul")
+
+
+@pytest.mark.parametrize(
+    "opcode, kind",
+    [
+        ("all-reduce-start", "all-reduce"),
+        ("all-gather-done", "all-gather"),
+        ("collective-permute-done", "collective-permute"),
+        ("reduce-scatter", "reduce-scatter"),
+    ],
+)
+def test_a_collective_is_of_no_layer(opcode, kind):
+    assert origin_of("jit(f)/jvp(Net)/conv1/psum", opcode) == Origin("", "", kind)
+
+
+@pytest.mark.parametrize("opcode", ["while", "conditional", "call"])
+def test_instructions_that_call_computations_have_no_origin(opcode):
+    text = f"""
+ENTRY %main (a: f32[4]) -> f32[4] {{
+  %a = f32[4]{{0}} parameter(0)
+  ROOT %r = f32[4]{{0}} {opcode}(%a), metadata={{op_name="jit(f)/f"}}
+}}
+"""
+    assert set(instruction_origins(text)) == {"a"}
