@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from coco_oracle import CLASSES, NAMES, found_on, image, oracle, random_boxes, random_case
 
-from convmesh.tasks.average_precision import ap_table, coco_metrics, coco_results
+from convmesh.tasks.average_precision import (
+    ap_table,
+    coco_metrics,
+    coco_results,
+    image_numbers,
+)
 
 
 def assert_equals_oracle(truth, detections):
@@ -293,3 +298,30 @@ def test_table_of_many_classes_names_each_once_in_columns():
     assert len(lines) < 30 and max(map(len, lines)) <= 80
     assert all(table.count(f"{name} ") == 1 for name in classes)
     assert lines[0] == "1 image" and lines[2].split()[0] == "-"
+
+
+def test_columns_of_many_classes_are_read_downwards():
+    classes = [f"class {i:02}" for i in range(13)]
+    metrics = {f"AP/{name}": i / 100 for i, name in enumerate(classes)}
+    lines = ap_table(metrics, classes).splitlines()
+    lines = lines[lines.index("AP of each class") + 1 :]
+    # 15 wide and 4 between: four columns of 4, 4, 4 and 1.
+    assert lines == [
+        "    ".join(f"class {i:02}  {i / 100:.3f}" for i in range(row, 13, 4)) for row in range(4)
+    ]
+    lines = ap_table(metrics, classes[:12]).splitlines()
+    assert lines[-12:] == [f"class {i:02}  {i / 100:.3f}" for i in range(12)]
+
+
+def test_integer_ids_come_before_strings():
+    truth = [image(i) for i in ("10", 3, "9", 20)]
+    assert image_numbers(truth) == {3: 1, 20: 2, "10": 3, "9": 4}
+
+
+@pytest.mark.parametrize(
+    "area, message", [([1.0], "2 boxes but 1 area"), ([1.0, math.nan], "area has a value that")]
+)
+def test_wrong_areas_are_refused(area, message):
+    truth = [image(7, BOX * 2, [0, 0], area=np.array(area))]
+    with pytest.raises(ValueError, match=f"image 7: {message}"):
+        coco_metrics(truth, [], CLASSES)

@@ -196,3 +196,23 @@ def test_matches_of_an_image():
     assert shown.missed.tolist() == [False, False]
     shown = report.image_matches(matches, 2)
     assert len(shown.index) == len(shown.missed) == 0
+
+
+def test_the_most_confused_pairs_come_first():
+    #        true:  cat          dog          bird, and what is not there
+    table = np.array([[9, 2, 0, 1], [5, 9, 2, 1], [7, 0, 9, 1], [8, 8, 8, 0]])
+    found = report.most_confused(table, ("cat", "dog", "bird"), 3)
+    assert [(pair["truth"], pair["predicted"], pair["count"]) for pair in found] == [
+        ("bird", "cat", 7),
+        ("dog", "cat", 5),
+        ("cat", "dog", 2),  # of equals the first in the table
+    ]
+    assert len(report.most_confused(table, ("cat", "dog", "bird"), 9)) == 4
+    assert table[0, 0] == 9  # unchanged
+
+
+def test_ids_of_numpy_are_written_as_json():
+    truth = [image(np.int64(7), [BOX], [0])]
+    (row,) = report.image_scores(match(truth, [], ("cat",)), truth)
+    counts = {"true_positives": 0, "false_positives": 0, "misses": 1, "F1": 0.0}
+    assert json.loads(json.dumps(row)) == {"image_id": 7} | counts

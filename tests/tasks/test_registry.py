@@ -1,5 +1,7 @@
 """The task that a config describes."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from convmesh.config import apply_overrides, defaults
@@ -27,3 +29,10 @@ def test_each_key_of_the_losses_is_passed_on(key, value):
 def test_sizes_are_height_and_width(name):
     task = make_task(apply_overrides(defaults(name), {"data.image_size": (64, 96)}), 7)
     assert (task.classes, task.image_size) == (7, (64, 96))
+
+
+def test_strides_are_those_of_the_model():
+    config = defaults("detect")
+    assert make_task(config, 5).strides == (8, 16, 32)
+    model = SimpleNamespace(strides=(8, 16, 32, 64, 128))
+    assert make_task(config, 5, model).strides == model.strides

@@ -55,3 +55,11 @@ def test_zero_ap_when_correct_detections_rank_last():
     wrong = [found_on(1, [FAR] * 99 + [BOX], [0] * 100, np.linspace(1, 0.1, 100))]
     text = explained(truth, wrong)
     assert text.startswith("AP is ") and "IoU 1.00, but of 100 detections" in text
+
+
+def test_an_ap_that_is_printed_as_zero_is_explained():
+    truth, detections, _ = small_case()
+    assert explain_zero_ap(truth, detections, {"AP": 0.0005}) == []
+    (text,) = explain_zero_ap(truth, detections, {"AP": 0.00049})
+    assert text.startswith("AP is 0.00049: the best detection")
+    assert "of 7 detections (highest score 0.875) for 4 objects" in text
