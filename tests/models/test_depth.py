@@ -125,3 +125,9 @@ def test_norms_inside_blocks_are_frozen(remat):
         step = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))
         _, changed = step(noise)
     assert moved(variables, changed) == {"stage2_block1"}
+
+
+def test_layers_after_all_stages_are_no_stages():
+    norm, stage = {"last_norm": {"scale": 0}}, {"stage2_block1": {"kernel": 0}}
+    assert stages_of({"backbone": stage | norm, "head": {"kernel": 0}}) == 2
+    assert stages_of({"backbone": norm}) == 0
