@@ -61,7 +61,7 @@ def test_duplicates_are_found_in_chunks_of_any_size(monkeypatch, max_pairs):
 def test_a_label_is_doubtful_beyond_four_deviations_and_within_two_of_another():
     """Equal boxes have the least deviation, 0.2 of the logarithm of the area."""
     few = box_findings.MIN_BOXES
-    near, far = 10.0, 10.0 * np.exp(0.6)  # of a side: 1.2 of the area, or six deviations
+    near, far = 10.0, 10.0 * np.exp(0.5)  # of a side: 1.0 of the area, or five deviations
     labels = np.array([0] * few + [1] * few + [0])
 
     def other(deviations):
@@ -69,8 +69,8 @@ def test_a_label_is_doubtful_beyond_four_deviations_and_within_two_of_another():
         sides = np.concatenate([np.full(few, near), np.full(few, far), [side]])
         return find_likelier_classes(sides, labels, 2)[0][-1]
 
-    # From the boxes of class 0, and so six minus that from those of class 1.
-    assert [int(other(d)) for d in (3.9, 4.1, 5, 7.9, 8.1)] == [-1, 1, 1, 1, -1]
+    # From the boxes of class 0, and so five minus that from those of class 1.
+    assert [int(other(d)) for d in (3.9, 4.1, 5, 6.9, 7.1)] == [-1, 1, 1, 1, -1]
 
 
 def test_boxes_that_are_not_usable_do_not_shift_the_findings():
