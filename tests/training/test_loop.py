@@ -99,6 +99,8 @@ def test_the_seconds_of_a_step_are_without_its_save_and_evaluation(tmp_path, pho
         return timed
 
     monkeypatch.setattr(step_clock, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    restore_or_create = taking(10000.0, Run.restore_or_create)  # no part of the first step
+    monkeypatch.setattr(Run, "restore_or_create", restore_or_create)
     monkeypatch.setattr(Run, "take_step", taking(1.0, Run.take_step))
     monkeypatch.setattr(Checkpoints, "save", taking(100.0, Checkpoints.save))
     evaluate_variables = taking(1000.0, run_module.evaluate_variables)

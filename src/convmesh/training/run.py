@@ -164,6 +164,7 @@ class Run:
             hook.on_start(self)
         for line in self._init_from.notes if self._init_from else ():
             self.log(line)
+        self.clock.restart()  # creating or restoring the state is no part of the first step
 
     # Logging, for hooks too.
 
