@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from convmesh.config import defaults
-from convmesh.data.formats.files import list_files, name_from, root_folder
+from convmesh.data.formats.files import (
+    by_normal_name,
+    folder_named,
+    is_hidden,
+    list_files,
+    name_from,
+    normal_name,
+    root_folder,
+    subfolders,
+)
 from convmesh.errors import ConfigError, DataError
 
 
@@ -39,3 +48,27 @@ def test_the_root_must_be_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config.data.root = "~"
     assert root_folder(config) == tmp_path
+
+
+def test_files_that_archives_add_are_passed_over(tmp_path):
+    for name in ("a/b.jpg", "__MACOSX/a/b.jpg", "a/Thumbs.db", ".ipynb_checkpoints/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_files(tmp_path) == ["a/b.jpg"]
+    assert subfolders(tmp_path) == [tmp_path / "a"]
+    assert is_hidden("desktop.ini") and not is_hidden("desktop")
+
+
+def test_a_folder_is_found_in_any_case_and_the_exact_name_first(tmp_path):
+    (tmp_path / "Images").mkdir()
+    (tmp_path / "labels").mkdir()
+    assert folder_named(tmp_path, "images") == tmp_path / "Images"
+    assert folder_named(tmp_path, "JPEGImages", "images") == tmp_path / "Images"
+    assert folder_named(tmp_path, "annotations") is None
+    (tmp_path / "images").mkdir()
+    assert folder_named(tmp_path, "images") == tmp_path / "images"
+
+
+def test_names_are_compared_in_composed_unicode():
+    decomposed, composed = "u\u0308ber.jpg", "\u00fcber.jpg"
+    assert by_normal_name([decomposed])[normal_name(composed)] == decomposed

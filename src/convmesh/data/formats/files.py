@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from convmesh.errors import ConfigError, DataError
+
+# Files and folders that operating systems and archives add to those of the user, in lower case.
+_JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir"))
 
 
 def root_folder(config: ConfigDict) -> Path:
@@ -18,6 +23,11 @@ def root_folder(config: ConfigDict) -> Path:
     if not root.is_dir():
         raise ConfigError(f"data.root: {config.data.root} is not a folder")
     return root
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is passed over: hidden, or not the user's."""
+    return name.startswith(".") or name.lower() in _JUNK
 
 
 def list_files(folder: Path) -> list[str]:
@@ -32,7 +42,7 @@ def list_files(folder: Path) -> list[str]:
         if real in parents:
             return
         for entry in os.scandir(path):
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 visit(entry.path, f"{prefix}{entry.name}/", parents | {real})
@@ -44,6 +54,39 @@ def list_files(folder: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
     return sorted(found)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in `folder` without hidden ones, sorted by name."""
+    return sorted(
+        (path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)),
+        key=lambda path: path.name,
+    )
+
+
+def folder_named(parent: Path, *names: str) -> Path | None:
+    """Return the folder in `parent` with the first of `names` that exists, in any case, or None.
+
+    `Images` is `images`: archives from Windows and macOS do not keep to the case.
+    """
+    exact = {path.name: path for path in subfolders(parent)}
+    any_case = {name.lower(): path for name, path in exact.items()}
+    found = (exact.get(name) or any_case.get(name.lower()) for name in names)
+    return next((path for path in found if path), None)
+
+
+def by_normal_name(files: Iterable[str]) -> dict[str, str]:
+    """Return `files` by their name in composed Unicode (NFC).
+
+    macOS stores names decomposed (NFD), while the files that state them are mostly composed. Look
+    up `normal_name(name)`.
+    """
+    return {normal_name(name): name for name in files}
+
+
+def normal_name(name: str) -> str:
+    """Return `name` in composed Unicode (NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def name_from(root: Path, path: Path) -> str:
