@@ -53,6 +53,7 @@ def open_train(config: ConfigDict) -> Source:
     data.
     """
     source = _train_part(open_dataset(config), config, training=True)
+    _check_class_count(source, config)
     return _cached(source, config, copies=max(1, config.data.workers))
 
 
@@ -73,6 +74,7 @@ def open_eval(config: ConfigDict, split: str | None = None) -> Source:
         source = _train_part(dataset, config, training=False)
     else:
         source = dataset.source(name, training=False)
+    _check_class_count(source, config)
     return _cached(source, config)
 
 
@@ -88,6 +90,7 @@ def used_splits(
     if name is None:
         _check_can_hold_out(dataset, config)
     train = open_split(train_split)
+    _check_class_count(train, config)
     if name is None:
         order, count = _shuffled(len(train)), _held_out_count(len(train), config)
         return [
@@ -98,6 +101,19 @@ def used_splits(
     if name != train_split:
         used.append((name, open_split(name)))
     return [UsedSplit(split, source, list(range(len(source)))) for split, source in used]
+
+
+def _check_class_count(source: Source, config: ConfigDict) -> None:
+    """Raise an error for a classifier that has nothing to tell apart."""
+    if source.task != "classify" or len(source.classes) > 1:
+        return
+    name, advice = source.classes[0], "a classifier needs two or more"
+    if config.data.classes:
+        raise ConfigError(f"data.classes: only one class, {name!r}; {advice}")
+    raise DataError(
+        f"{config.data.root or config.data.name}: only one class, {name!r}; {advice}. Is data.root"
+        " the folder that holds the folders of the classes, or of the splits?"
+    )
 
 
 def _cached(source: Source, config: ConfigDict, copies: int = 1) -> Source:

@@ -1,0 +1,152 @@
+"""The folder of a data set: `data.root`, or a folder in it.
+
+Archives unpack to one more folder than is expected, or to one folder beside documents. A folder
+further down is used only if `data.root` shows no sign of a layout itself, and it is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from convmesh.data.formats import split_names
+from convmesh.data.formats.evidence import Evidence
+from convmesh.data.formats.files import contents, has_images, subfolders
+from convmesh.data.problems import Problem
+from convmesh.errors import ConfigError, DataError
+
+_DEPTH = 3  # levels below data.root that are searched
+_DOCUMENT = re.compile(r"(readme|licen[sc]e|citation|about).*|.*\.(md|pdf|docx?|rst|html?|bib)")
+_FOLDERS = 30  # more folders beside each other are classes or images, not data sets
+# Returns the format that a folder shows the given evidence of, or ''.
+Recognize = Callable[[Path, Evidence], str]
+
+
+class Found(NamedTuple):
+    """A data set: its format, its folder, and what must be said about the choice."""
+
+    format: str
+    root: Path
+    problems: list[Problem]
+
+
+def find_data_set(root: Path, task: str, recognize: Recognize) -> Found | None:
+    """Return the data set in `root` or below, None if nothing shows a layout.
+
+    Raises ConfigError if there are several.
+    """
+    name = recognize_surely(root, recognize)
+    if name:
+        inner = _only_folder(root)
+        if inner and recognize_surely(inner, recognize) == name:
+            return _said(root, Found(name, inner, []))
+        return Found(name, root, [] if name == "folder" else _about_copies(root))
+    below = list(_data_sets_below(root, recognize, _DEPTH))
+    if len(below) > 1:
+        names = ", ".join(str(found.root.relative_to(root)) for found in below[:5])
+        raise ConfigError(
+            f"data.root: {root} holds several data sets: {names}; set data.root to one of them"
+        )
+    if below and not (task == "classify" and _about_others(root, below[0].root)):
+        return _said(root, below[0])
+    if task == "classify":
+        inner = _class_parent(root)
+        if inner != root and (name := recognize(inner, Evidence.POSSIBLE)):
+            return _said(root, Found(name, inner, []))
+    return None
+
+
+def recognize_surely(root: Path, recognize: Recognize) -> str:
+    """Return the format of which `root` itself shows more than that it is possible, or ''."""
+    return recognize(root, Evidence.DESCRIPTION) or recognize(root, Evidence.LAYOUT)
+
+
+def _only_folder(root: Path) -> Path | None:
+    """Return the only folder in `root` if there is nothing but documents beside it."""
+    here = contents(root)
+    others = [name for name in here.others if not _DOCUMENT.fullmatch(name.lower())]
+    if here.images or others or len(here.folders) != 1 or split_names.parse(here.folders[0]):
+        return None
+    return root / here.folders[0]
+
+
+def outer_data_set(root: Path, recognize: Recognize) -> str:
+    """Return a hint if `root` is a part of a data set, such as its folder `images`, or ''."""
+    path = root.resolve()
+    try:
+        beside = [folder for folder in subfolders(path.parent)[:_FOLDERS] if folder != path]
+        one_class = contents(path).images and any(map(has_images, beside))
+    except DataError:
+        return ""
+    for parent in list(path.parents)[:2]:
+        try:
+            name = recognize_surely(parent, recognize)
+        except (OSError, ConfigError, DataError):
+            break
+        if name:
+            return f"; {parent} looks like a data set in format {name}: set data.root to it"
+    return f"; is it one class of several in {path.parent}?" if one_class else ""
+
+
+def _data_sets_below(root: Path, recognize: Recognize, depth: int) -> Iterator[Found]:
+    """Yield the data sets in `root`, without those inside of data sets."""
+    folders = subfolders(root)
+    if len(folders) > _FOLDERS:
+        return
+    for folder in folders:
+        name = recognize_surely(folder, recognize)
+        if name:
+            yield Found(name, folder, [])
+        elif depth > 1:
+            yield from _data_sets_below(folder, recognize, depth - 1)
+
+
+def _class_parent(root: Path) -> Path:
+    """Return `root`, or the folder below that holds class folders, if it is the only such one."""
+    for _ in range(_DEPTH):
+        here = contents(root)
+        inner = [folder for folder in subfolders(root)[: _FOLDERS + 1] if has_images(folder)]
+        # A folder with images of its own is a class.
+        if here.images or len(inner) != 1 or split_names.parse(inner[0].name):
+            return root
+        if contents(inner[0]).images:
+            return root
+        root = inner[0]
+    return root
+
+
+def _said(root: Path, found: Found) -> Found:
+    """Return `found` with the warning that it is below `root`, and what is left out."""
+    name = found.root.relative_to(root).as_posix()
+    what = "the data set is in this folder of data.root; used from there"
+    problems = [Problem(name, what, error=False)]
+    for folder in _about_others(root, found.root):
+        problems.append(Problem(folder, "has images, but is no data set; left out", error=False))
+    return Found(found.format, found.root, [*problems, *found.problems])
+
+
+def _about_others(root: Path, inner: Path) -> list[str]:
+    """Return the folders beside `inner`, or beside a folder above it, that hold images."""
+    found, part = list[str](), root
+    for name in inner.relative_to(root).parts:
+        others = [folder for folder in subfolders(part) if folder.name != name]
+        found += [str(folder.relative_to(root)) for folder in others if has_images(folder)]
+        part = part / name
+    return found
+
+
+def _about_copies(root: Path) -> list[Problem]:
+    """Return a warning for each folder in `root` that has the same folders as `root`."""
+    own = {folder.name for folder in subfolders(root)}
+    if len(own) < 2 or len(own) > _FOLDERS:
+        return []
+    problems = []
+    for name in sorted(own):
+        inner = set(contents(root / name).folders)
+        if len(inner & (own - {name})) > 1 or inner and inner == own - {name}:
+            same = ", ".join(sorted(inner & own))
+            what = f"looks like a copy of the data set ({same}); left out"
+            problems.append(Problem(name, what, error=False))
+    return problems
