@@ -22,7 +22,7 @@ from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
 # Folders that hold the images or labels of a layout with boxes; no class is called so.
-_PARTS = frozenset(
+PARTS = frozenset(
     "images image imgs img jpegimages labels label annotations annotation ann masks mask".split()
 )
 # Parts of archives, or cameras: images_001, HAM10000_images_part_1, fold2.
@@ -140,7 +140,7 @@ def find_class_folders(
 def holds_class_folders(folder: Path) -> bool:
     """Return whether folder `folder`, of a split, has folders in it that may be classes."""
     inner = subfolders(folder)
-    if len(inner) == 1 and (inner[0].name == folder.name or inner[0].name.lower() in _PARTS):
+    if len(inner) == 1 and (inner[0].name == folder.name or inner[0].name.lower() in PARTS):
         return holds_class_folders(inner[0])
     return any(
         _is_class(path.name) and path.name != folder.name and has_images(path) for path in inner
@@ -149,7 +149,7 @@ def holds_class_folders(folder: Path) -> bool:
 
 def _is_class(name: str, known: Collection[str] = ()) -> bool:
     """Return whether a folder of images may be a class, by its name."""
-    return normal_name(name) in known or not (split_names.parse(name) or name.lower() in _PARTS)
+    return normal_name(name) in known or not (split_names.parse(name) or name.lower() in PARTS)
 
 
 # ROOT/SPLIT/CLASS.
@@ -195,7 +195,7 @@ def _holds_classes(folder: Folder) -> bool:
 
 def _is_loose(folder: Folder, split: str) -> bool:
     """Return whether a folder in folder `split` is no class: test/test, val/images."""
-    return _name(folder) == split or _name(folder).lower() in _PARTS
+    return _name(folder) == split or _name(folder).lower() in PARTS
 
 
 def _name(folder: Folder) -> str:
@@ -353,7 +353,7 @@ def _about_level(
     for folder in folders:
         images = [path for path in folder.files if is_image(path)]
         below = Folder(folder.path, [path.removeprefix(f"{folder.path}/") for path in images])
-        while not below.loose and len(below.folders) == 1 and below.folders.keys() <= _PARTS:
+        while not below.loose and len(below.folders) == 1 and below.folders.keys() <= PARTS:
             (below,) = below.folders.values()  # CLASS/images/*.jpg
         if images:
             inner[folder.path] = set() if below.loose else {*below.folders}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convmesh.data.formats import split_names
+from convmesh.data.formats.class_folders import PARTS
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import contents, has_images, subfolders
 from convmesh.data.problems import Problem
@@ -76,18 +77,17 @@ def outer_data_set(root: Path, recognize: Recognize) -> str:
     """Return a hint if `root` is a part of a data set, such as its folder `images`, or ''."""
     path = root.resolve()
     try:
-        beside = [folder for folder in subfolders(path.parent)[:_FOLDERS] if folder != path]
-        one_class = contents(path).images and any(map(has_images, beside))
-    except DataError:
-        return ""
-    for parent in list(path.parents)[:2]:
-        try:
-            name = recognize_surely(parent, recognize)
-        except (OSError, ConfigError, DataError):
-            break
-        if name:
-            return f"; {parent} looks like a data set in format {name}: set data.root to it"
-    return f"; is it one class of several in {path.parent}?" if one_class else ""
+        if contents(path).images and not split_names.parse(path.name):
+            beside = [folder for folder in subfolders(path.parent)[:_FOLDERS] if folder != path]
+            if path.name.lower() not in PARTS and any(contents(one).images for one in beside):
+                return f"; is it one class of several in {path.parent}?"
+        while path.name.lower() in PARTS or split_names.parse(path.name):
+            path = path.parent
+            if name := recognize_surely(path, recognize):
+                return f"; {path} looks like a data set in format {name}: set data.root to it"
+    except (OSError, ConfigError, DataError):  # outside of what the user named
+        pass
+    return ""
 
 
 def _data_sets_below(root: Path, recognize: Recognize, depth: int) -> Iterator[Found]:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from convmesh.data.documents import read_bytes
 from convmesh.data.formats.files import contents
 from convmesh.errors import DataError
 
@@ -23,8 +22,7 @@ _CONVERT = {
     "classify": "put the images of each class into one folder of its name, see docs/data.md",
 }
 _SAVE = "not read: save its images as files, and {convert}"
-_BYTES = 2**24  # of a file, to look at its first part
-_FIRST = 2**14
+_FIRST = 2**14  # bytes of a file that are looked at
 _FILES = 20  # of one suffix, whose contents are looked at
 _FOLDERS = 50  # in one folder, that are looked into
 _IMAGE = r"[^,;\t\n]*\.(?:jpe?g|png|bmp|tiff?|webp|gif)"
@@ -75,6 +73,9 @@ LAYOUTS = (
     Unread("an LMDB database", r".*\.(mdb|lmdb)"),
     Unread("MATLAB files", r".*\.mat"),
     Unread("HDF5 files", r".*\.(h5|hdf5)"),
+    Unread("MNIST's idx files", r".*-ubyte(\.gz)?"),
+    Unread("CIFAR's pickled batches", r"(.*/)?(data_batch_\d|test_batch)(\.bin)?"),
+    Unread("CIFAR's pickled batches", r"(.*/)?(batches\.meta|meta)"),
     Unread("a CSV table of boxes", r".*\.(csv|tsv)", rf"(?i)^[^\n]*({_BOX_COLUMNS})"),
     Unread("a CSV table of boxes", r".*\.csv", rf'(?i)^"?{_IMAGE}"?(,-?[\d.]+){{4}}'),
     Unread("a table of labels", r".*\.(csv|tsv|xlsx?)", task="classify"),
@@ -113,9 +114,6 @@ LAYOUTS = (
         r"(.*/)?(segmentation(class|object)|masks?|labels?|annotations?|ann|gtfine)/[^/]*"
         r"\.(png|jpe?g|bmp|tiff?|gif)",
     ),
-    Unread("MNIST's idx files", r".*-ubyte(\.gz)?"),
-    Unread("CIFAR's pickled batches", r"(.*/)?(data_batch_\d|test_batch)(\.bin)?"),
-    Unread("CIFAR's pickled batches", r"(.*/)?(batches\.meta|meta)"),
     Unread("NumPy arrays", r".*\.(npz|npy)"),
     Unread("pickled Python objects", r".*\.(pkl|pickle|pt|pth)"),
 )
@@ -153,8 +151,11 @@ def find(root: Path, task: str, suffix: str = "") -> tuple[Unread, str] | None:
 
 def _first_part(path: Path) -> str:
     try:
-        return read_bytes(path, _BYTES)[:_FIRST].decode("utf-8", "replace").lstrip("\ufeff")
-    except (OSError, ValueError):
+        if not path.is_file():  # a pipe would block
+            return ""
+        with path.open("rb") as file:
+            return file.read(_FIRST).decode("utf-8", "replace").lstrip("\ufeff")
+    except OSError:
         return ""
 
 
