@@ -54,7 +54,7 @@ def open_dataset(config: ConfigDict) -> DataSet:
     layout = load_format(found.format)
     if not found.problems:
         return layout.open_dataset(config)
-    inner = ConfigDict(config)
+    inner = config.copy_and_resolve_references()
     inner.data.root = str(found.root)
     dataset = layout.open_dataset(inner)
     dataset.problems = [*found.problems, *dataset.problems]

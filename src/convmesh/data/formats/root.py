@@ -40,8 +40,8 @@ def find_data_set(root: Path, task: str, recognize: Recognize) -> Found | None:
     """
     name = recognize_surely(root, recognize)
     if name:
-        inner = _only_folder(root)
-        if inner and recognize_surely(inner, recognize) == name:
+        inner = _innermost(root, name, recognize)
+        if inner != root:
             return _said(root, Found(name, inner, []))
         return Found(name, root, [] if name == "folder" else _about_copies(root))
     below = list(_data_sets_below(root, recognize, _DEPTH))
@@ -62,6 +62,17 @@ def find_data_set(root: Path, task: str, recognize: Recognize) -> Found | None:
 def recognize_surely(root: Path, recognize: Recognize) -> str:
     """Return the format of which `root` itself shows more than that it is possible, or ''."""
     return recognize(root, Evidence.DESCRIPTION) or recognize(root, Evidence.LAYOUT)
+
+
+def _innermost(root: Path, name: str, recognize: Recognize) -> Path:
+    """Return `root`, or the folder in it that shows format `name` as well, if it is the only one.
+
+    Some formats are recognized by what is one folder below.
+    """
+    inner = _only_folder(root)
+    while inner and recognize_surely(inner, recognize) == name:
+        root, inner = inner, _only_folder(inner)
+    return root
 
 
 def _only_folder(root: Path) -> Path | None:
@@ -98,7 +109,7 @@ def _data_sets_below(root: Path, recognize: Recognize, depth: int) -> Iterator[F
     for folder in folders:
         name = recognize_surely(folder, recognize)
         if name:
-            yield Found(name, folder, [])
+            yield Found(name, _innermost(folder, name, recognize), [])
         elif depth > 1:
             yield from _data_sets_below(folder, recognize, depth - 1)
 
