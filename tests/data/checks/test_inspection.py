@@ -504,9 +504,9 @@ def test_as_many_unused_classes_as_allowed_are_listed_one_by_one(root):
 
 
 def test_three_ignored_files_are_all_named_and_of_four_the_first_three(tmp_path):
-    for i, split in enumerate(("train", "val")):
-        (tmp_path / split / "cat").mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / split / "cat" / "0.png"), noise(i))
+    for i, folder in enumerate(("train/cat", "train/dog", "val/cat", "val/dog")):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / "0.png"), noise(i))
     for name, ending in (("a", "a"), ("b", "b"), ("c", "c"), ("d", "c, ...")):
         (tmp_path / "train" / "cat" / name).touch()
         [finding] = inspect(config_for(tmp_path, "classify")).findings

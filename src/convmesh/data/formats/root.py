@@ -76,12 +76,13 @@ def _innermost(root: Path, name: str, recognize: Recognize) -> Path:
 
 
 def _only_folder(root: Path) -> Path | None:
-    """Return the only folder in `root` if there is nothing but documents beside it."""
+    """Return the only folder in `root` if it has folders, and only documents are beside it."""
     here = contents(root)
     others = [name for name in here.others if not _DOCUMENT.fullmatch(name.lower())]
     if here.images or others or len(here.folders) != 1 or split_names.parse(here.folders[0]):
         return None
-    return root / here.folders[0]
+    inner = root / here.folders[0]
+    return inner if subfolders(inner) else None
 
 
 def outer_data_set(root: Path, recognize: Recognize) -> str:
