@@ -163,7 +163,7 @@ def test_an_empty_class_is_refused_in_training_only(split_root):
     (split_root / "train/gnu/a.txt").write_text("")
     found = FolderSet(config_for(split_root))
     assert len(found.source("test", training=False)) == 9
-    with pytest.raises(DataError, match="train/gnu: no images for this class"):
+    with pytest.raises(DataError, match="train/gnu: no images for this class .1 other.*gnu/a.txt"):
         found.source("train", training=True)
 
 
@@ -177,6 +177,16 @@ def test_missing_images_are_refused(tmp_path):
     write(tmp_path / "train/a.png")
     with pytest.raises(ConfigError, match="no split 'train' .*; it has val"):
         FolderSet(config_for(tmp_path)).source("train", training=True)
+
+
+def test_one_folder_beside_a_table_of_labels_is_no_class(tmp_path):
+    write(tmp_path / "photos/0.png")
+    assert FolderSet(config_for(tmp_path)).classes == ("photos",)
+    (tmp_path / "labels.csv").write_text("file,label\n0.png,cat\n")
+    message = r"one folder with images, photos, is no class; .*a table of labels \(labels.csv\)"
+    with pytest.raises(DataError, match=message):
+        FolderSet(config_for(tmp_path))
+    assert FolderSet(config_for(tmp_path, classes=("photos", "cat"))).splits == ("train",)
 
 
 def test_wrong_roots_splits_and_tasks_are_refused(split_root):

@@ -68,10 +68,9 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_found_one_folder_deeper(tmp_path, layout, below, given):
     make(tmp_path / below, LAYOUTS[layout])
-    make(tmp_path, {"README.md": "about", "__MACOSX/train/cat/a.png": "", "docs/a.pdf": ""})
-    if below != "a/b":
-        (tmp_path / "docs/a.pdf").unlink()
-        (tmp_path / "docs").rmdir()
+    make(tmp_path, {"README.md": "about", "__MACOSX/train/cat/a.png": ""})
+    if below == "archive":
+        make(tmp_path, {"docs/a.pdf": ""})
     task = "classify" if layout == "folder" else "detect"
     config = config_at(tmp_path, task, format=layout if given == "own" else "auto")
     train = open_train(config)
@@ -99,9 +98,7 @@ def test_a_folder_beside_images_or_other_classes_is_a_class(tmp_path, folders):
 def test_a_root_with_a_layout_is_not_left_for_another_below(tmp_path):
     make(tmp_path, {**LAYOUTS["folder"], **images("train/cat/train/x", "train/cat/val/x")})
     assert open_train(config_at(tmp_path)).classes == ("cat", "dog")
-    make(tmp_path / "yolo", {**LAYOUTS["yolo"]})
-    (tmp_path / "yolo/data.yaml").unlink()
-    make(tmp_path, {"classes.txt": "cat\n"})  # beside the folder: not without a file of use
+    assert not warnings(tmp_path)
 
 
 def test_files_of_use_beside_the_only_folder_keep_the_root(tmp_path):
@@ -109,10 +106,8 @@ def test_files_of_use_beside_the_only_folder_keep_the_root(tmp_path):
     make(tmp_path / "set", files)
     make(tmp_path, {"classes.txt": "cat\n"})
     dataset = registry.open_dataset(config_at(tmp_path, "detect"))
-    assert (
-        dataset.classes == ("cat",)
-        and dataset.source(dataset.splits[0], False).name(0)[:4] == "set/"
-    )
+    assert dataset.classes == ("cat",)
+    assert dataset.source(dataset.splits[0], False).name(0).startswith("set/")
 
 
 def test_several_data_sets_are_refused_by_name(tmp_path):
@@ -145,8 +140,7 @@ def test_a_copy_of_boxes_is_said(tmp_path, layout):
 # Too high.
 
 
-@pytest.mark.parametrize("inside", ["JPEGImages", "Annotations/"])
-def test_a_part_of_a_data_set_is_refused_with_the_folder_to_give(tmp_path, inside):
+def test_a_part_of_a_data_set_is_refused_with_the_folder_to_give(tmp_path):
     make(tmp_path / "set", {**LAYOUTS["yolo"], **images("images/train"), "labels/a.png": ""})
     for part in ("images", "images/train"):
         message = f"no known layout of boxes.*; {tmp_path}/set looks like a data set in format yolo"

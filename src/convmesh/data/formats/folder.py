@@ -79,6 +79,11 @@ class FolderSet(DataSet):
                 f"{self._root}: no class folders with images, expected CLASS/* or SPLIT/CLASS/*;"
                 f" {unread.explain(self._root, config.task)}"
             )
+        if len(names) == 1 and not given and unread.find(self._root, config.task):
+            raise DataError(
+                f"{self._root}: one folder with images, {names.pop()}, is no class; "
+                f"{unread.explain(self._root, config.task)}"
+            )
         self._check_classes(bool(given))
 
     def source(self, split: str, training: bool) -> FolderSource:
@@ -92,9 +97,12 @@ class FolderSet(DataSet):
         shrink = self._shrink if training else None
         source = FolderSource(self._root, split, self._folders[split], self.classes, shrink)
         if training and source.empty_folders:
+            empty = source.empty_folders[0]
+            below = f"{empty.relative_to(self._root).as_posix()}/"
+            others = [name for name in source.ignored_files if name.startswith(below)]
+            what = f" ({len(others)} other files, such as {others[0]})" if others else ""
             raise DataError(
-                f"{source.empty_folders[0]}: no images for this class; add some or remove the"
-                " folder"
+                f"{empty}: no images for this class{what}; add some or remove the folder"
             )
         return source
 
