@@ -123,6 +123,8 @@ def test_what_was_found_is_counted_by_kind(tmp_path):
         "found 3 images (a/1.jpg), 2 .md files (n.md), 1 file (LICENSE); convert it to COCO JSON,"
         " Pascal VOC XML or YOLO text, see docs/data.md"
     )
+    make(tmp_path, {f"many/{i}/a.jpg": "" for i in range(60)})
+    assert explain(tmp_path, "detect").startswith("found more than 53 images (a/1.jpg), 2")
     (tmp_path / "empty").mkdir()
     assert explain(tmp_path / "empty", "classify").startswith("found no files; put the images of")
 

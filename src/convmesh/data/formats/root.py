@@ -78,11 +78,25 @@ def _innermost(root: Path, name: str, recognize: Recognize) -> Path:
 def _only_folder(root: Path) -> Path | None:
     """Return the only folder in `root` if it has folders, and only documents are beside it."""
     here = contents(root)
-    others = [name for name in here.others if not _DOCUMENT.fullmatch(name.lower())]
-    if here.images or others or len(here.folders) != 1 or split_names.parse(here.folders[0]):
+    inner = [name for name in here.folders if not _holds_documents(root / name)]
+    if here.images or not _are_documents(here.others) or len(inner) != 1:
         return None
-    inner = root / here.folders[0]
-    return inner if subfolders(inner) else None
+    found = root / inner[0]
+    return found if subfolders(found) and not split_names.parse(found.name) else None
+
+
+def _holds_documents(folder: Path) -> bool:
+    """Return whether there are only documents in and below `folder`."""
+    here = contents(folder)
+    return (
+        not here.images
+        and _are_documents(here.others)
+        and all(_holds_documents(folder / name) for name in here.folders[:_FOLDERS])
+    )
+
+
+def _are_documents(names: list[str]) -> bool:
+    return all(_DOCUMENT.fullmatch(name.lower()) for name in names)
 
 
 def outer_data_set(root: Path, recognize: Recognize) -> str:

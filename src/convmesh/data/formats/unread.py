@@ -165,7 +165,9 @@ class _Shown:
     def __init__(self, root: Path):
         self.files, self.images, self._example = list[str](), 0, ""
         self._kinds, self._examples = Counter[str](), dict[str, str]()
-        for prefix, images, others in _levels(root, ""):
+        self._more = ""
+        for prefix, images, others, complete in _levels(root, ""):
+            self._more = self._more if complete else "more than "
             self.images += len(images)
             self._example = self._example or (prefix + images[0] if images else "")
             for name in others:
@@ -176,21 +178,28 @@ class _Shown:
 
     def __str__(self) -> str:
         """Return the numbers of files by kind: 12 images (a.jpg), 1 file .csv (train.csv)."""
-        parts = [f"{_count(self.images, 'image')} ({self._example})"] if self.images else []
+        images = f"{self._more}{_count(self.images, 'image')} ({self._example})"
+        parts = [images] if self.images else []
         for kind, count in self._kinds.most_common(3):
             named = f"{_count(count, f'{kind} file')}" if kind.startswith(".") else "1 file"
             parts.append(f"{named} ({self._examples[kind]})")
         return ", ".join(parts) or "no files"
 
 
-def _levels(root: Path, prefix: str, depth: int = 4) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield the path of `root` and each folder below, its images, and its other files."""
+def _levels(
+    root: Path, prefix: str, depth: int = 4
+) -> Iterator[tuple[str, list[str], list[str], bool]]:
+    """Yield the path of `root` and each folder below, its images, and its other files.
+
+    The last value is whether all folders in it are yielded too.
+    """
     try:
         found = contents(root / prefix)
     except DataError:  # what can be seen is enough
         return
-    yield prefix, found.images, found.others
-    for name in found.folders[:_FOLDERS] if depth else ():
+    below = found.folders[: _FOLDERS if depth else 0]
+    yield prefix, found.images, found.others, len(below) == len(found.folders)
+    for name in below:
         yield from _levels(root, f"{prefix}{name}/", depth - 1)
 
 
