@@ -85,14 +85,12 @@ def _only_folder(root: Path) -> Path | None:
     return found if subfolders(found) and not split_names.parse(found.name) else None
 
 
-def _holds_documents(folder: Path) -> bool:
-    """Return whether there are only documents in and below `folder`."""
+def _holds_documents(folder: Path, depth: int = _DEPTH) -> bool:
+    """Return whether there are only documents in `folder`, and some levels below."""
     here = contents(folder)
-    return (
-        not here.images
-        and _are_documents(here.others)
-        and all(_holds_documents(folder / name) for name in here.folders[:_FOLDERS])
-    )
+    if here.images or not _are_documents(here.others):
+        return False
+    return depth == 0 or all(_holds_documents(folder / name, depth - 1) for name in here.folders)
 
 
 def _are_documents(names: list[str]) -> bool:
