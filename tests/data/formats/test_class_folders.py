@@ -284,3 +284,37 @@ def test_composed_and_decomposed_names_are_one_class(tmp_path):
 )
 def test_whether_a_split_holds_class_folders(tmp_path, folders, expected):
     assert holds_class_folders(make(tmp_path, *folders) / "train") is expected
+
+
+@pytest.mark.parametrize(
+    "tops", [["seg_train", "my_train", "seg_test"], ["steel val", "steel test"], ["steam train"]]
+)
+def test_names_that_contain_a_splits_are_classes_unless_they_are_its_splits(tmp_path, tops):
+    found = find_class_folders(make(tmp_path, *(f"{top}/{i}" for i, top in enumerate(tops))))
+    assert names(found) == {"train": {top: top for top in tops}}
+
+
+def test_a_folder_like_a_split_with_loose_images_is_left_out(tmp_path):
+    found = find_class_folders(make(tmp_path, *of("train", "more"), "more"))
+    assert set(found.splits) == {"train"}
+
+
+def test_a_folder_with_one_of_the_splits_is_no_copy(tmp_path):
+    found = find_class_folders(make(tmp_path, *of("train", "val"), "other/train"))
+    assert warnings(found) == ["other: 2 images in a folder that is no split; left out"]
+
+
+def test_folders_in_a_class_are_no_copy_if_some_have_other_names(tmp_path):
+    found = find_class_folders(make(tmp_path, *CAT_DOG, *of("pets"), "pets/emu"))
+    assert set(names(found)["train"]) == {"cat", "dog", "pets"}
+
+
+def test_one_folder_that_all_classes_share_is_no_class(tmp_path):
+    make(tmp_path, "cat/near", "cat/far", "dog/near", "dog/blurred", "emu/a.txt")
+    assert list(names(find_class_folders(tmp_path))["train"]) == ["cat", "dog", "emu"]
+
+
+def test_an_empty_class_hides_no_wrong_level(tmp_path):
+    make(tmp_path, *of("camA", "camB"), "camC/a.txt")
+    with pytest.raises(DataError, match="camA, camB hold the same folders"):
+        find_class_folders(tmp_path)

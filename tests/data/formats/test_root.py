@@ -168,3 +168,47 @@ def test_folders_of_images_named_as_no_part_get_no_hint(tmp_path):
 def test_the_evaluation_split_is_that_of_the_folder_below(tmp_path):
     make(tmp_path / "archive", images("Training/a", "Training/b", "Testing/a", "Testing/b"))
     assert open_eval(config_at(tmp_path)).name(0) == "Testing/a/0.png"
+
+
+def test_a_single_class_is_not_left_for_the_folders_in_it(tmp_path):
+    make(tmp_path, images("cat", "cat/a", "cat/b"))
+    with pytest.raises(DataError, match="only one class, 'cat'"):
+        open_train(config_at(tmp_path))
+    make(tmp_path / "split", images("train/images", "train/labels"))
+    with pytest.raises(DataError, match=f"^{tmp_path}/split: no class folders"):
+        open_train(config_at(tmp_path / "split"))
+
+
+def test_the_only_folder_keeps_images_beside_it_and_the_name_of_a_split(tmp_path):
+    files = {name: text for name, text in LAYOUTS["yolo"].items() if name != "data.yaml"}
+    for top in ("beside/set", "split/train"):
+        make(tmp_path / top, files)
+    make(tmp_path, {"beside/a.png": ""})
+    for root in ("beside", "split"):
+        dataset = registry.open_dataset(config_at(tmp_path / root, "detect", classes=("cat",)))
+        assert "/" in dataset.source(dataset.splits[0], False).name(0).removeprefix("images/")
+
+
+def test_a_copy_of_class_folders_is_said_once(tmp_path):
+    for root in (tmp_path, tmp_path / "set"):
+        make(root, LAYOUTS["folder"])
+    assert warnings(tmp_path) == ["set: looks like a copy of the data set, with 8 images; left out"]
+
+
+def test_a_folder_that_shares_one_of_many_names_is_no_copy(tmp_path):
+    make(tmp_path, {**LAYOUTS["yolo"], **images("other/images", "raw")})
+    assert not [line for line in warnings(tmp_path, "detect") if "copy" in line]
+
+
+def test_a_copy_of_the_only_split_is_said(tmp_path):
+    for root in (tmp_path, tmp_path / "set"):
+        make(root, LAYOUTS["coco"])
+    assert "set: looks like a copy of the data set (train); left out" in warnings(
+        tmp_path, "detect"
+    )
+
+
+def test_warnings_of_the_layout_are_kept_beside_that_about_the_root(tmp_path):
+    make(tmp_path / "archive", {**LAYOUTS["folder"], **images("train")})
+    found = warnings(tmp_path)
+    assert len(found) == 2 and found[1].startswith("train: 2 images in no class folder")
