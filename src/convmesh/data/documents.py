@@ -7,8 +7,10 @@ set.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,6 +22,28 @@ from convmesh.errors import DataError
 
 MAX_JSON, MAX_XML, MAX_YAML = 2**31, 2**24, 2**24  # bytes; the largest JSON of COCO has 0.5 GB
 MAX_XML_DEPTH = 100
+# UTF-32 first: its mark begins with that of UTF-16.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_DECLARED_ENCODING = re.compile(rb"""<\?xml\s[^>]{0,200}?\bencoding\s*=\s*["']([\w.:-]{1,40})["']""")
+# Python's names of the encodings that XML files may have; not those that compute (punycode).
+_XML_CODECS = re.compile(
+    r"utf-8|ascii|gb2312|gbk|gb18030|big5|big5hkscs|shift_jis(_2004|x0213)?|euc_jp|euc_kr|johab"
+    r"|iso8859-\d+|cp\d+|koi8-[rtu]|mac-\w+|tis-620"
+)
+# Programs declare the standard and write the extension of it that Windows uses.
+_WIDER_CODECS = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "big5": "big5hkscs",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+}
 AnyPath = str | os.PathLike[str]
 
 
@@ -61,18 +85,50 @@ def read_json(path: AnyPath, object_hook: Callable[[dict], Any] | None = None) -
 def read_xml(path: AnyPath) -> ElementTree.Element:
     """Return the root element of an XML file without a document type declaration.
 
-    Raises DataError with the file and, if known, the line.
+    The file may be in UTF-8, UTF-16, or another common encoding that it declares. Raises DataError
+    with the file and, if known, the line or the byte.
     """
-    data = _bytes(path, MAX_XML)
+    data = _xml_as_utf8(_bytes(path, MAX_XML), path)
     try:
         # A first pass rejects what the parser of ElementTree would expand.
         _strict_parser(path).Parse(data, True)
-        return ElementTree.fromstring(data)
+        return ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8"))
     except (expat.ExpatError, ElementTree.ParseError) as error:
         line = getattr(error, "lineno", None) or error.position[0]  # type: ignore[union-attr]
         raise DataError(f"{path}: line {line}: invalid XML: {error}") from None
-    except (ValueError, LookupError) as error:  # an unknown encoding
+    except ValueError as error:
         raise DataError(f"{path}: invalid XML: {error}") from None
+
+
+def _xml_as_utf8(data: bytes, path: AnyPath) -> bytes:
+    """Return an XML document in UTF-8. Raises DataError for an unknown encoding, or wrong bytes."""
+    mark, codec = next(((m, c) for m, c in _BYTE_ORDER_MARKS if data.startswith(m)), (b"", ""))
+    declared = _DECLARED_ENCODING.match(data, len(mark))
+    name = declared[1].decode("ascii") if declared else "UTF-8"
+    if not codec:
+        starts = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+        codec = starts.get(data[:2]) or _xml_codec(name, path)
+    try:
+        text = data[len(mark) :].decode(codec)
+    except UnicodeDecodeError as error:
+        shown = name if declared and not mark else codec.upper()
+        what = f"not {shown}" + (", which it declares" if declared and not mark else "")
+        at = len(mark) + error.start
+        raise DataError(f"{path}: byte {at}: {what}; save it as UTF-8") from None
+    return data[len(mark) :] if codec == "utf-8" else text.encode("utf-8")
+
+
+def _xml_codec(name: str, path: AnyPath) -> str:
+    """Return Python's name for an encoding that is declared in readable ASCII."""
+    try:
+        codec = codecs.lookup(name).name
+    except LookupError:
+        codec = ""
+    if codec.startswith(("utf-16", "utf-32")):
+        return "utf-8"  # a declaration that can be read bytewise is not in UTF-16
+    if not _XML_CODECS.fullmatch(codec):
+        raise DataError(f"{path}: invalid XML: encoding {name!r} is not known; save it as UTF-8")
+    return _WIDER_CODECS.get(codec, codec)
 
 
 def _strict_parser(path: AnyPath) -> expat.XMLParserType:
@@ -80,7 +136,7 @@ def _strict_parser(path: AnyPath) -> expat.XMLParserType:
 
     Its handlers build nothing.
     """
-    parser, depth = expat.ParserCreate(), 0
+    parser, depth = expat.ParserCreate("utf-8"), 0
 
     def on_doctype(*_: object) -> None:
         raise DataError(f"{path}: line {parser.CurrentLineNumber}: has a DOCTYPE; remove it")
