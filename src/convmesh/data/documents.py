@@ -30,7 +30,9 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_DECLARED_ENCODING = re.compile(rb"""<\?xml\s[^>]{0,200}?\bencoding\s*=\s*["']([\w.:-]{1,40})["']""")
+_DECLARED_ENCODING = re.compile(
+    rb"""<\?xml\s[^>]{0,200}?\bencoding\s*=\s*["']([\w.:-]{1,40})["']"""
+)
 # Python's names of the encodings that XML files may have; not those that compute (punycode).
 _XML_CODECS = re.compile(
     r"utf-8|ascii|gb2312|gbk|gb18030|big5|big5hkscs|shift_jis(_2004|x0213)?|euc_jp|euc_kr|johab"
@@ -60,6 +62,14 @@ def read_bytes(path: AnyPath, limit: int) -> bytes:
         if about.st_size > limit:
             raise ValueError(f"{about.st_size} bytes exceed the limit of {limit}")
         return file.read(limit)
+
+
+def read_beginning(path: AnyPath, count: int) -> bytes:
+    """Return the first `count` bytes of a regular file. Raises OSError, ValueError."""
+    with open(path, "rb", opener=_open_nonblocking) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        return file.read(count)
 
 
 def _open_nonblocking(path: str, flags: int) -> int:
