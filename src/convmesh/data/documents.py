@@ -8,6 +8,7 @@ set.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from convmesh.errors import DataError
 
 MAX_JSON, MAX_XML, MAX_YAML = 2**31, 2**24, 2**24  # bytes; the largest JSON of COCO has 0.5 GB
 MAX_XML_DEPTH = 100
+_FEW_TAGS = 10_000
 # UTF-32 first: its mark begins with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -99,15 +101,37 @@ def read_xml(path: AnyPath) -> ElementTree.Element:
     with the file and, if known, the line or the byte.
     """
     data = _xml_as_utf8(_bytes(path, MAX_XML), path)
+    # A first pass rejects what the parser of ElementTree would expand. It is slow, and left out for
+    # short files that declare nothing.
+    harmless = b"<!" not in data and data.count(b"<") < _FEW_TAGS
     try:
-        # A first pass rejects what the parser of ElementTree would expand.
-        _strict_parser(path).Parse(data, True)
-        return ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8"))
+        if not harmless:
+            _strict_parser(path).Parse(data, True)
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8"))
+        if harmless and _depth(root) > MAX_XML_DEPTH:
+            _strict_parser(path).Parse(data, True)  # raises with the line
+        return root
     except (expat.ExpatError, ElementTree.ParseError) as error:
+        if harmless:
+            _check_depth(data, path)
         line = getattr(error, "lineno", None) or error.position[0]  # type: ignore[union-attr]
         raise DataError(f"{path}: line {line}: invalid XML: {error}") from None
     except ValueError as error:
         raise DataError(f"{path}: invalid XML: {error}") from None
+
+
+def _depth(root: ElementTree.Element) -> int:
+    """Return how deeply the elements in `root` are nested."""
+    depth, level = 0, [root]
+    while level:
+        depth, level = depth + 1, [child for element in level for child in element]
+    return depth
+
+
+def _check_depth(data: bytes, path: AnyPath) -> None:
+    """Raise DataError if an invalid document is nested too deeply: that comes first."""
+    with contextlib.suppress(expat.ExpatError):
+        _strict_parser(path).Parse(data, True)
 
 
 def _xml_as_utf8(data: bytes, path: AnyPath) -> bytes:

@@ -128,22 +128,24 @@ class _Layout:
         if not (xml or path):
             broken = "no image and no annotation"
             return AnnotatedImage(root / key, key, number, broken=broken), ()
-        image = AnnotatedImage(root / (path or xml), path or xml, number, xml)
-        broken = self._why_unusable(key)
-        if broken or not xml:
-            return replace(image, broken=broken), ()
-        try:
-            objects = read_objects(read_xml(root / xml), xml)
-        except DataError as error:
-            broken = str(error).removeprefix(f"{root / xml}: ").removeprefix(f"{xml}: ")
-            return replace(image, broken=broken), ()
-        self._note(key, xml, objects)
-        image = replace(
-            image,
+        file, broken, objects = path or xml, self._why_unusable(key), Objects()
+        if xml and not broken:
+            try:
+                objects = read_objects(read_xml(root / xml), xml)
+            except DataError as error:
+                broken = str(error).removeprefix(f"{root / xml}: ").removeprefix(f"{xml}: ")
+            else:
+                self._note(key, xml, objects)
+        image = AnnotatedImage(
+            root / file,
+            file,
+            number,
+            xml,
             boxes=np.array(objects.boxes, np.float64).reshape(-1, 4),
             difficult=np.array(objects.difficult, bool),
             locations=tuple(objects.locations),
             size=objects.size,
+            broken=broken,
         )
         return image, tuple(objects.names)
 

@@ -135,20 +135,25 @@ def _note_foreign(found: Objects, element: ElementTree.Element, file: str) -> No
 def _add_object(found: Objects, element: ElementTree.Element, i: int, file: str) -> None:
     """Add the boxes of object `i` to `found`. Raises DataError for one without name or box."""
     where = f"object {i}"
-    name = (element.findtext("name") or element.get("name") or "").strip()
-    if not name:
-        raise DataError(f"{file}: {where} has no <name>")
-    if len(element.findall("name")) > 1:
-        raise DataError(f"{file}: {where} has several <name>")
-    if (element.findtext("deleted") or "").strip() == "1":
+    names, boxes, texts = [], [], {}
+    for child in element:
+        if child.tag == "bndbox":
+            boxes.append(_corners(child, where, file))
+        elif child.tag == "name":
+            names.append((child.text or "").strip())
+        else:
+            texts[child.tag] = child.text
+    name = names[0] if names else element.get("name", "").strip()
+    if not name or len(names) > 1:
+        raise DataError(f"{file}: {where} has {'several <name>' if name else 'no <name>'}")
+    if (texts.get("deleted") or "").strip() == "1":
         found.remarks.append(("objects are marked as deleted; left out", where))
         return
-    boxes = [_corners(box, where, file) for box in element.findall("bndbox")]
     if not boxes:
         boxes = list(_other_boxes(found, element, where, file))
     if len(boxes) > 1:
         found.remarks.append(("objects have several boxes; each is used, with its class", where))
-    difficult = (element.findtext("difficult") or "").strip().lower()
+    difficult = (texts.get("difficult") or "").strip().lower()
     if difficult not in _YES and difficult not in _NO:
         what = f"objects have a <difficult> that is neither 0 nor 1 but {difficult!r}; taken as 0"
         found.remarks.append((what, where))
@@ -189,6 +194,8 @@ def _other_boxes(
 def _corners(box: ElementTree.Element, where: str, file: str) -> list[float]:
     """Return x0, y0, x1, y1 of a box."""
     fields = _fields(box, where, file)
+    if tuple(fields) == _CORNERS:  # nearly always
+        return [_number(text, name, where, file) for name, text in fields.items()]
     for names, is_size in _FIELDS.items():
         if len(fields) == 4 and all(name in fields for name in names):
             x0, y0, x1, y1 = (_number(fields[name], name, where, file) for name in names)
@@ -269,6 +276,10 @@ def _around_points(points: list[list[float]], tag: str, where: str, file: str) -
 
 
 def _number(text: str, name: str, where: str, file: str) -> float:
-    if not is_number(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or "_" in text:
         raise DataError(f"{file}: {where}: <{name}> is {text!r}, wanted a number")
-    return float(text)
+    return value
