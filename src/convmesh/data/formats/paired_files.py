@@ -14,7 +14,7 @@ from pathlib import Path
 
 from convmesh.data.formats import split_names
 from convmesh.data.formats.files import is_hidden, list_files, normal_name, subfolders
-from convmesh.data.formats.tally import Tally
+from convmesh.data.formats.tally import Tally, counted
 from convmesh.data.images import SUFFIXES
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
@@ -177,7 +177,8 @@ class PairedFiles:
         both = [key for key in self.annotations if key in self.images and key not in used]
         if not both:
             return []
-        what = f"{len(both)} images are in no split, such as {self.images[both[0]][0]}; not used"
+        what = counted(len(both), "images are in no split")
+        what += f", such as {self.images[both[0]][0]}; not used"
         return [Problem(self.folder, what, error=False)]
 
     def unmatched(self, used: Collection[str]) -> Iterator[Problem]:
@@ -287,7 +288,9 @@ def find_root(root: Path, suffix: str) -> Path:
             )
         if tops:
             return tops[0]
-        if len(inner) != 1 or holds(root, (suffix,), 0) or split_names.parse(inner[0].name):
+        if len(inner) != 1 or split_names.parse(inner[0].name):
+            return root
+        if any(holds(top, (suffix,), 0) for top in (root, inner[0])):
             return root
         root = inner[0]
     return root

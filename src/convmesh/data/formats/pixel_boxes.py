@@ -44,10 +44,9 @@ def _fractions(boxes: np.ndarray, folder: str, example: Callable[[int], str]) ->
     if not (inside & broken).any():
         return []
     count, most = int(inside.sum()), bool(inside.mean() > 0.5)
-    what = f"{count} of {len(boxes)} boxes are between 0 and 1, such as"
-    what += (
-        f" {example(int(np.argmax(inside & broken)))}; fractions of the image size? wanted pixels"
-    )
+    shown = example(int(np.argmax(inside & broken)))
+    what = f"{count} of {len(boxes)} boxes are between 0 and 1, such as {shown}; fractions of the"
+    what += " image size? They must be in pixels"
     return [Problem(folder, what, error=most)]
 
 
@@ -63,7 +62,8 @@ def _sizes(
     fit = (boxes >= 0).all(1) & (boxes[:, 2:] > 0).all(1) & (ends <= sizes[:, ::-1]).all(1)
     as_sizes = bool(fit.all())
     most = bad.mean() > 0.5
-    some = as_sizes and len(boxes) >= _MIN_SIZES and bad.mean() > 0.1
+    reversed_ = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    some = as_sizes and len(boxes) >= _MIN_SIZES and reversed_.mean() > 0.1
     if bad.sum() < _MIN_BAD or not (most or some):
         return []
     swapped = (boxes[bad, 2:] < boxes[bad, :2]).all(1).mean() > 0.5 and not as_sizes

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from convmesh.data.problems import Problem
+
+_VERBS = {"are": "is", "have": "has", "name": "names"}
+
+
+def counted(count: int, what: str) -> str:
+    """Return `what`, which begins with a plural and its verb (`files have`), with a number."""
+    match = re.match(r"(.*?)s (are|have|name)\b", what) if count == 1 else None
+    return f"1 {match[1]} {_VERBS[match[2]]}{what[match.end() :]}" if match else f"{count} {what}"
 
 
 class Tally:
@@ -32,6 +41,6 @@ class Tally:
         found = []
         for what, count in self._counts.items():
             noun, separator, remark = what.partition("; ")
-            text = f"{count} {noun}, such as {self._examples[what]}{separator}{remark}"
+            text = f"{counted(count, noun)}, such as {self._examples[what]}{separator}{remark}"
             found.append(Problem(file, text, error=False))
         return found

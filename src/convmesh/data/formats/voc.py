@@ -29,6 +29,7 @@ from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import root_folder
 from convmesh.data.formats.paired_files import PairedFiles, find_root, has_annotations
 from convmesh.data.formats.pixel_boxes import unit_problems
+from convmesh.data.formats.tally import counted
 from convmesh.data.formats.voc_lists import SplitLists
 from convmesh.data.formats.voc_xml import Objects, read_objects, stated_image
 from convmesh.data.problems import Problem
@@ -192,8 +193,8 @@ class _Layout:
         problems = []
         for error, entries in found.items():
             if entries:
-                what = f"{len(entries)} files have no <object>, but unknown elements, such as"
-                what += f" <{entries[0][1]}> in {entries[0][0]}"
+                what = counted(len(entries), "files have no <object>, but unknown elements")
+                what += f", such as <{entries[0][1]}> in {entries[0][0]}"
                 remark = "; objects in another form?" if error else "; images without objects"
                 problems.append(Problem(self.files.folder, what + remark, error=error))
         return problems
