@@ -132,8 +132,8 @@ def test_xml_of_another_name_is_of_the_image_that_it_names(tmp_path):
     found = read(tmp_path)
     assert images(found) == {"train": [f"JPEGImages/IMG_{i}.jpg" for i in range(4)]}
     assert problems(found) == [
-        "Annotations: 4 annotations are of the image that they name, such as Annotations/0000.xml"
-        " for JPEGImages/IMG_0.jpg"
+        "Annotations: 4 annotations are of the image of another name stated inside, such as"
+        " Annotations/0000.xml for JPEGImages/IMG_0.jpg"
     ]
     assert len(open_train(config_of(tmp_path))[3].boxes) == 1
 

@@ -23,7 +23,7 @@ from convmesh.data.documents import read_beginning, read_json
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSet
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import is_hidden, root_folder, subfolders
-from convmesh.data.formats.paired_files import PairedFiles, find_root
+from convmesh.data.formats.paired_files import PairedFiles, find_root, holds
 from convmesh.data.formats.pixel_boxes import unit_problems
 from convmesh.errors import DataError
 
@@ -93,9 +93,14 @@ def looks_like(root: Path, task: str, evidence: Evidence) -> bool:
     for top in (root, *inner, *(sub for sub in inner for sub in subfolders(sub)[:_FOLDERS])):
         first, suffixes = _first_json(top)
         if first is not None:
-            others = {".xml", ".txt"} & suffixes or (root / "labels").is_dir()
+            labels = {root / "labels", top.parent / "labels"}
+            others = {".xml", ".txt"} & suffixes or any(_has_texts(folder) for folder in labels)
             return _is_labelme(first) and (evidence is Evidence.LAYOUT or not others)
     return False
+
+
+def _has_texts(folder: Path) -> bool:
+    return folder.is_dir() and holds(folder, (".txt",))
 
 
 def _first_json(folder: Path) -> tuple[Path | None, set[str]]:

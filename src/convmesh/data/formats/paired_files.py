@@ -128,7 +128,9 @@ class PairedFiles:
                 self._conflicts |= dict.fromkeys(keys, f"{both} both name the image {name}")
             else:
                 example = f"{self.annotations[keys[0]][0]} for {name}"
-                self.tally.add("annotations are of the image that they name", example)
+                self.tally.add(
+                    "annotations are of the image of another name stated inside", example
+                )
                 self._join(keys[0], image)
 
     def _stated(self, key: str, stated: str, images: dict[str, list[str]]) -> list[str]:

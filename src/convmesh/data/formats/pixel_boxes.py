@@ -62,8 +62,8 @@ def _sizes(
     fit = (boxes >= 0).all(1) & (boxes[:, 2:] > 0).all(1) & (ends <= sizes[:, ::-1]).all(1)
     as_sizes = bool(fit.all())
     most = bad.mean() > 0.5
-    reversed_ = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    some = as_sizes and len(boxes) >= _MIN_SIZES and reversed_.mean() > 0.1
+    turned = (boxes[:, 2:] < boxes[:, :2]).any(1).mean() > 0.1
+    some = as_sizes and len(boxes) >= _MIN_SIZES and turned
     if bad.sum() < _MIN_BAD or not (most or some):
         return []
     swapped = (boxes[bad, 2:] < boxes[bad, :2]).all(1).mean() > 0.5 and not as_sizes
