@@ -70,13 +70,13 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
         )
         for key, (image, _) in read.items()
     }
+    by_split = {split: [images[key] for key in keys] for split, keys in splits.items()}
     problems = [
         *files.tally.problems(files.folder),
-        *unit_problems(list(images.values()), files.folder),
+        *unit_problems(by_split, files.folder),
         *files.unlisted(set(keys)),
         *files.unmatched(set(keys)),
     ]
-    by_split = {split: [images[key] for key in keys] for split, keys in splits.items()}
     return AnnotatedSet(config, by_split, classes, problems=problems, aliases=aliases)
 
 

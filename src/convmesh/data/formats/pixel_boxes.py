@@ -1,8 +1,9 @@
-"""Whether the boxes of a whole data set are corners in pixels, as its format says."""
+"""Whether the boxes of a whole split are corners in pixels, as its format says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,11 +15,20 @@ _MIN_BAD = 3
 _MIN_SIZES = 10  # boxes from which a form is concluded although most of them could be corners
 
 
-def unit_problems(images: Sequence[AnnotatedImage], folder: str) -> list[Problem]:
-    """Return what shows that boxes are fractions, or a corner and a size, of all `images`.
+def unit_problems(splits: Mapping[str, Sequence[AnnotatedImage]], folder: str) -> list[Problem]:
+    """Return what shows that the boxes of a split are fractions, or a corner and a size.
 
-    An error if most boxes are; a warning for single ones. folder: the file of the problems.
+    That is an error if most of them are; `check-data` warns of single ones. splits: the images of
+    each. folder: the file of the problems.
     """
+    return [
+        replace(problem, split=split)
+        for split, images in splits.items()
+        for problem in _unit_problems(images, folder)
+    ]
+
+
+def _unit_problems(images: Sequence[AnnotatedImage], folder: str) -> list[Problem]:
     used = [image for image in images if len(image.boxes) and not image.relative]
     if not used:
         return []
@@ -41,13 +51,12 @@ def _fractions(boxes: np.ndarray, folder: str, example: Callable[[int], str]) ->
     """Return the problem that boxes float64 [n, 4] are fractions of the image size."""
     inside = ((boxes >= 0) & (boxes <= 1)).all(1) & (boxes[:, 2:] != boxes[:, :2]).all(1)
     broken = (boxes != np.round(boxes)).any(1)
-    if not (inside & broken).any():
+    if inside.mean() <= 0.5 or not (inside & broken).any():
         return []
-    count, most = int(inside.sum()), bool(inside.mean() > 0.5)
     shown = example(int(np.argmax(inside & broken)))
-    what = f"{count} of {len(boxes)} boxes are between 0 and 1, such as {shown}; fractions of the"
-    what += " image size? They must be in pixels"
-    return [Problem(folder, what, error=most)]
+    what = f"{int(inside.sum())} of {len(boxes)} boxes are between 0 and 1, such as {shown};"
+    what += " fractions of the image size? They must be in pixels"
+    return [Problem(folder, what)]
 
 
 def _sizes(

@@ -64,13 +64,14 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
     for key, image in images.items():
         labels = np.array([class_ids.get(name, -1) for name in names[key]], np.int64)
         images[key] = replace(image, labels=labels, unknown=names[key])
+    splits = {split: [images[key] for key in keys] for split, keys in layout.splits.items()}
     return AnnotatedSet(
         config,
-        {split: [images[key] for key in keys] for split, keys in layout.splits.items()},
+        splits,
         classes,
         # The numbers of the devkit, if it has all of the classes.
         category_ids if len(category_ids) == len(classes) else None,
-        [*layout.problems(), *unit_problems(list(images.values()), layout.files.folder)],
+        [*layout.problems(), *unit_problems(splits, layout.files.folder)],
         layout.aliases,
     )
 
