@@ -39,6 +39,8 @@ def test_plain_documents_are_parsed(write):
         (documents.read_xml, BILLION_LAUGHS, "line 1: has a DOCTYPE"),
         (documents.read_xml, BILLION_LAUGHS.encode("utf-16"), "has a DOCTYPE"),
         (documents.read_xml, "<a>" * 101, "nested too deeply"),
+        (documents.read_xml, "<a>" * 101 + "</a>" * 101, "nested too deeply"),
+        (documents.read_xml, "<a>" * 20_000 + "</a>" * 20_000, "nested too deeply"),
         (documents.read_xml, '<?xml version="1.0" encoding="rot13"?><a/>', "invalid XML"),
         (documents.read_xml, "", "invalid XML"),
         (documents.read_yaml, "a: [1", "line 1: invalid YAML"),
@@ -108,7 +110,7 @@ def test_objects_of_json_are_converted_from_the_inside_out(write):
 
 # Encodings of XML.
 
-CHINESE = "<a><name>螺母 ü</name></a>"
+CHINESE = "<a><name>螺母镕 ü</name></a>"  # 镕 is in GBK, not in GB2312
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ CHINESE = "<a><name>螺母 ü</name></a>"
 )
 def test_xml_is_read_in_the_encoding_that_it_has(write, declared, codec):
     text = f"<?xml version='1.0' encoding='{declared}'?>\n{CHINESE}"
-    assert documents.read_xml(write(text.encode(codec))).findtext("name") == "螺母 ü"
+    assert documents.read_xml(write(text.encode(codec))).findtext("name") == "螺母镕 ü"
 
 
 @pytest.mark.parametrize(
