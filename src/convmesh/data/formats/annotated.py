@@ -258,6 +258,12 @@ class AnnotatedSource(Source):
         example = self._examples[index]
         return example.labels[self._kept_boxes(index) & ~example.ignored(training=False)]
 
+    def stated_truth(self, index: int) -> bytes:
+        """Return the boxes, labels and ignored regions that the files state for image `index`."""
+        example = self._examples[index]
+        ignored = example.ignored(training=False)
+        return b"".join(array.tobytes() for array in (example.boxes, example.labels, ignored))
+
     def _kept_boxes(self, index: int) -> np.ndarray:
         """Return bool [n]: the boxes of image `index` that training uses, none if it is broken."""
         if self._kept is None:
