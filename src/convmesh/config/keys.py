@@ -18,6 +18,7 @@ DATA_FORMATS = {
     "coco": "convmesh.data.formats.coco",
     "voc": "convmesh.data.formats.voc",
     "yolo": "convmesh.data.formats.yolo",
+    "labelme": "convmesh.data.formats.labelme",
     "folder": "convmesh.data.formats.folder",
 }
 

@@ -288,8 +288,9 @@ def test_many_unit_warnings_are_merged(root):
         )
     for i, name in enumerate(names):
         cv2.imwrite(str(root / f"JPEGImages/{name}.png"), noise(1000 + i))
-    lists(root, train=names)
-    [finding] = inspect(config_for(root)).findings
+    lists(root, train=names, more="abc")
+    [error, finding] = inspect(config_for(root)).findings
+    assert str(error).startswith("Annotations: 22 of 22 boxes are between 0 and 1")
     assert str(finding).startswith(
         "split train: warning: 11 images, first JPEGImages/x0.png: no co"
     )
@@ -360,7 +361,7 @@ def test_the_held_out_examples_are_those_of_training(root):
 
 def test_a_doubtful_label_is_described_in_pixels_of_its_image(root):
     """Half of the boxes are in images of half the size, so sizes must be compared at the input."""
-    lists(root, train=[f"x{i}" for i in range(21)], test=["y"])
+    lists(root, train=[f"x{i}" for i in range(21)], test=["y"], more="abcde")
     for i in range(1, 21):
         times = 1 + i % 2
         objects = [

@@ -49,6 +49,7 @@ def test_auto_recognizes_class_folders(tmp_path):
         (["Annotations/0.xml", "JPEGImages/0.jpg", "ImageSets/Main/train.txt"], "voc"),
         (["train/0.xml", "train/0.jpg"], "voc"),
         (["0.xml", "0.jpg"], "voc"),
+        (["train/images/0.jpg", "train/annotations/0.xml"], "voc"),
         (["train/cat/0.jpg", "train/dog/0.jpg"], "folder"),
         (["cat/0.jpg", "dog/0.jpg", "notes.json"], "folder"),
         (["images/0.jpg", "labels/0.jpg"], "folder"),

@@ -36,7 +36,7 @@ class Format(Protocol):
         ...
 
     def looks_like(self, root: Path, task: str, evidence: Evidence) -> bool:
-        """Return whether folder `root` shows `evidence` of this layout; opens no file."""
+        """Return whether folder `root` shows `evidence` of this layout; see `Evidence`."""
         ...
 
 
