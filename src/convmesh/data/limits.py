@@ -7,15 +7,34 @@ what is learnt from the rest would be worth little.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
 # Fewer than this are never too many: in a small split, two bad boxes are no sign of anything.
 MIN_BAD = 3
 
 
-def exceeds(bad: int, total: int, limit: float) -> bool:
-    """Return whether `bad` of `total` boxes or images are more than the fraction `limit`."""
-    return bad >= MIN_BAD and bad / total > limit
+@dataclass(frozen=True)
+class Limit:
+    """A limit on what is bad; noun: of what. key: of the largest fraction. policy: key of the
+    policy, which limits nothing if it is `fail`.
+    """
+
+    noun: str
+    key: str
+    policy: str
+
+    def of(self, config: ConfigDict) -> float:
+        """Return the largest fraction that `config` allows; 1 if the policy is `fail`."""
+        return 1.0 if config[self.policy] == "fail" else config[self.key]
+
+    def exceeded(self, bad: int, total: int, limit: float) -> str:
+        """Return a description if `bad` of `total` are more than the fraction `limit`, else ''."""
+        if bad < MIN_BAD or bad / total <= limit:
+            return ""
+        return f"{bad} of {total} {self.noun} are bad, more than {self.key}={limit:g} allows"
 
 
-def describe(bad: int, total: int, noun: str, key: str, limit: float) -> str:
-    """Return a description of too many; noun: `boxes are bad`, key: the one of `limit`."""
-    return f"{bad} of {total} {noun}, more than {key}={limit:g} allows"
+BOXES = Limit("boxes", "data.max_bad_boxes", "data.on_bad_box")
+IMAGES = Limit("images", "data.max_bad_examples", "data.on_bad_example")

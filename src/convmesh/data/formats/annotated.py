@@ -16,7 +16,7 @@ from typing import overload
 import numpy as np
 from ml_collections import ConfigDict
 
-from convmesh.data import images, limits
+from convmesh.data import images
 from convmesh.data.box_checks import (
     ROUNDING,
     BoxPolicy,
@@ -27,6 +27,7 @@ from convmesh.data.box_checks import (
     kept_in_training,
     refused_boxes,
 )
+from convmesh.data.limits import BOXES, IMAGES, Limit
 from convmesh.data.problems import Problem, raise_errors
 from convmesh.data.record import BadExample, DataSet, Record, Source
 from convmesh.errors import ConfigError, DataError, nearest
@@ -196,7 +197,7 @@ class AnnotatedSet(DataSet):
         raise_errors(source.stated_errors())
         if not len(source):
             raise DataError(f"{self._config.data.root}: split {split!r} has no images")
-        raise_errors(source.exceeded_limits())
+        raise_errors([*source.too_many_bad_images(), *source.too_many_bad_boxes()])
         return source
 
     def unchecked(self, split: str) -> AnnotatedSource:
@@ -241,7 +242,7 @@ class AnnotatedSource(Source):
         self._policy = BoxPolicy(len(dataset.classes), data.on_bad_box)
         self._selects_classes = bool(data.classes)
         self._bad_example_is_error = data.on_bad_example == "fail"
-        self._max_bad_boxes, self._max_bad_examples = data.max_bad_boxes, data.max_bad_examples
+        self._limits = {limit.key: limit.of(config) for limit in (BOXES, IMAGES)}
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -296,6 +297,10 @@ class AnnotatedSource(Source):
         """Return bool [n]: the boxes of image `index` that its files show to be bad."""
         return self._judgement.bad[self._judgement.of_image(index)]
 
+    def left_out(self, index: int) -> np.ndarray:
+        """Return bool [n]: the boxes of image `index` whose class `data.classes` leaves out."""
+        return self._judgement.left_out[self._judgement.of_image(index)]
+
     @functools.cached_property
     def _judgement(self) -> _Judgement:
         """All boxes at once: one at a time takes a minute for a million."""
@@ -341,30 +346,32 @@ class AnnotatedSource(Source):
         images = sorted({*refused.tolist(), *broken})
         return [p for i in images for p in self.stated_problems(i) if p.error]
 
-    def exceeded_limits(self) -> list[Problem]:
-        """Return errors if more is dropped, clipped or skipped than the config allows."""
-        problems, found, broken = [], self._judgement, self._broken()
-        if not self._bad_example_is_error:
-            first = (str(self.stated_problems(i)[0]) for i in broken)
-            problems += self._exceeded("images", len(broken), len(self), first)
-        if self._policy.on_bad_box != "fail":
-            counted = ~found.left_out
-            for i in broken:
-                counted[found.of_image(i)] = False
-            bad = counted & found.bad
-            first = (str(self._stated_problem(int(box))) for box in np.flatnonzero(bad))
-            problems += self._exceeded("boxes", int(bad.sum()), int(counted.sum()), first)
-        return problems
+    def too_many_bad_images(self) -> list[Problem]:
+        """Return an error if more images are skipped than `data.max_bad_examples` allows."""
+        broken = [] if self._bad_example_is_error else self._broken()
+        first = (str(self.stated_problems(i)[0]) for i in broken)
+        return self._exceeded(IMAGES, len(broken), len(self), first)
 
-    def _exceeded(self, noun: str, bad: int, total: int, examples: Iterator[str]) -> list[Problem]:
-        """Return an error if `bad` of `total` is too much; examples: descriptions of the bad."""
-        key, limit = "data.max_bad_boxes", self._max_bad_boxes
-        if noun == "images":
-            key, limit = "data.max_bad_examples", self._max_bad_examples
-        if not limits.exceeds(bad, total, limit):
+    def too_many_bad_boxes(self) -> list[Problem]:
+        """Return an error if more boxes are dropped or clipped than `data.max_bad_boxes` allows."""
+        if self._policy.on_bad_box == "fail":
             return []
-        what = limits.describe(bad, total, f"{noun} are bad", key, limit)
-        what += f", such as {next(examples)}; fix them, or set {key} higher"
+        found = self._judgement
+        counted = ~found.left_out
+        for i in self._broken():
+            counted[found.of_image(i)] = False
+        bad = counted & found.bad
+        first = (str(self._stated_problem(int(box))) for box in np.flatnonzero(bad))
+        return self._exceeded(BOXES, int(bad.sum()), int(counted.sum()), first)
+
+    def _exceeded(
+        self, limit: Limit, bad: int, total: int, examples: Iterator[str]
+    ) -> list[Problem]:
+        """Return an error if `bad` of `total` is too much; examples: descriptions of the bad."""
+        what = limit.exceeded(bad, total, self._limits[limit.key])
+        if not what:
+            return []
+        what += f", such as {next(examples)}; fix them, or set {limit.key} higher"
         return [Problem(f"split {self.split}", what, split=self.split)]
 
     def _broken(self) -> list[int]:
