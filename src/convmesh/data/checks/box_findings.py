@@ -46,7 +46,7 @@ def duplicate_box_findings(
 
 
 def examples_with_duplicates(examples: Sequence[ScannedExample]) -> set[int]:
-    """Return the indices of the examples for which `find_duplicates` finds any.
+    """Return the indices of the examples for which `find_duplicates` finds any, but for rounding.
 
     Compares each box with the following ones of its example, sorted by their left sides, as long as
     these are near enough for the IoU: seconds for a million boxes.

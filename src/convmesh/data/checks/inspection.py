@@ -31,6 +31,7 @@ from convmesh.data.checks.limit_findings import limit_findings
 from convmesh.data.checks.scan import ScannedExample, ScannedSplit, scan, scan_files
 from convmesh.data.checks.set_findings import (
     duplicate_image_findings,
+    left_out_findings,
     run_findings,
     set_findings,
 )
@@ -92,6 +93,7 @@ def warnings_at_start(dataset: DataSet, config: ConfigDict) -> list[str]:
         for finding in _findings(dataset, splits, config)
         if finding.kind != "file" or finding.problem.split in used
     ]
+    findings += left_out_findings(splits)
     if not config.data.first:  # a run on the first few examples is to learn these by heart
         findings += run_findings(splits, config)
     train = splits[0]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -208,8 +209,7 @@ def scan_files(splits: Sequence[ScannedSplit]) -> None:
     for split in splits:
         source = split.source
         if isinstance(source, AnnotatedSource):
-            faulty = set(source.images_with_problems())
-            split.examples = [_stated(source, index, index in faulty) for index in split.indices]
+            split.examples = [_stated(source, index) for index in split.indices]
         elif source.task == "classify" and len(split) and source.stated_labels(0) is not None:
             by_label: dict[int, ScannedExample] = {}  # a million examples of a thousand classes
             for index in split.indices:
@@ -220,19 +220,26 @@ def scan_files(splits: Sequence[ScannedSplit]) -> None:
                 split.examples.append(by_label.setdefault(int(labels[0]), example))
 
 
-def _stated(source: AnnotatedSource, index: int, faulty: bool) -> ScannedExample:
-    """Return an image as its files describe it; faulty: whether these have problems."""
+def _stated(source: AnnotatedSource, index: int) -> ScannedExample:
+    """Return an image as its files describe it, without the problem of each box that is left out.
+
+    There may be a million of these, on purpose.
+    """
     annotated = source.annotated(index)
-    problems = source.stated_problems(index) if faulty else []
     if annotated.broken:
-        return ScannedExample([(problem, "data.on_bad_example") for problem in problems])
+        [problem] = source.stated_problems(index)
+        return ScannedExample([(problem, "data.on_bad_example")])
+    bad, left_out = source.stated_bad(index), source.left_out(index)
+    problems: Iterable[Problem] = ()
+    if (bad & ~left_out).any():
+        problems = itertools.compress(source.stated_problems(index), ~left_out[bad])
     none = np.zeros(len(annotated.boxes), bool)
     return ScannedExample(
         problems=[(problem, "data.on_bad_box") for problem in problems],
         size=annotated.size,
         boxes=annotated.pixel_boxes(annotated.size) if annotated.size else annotated.boxes,
         labels=annotated.labels,
-        bad=source.stated_bad(index),
+        bad=bad,
         crowd=none if annotated.crowd is None else annotated.crowd,
         difficult=none if annotated.difficult is None else annotated.difficult,
         warnings=tuple(_unit_warnings(annotated, annotated.size)),

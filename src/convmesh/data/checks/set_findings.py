@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from convmesh.data.checks import statistics
 from convmesh.data.checks.findings import Finding, count
 from convmesh.data.checks.scan import ScannedSplit
+from convmesh.data.formats.annotated import AnnotatedSource
 from convmesh.data.problems import Problem
 
 # More classes than this that do not occur are one finding.
@@ -58,6 +59,16 @@ def set_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterator
         problems += [*_class_problems(splits), *_max_boxes_problems(splits[0], config)]
     for problem in problems:
         yield Finding(problem, "set")
+
+
+def left_out_findings(splits: Sequence[ScannedSplit]) -> Iterator[Finding]:
+    """Yield for each split how many boxes `data.classes` leaves out: one finding for all."""
+    for split in splits:
+        if isinstance(split.source, AnnotatedSource):
+            boxes = sum(int(split.source.left_out(index).sum()) for index in split.indices)
+            what = f"leaves out {count(boxes, 'box')} of {split.name}, which are dropped"
+            if boxes:
+                yield Finding(Problem("data.classes", what, error=False), "set")
 
 
 def run_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterator[Finding]:

@@ -335,9 +335,8 @@ class AnnotatedSource(Source):
 
     def images_with_problems(self) -> list[int]:
         """Return the images for which `stated_problems` is not empty: one pass over all boxes."""
-        bad = np.array([bool(example.broken) for example in self._examples], bool)
-        bad[self._judgement.images(self._judgement.bad)] = True
-        return np.flatnonzero(bad).tolist()
+        bad = self._judgement.images(self._judgement.bad)
+        return sorted({*bad.tolist(), *self._broken()})
 
     def stated_errors(self) -> list[Problem]:
         """Return the problems of images and boxes for which training refuses the split."""
