@@ -35,15 +35,20 @@ class UsedSplit(NamedTuple):
 
 @dataclass(frozen=True)
 class RunData:
-    """The examples of a run: those to train on and those to evaluate."""
+    """The examples of a run: those to train on and those to evaluate.
+
+    dataset: that they are from, for the warnings about it; None if nothing is to be said.
+    """
 
     train: Source
     eval: Source
+    dataset: DataSet | None = None
 
 
 def open_data(config: ConfigDict) -> RunData:
     """Open both splits of a run. Raises as `open_train` and `open_eval`."""
-    return RunData(open_train(config), open_eval(config))
+    dataset = open_dataset(config)
+    return RunData(_open_train(dataset, config), _open_eval(dataset, config), dataset)
 
 
 def open_train(config: ConfigDict) -> Source:
@@ -52,7 +57,11 @@ def open_train(config: ConfigDict) -> Source:
     Raises ConfigError if the config names something that does not exist, DataError for unusable
     data.
     """
-    source = _train_part(open_dataset(config), config, training=True)
+    return _open_train(open_dataset(config), config)
+
+
+def _open_train(dataset: DataSet, config: ConfigDict) -> Source:
+    source = _train_part(dataset, config, training=True)
     _check_class_count(source, config)
     return _cached(source, config, copies=max(1, config.data.workers))
 
@@ -64,7 +73,10 @@ def open_eval(config: ConfigDict, split: str | None = None) -> Source:
     part `data.val_fraction` of the training split, which `open_train` leaves out.
     Raises ConfigError if there is no such split, DataError for unusable data.
     """
-    dataset = open_dataset(config)
+    return _open_eval(open_dataset(config), config, split)
+
+
+def _open_eval(dataset: DataSet, config: ConfigDict, split: str | None = None) -> Source:
     name = _eval_split(dataset, config)
     if split and (name or split not in VALIDATION):
         name = find_split(split, dataset.splits) or split
