@@ -46,6 +46,7 @@ class SplitLists:
         self.problems = list[Problem]()
         self.without_xml: set[str] = set()
         self.aliases: dict[str, str] = {}
+        self._lists: dict[str, str] = {}  # the name of each list in messages, by its stem
         self._by_name = by_last_part(dict.fromkeys([*files.annotations, *files.images]))
         for old, key in files.renamed.items():
             self._by_name.setdefault(last_part(old), []).append(key)
@@ -73,6 +74,7 @@ class SplitLists:
                 what = f"names {same[0]} {len(same)} times"
                 self.problems.append(Problem(name, what, error=False))
             found[file.stem] = list(keys)
+            self._lists[file.stem] = name
             # A split without any XML file, such as the test split, was published without labels.
             xml = self._files.annotations
             if file.parent.name == "DET" and any(key in xml for key in keys):
@@ -220,8 +222,7 @@ class SplitLists:
         both = [stem for stem in names if _BOTH.fullmatch(stem)]
         if len(both) == 1 and all(names[stem] == "test" for stem in others):
             what = "is used as the training split; there is no list of it alone"
-            file = f"ImageSets/Main/{both[0]}.txt"
-            self.problems.append(Problem(file, what, error=False))
+            self.problems.append(Problem(self._lists[both[0]], what, error=False))
             return {both[0]: "train"}
         alone = len(names) == 1 and not both
         return {stem: "train" for stem in names if alone and found[stem] is None}
