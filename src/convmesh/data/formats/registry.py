@@ -24,7 +24,12 @@ from convmesh.errors import ConfigError
 # Selected by `data.name` and not recognized by files, so that it has no `looks_like`.
 _BY_NAME = "tfds"
 # What the formats with boxes consist of, in messages.
-_WITH_BOXES = {"coco": "COCO annotations", "voc": "Pascal VOC XML", "yolo": "YOLO labels"}
+_WITH_BOXES = {
+    "coco": "COCO annotations",
+    "voc": "Pascal VOC XML",
+    "yolo": "YOLO labels",
+    "labelme": "LabelMe JSON",
+}
 _IF_CLASSES = "; if its folders are classes, set task to classify (recipe classify)"
 
 
