@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import equality
 import jax
@@ -161,6 +162,10 @@ CASES = [
     (3, dict(stride=2), {**FITS, "c_in": 3, "c_out": 5}),
     (1, dict(stride=2), {**ODD, "rows": 32}),
     (7, dict(stride=2), {**FITS, "batch": 6, "c_in": 3}),
+    # What a 1x1 convolution may take for a plain product.
+    (1, {}, {**FITS, **GROUPS}),
+    (1, {}, {**FITS, **DEPTHWISE}),
+    (1, dict(stride=2), {**ODD, **ODD_GROUPS}),
     # Groups: complete ones on each device, or more devices than groups, or nothing divides.
     (3, {}, {**FITS, **GROUPS}),
     (3, {}, {**ODD, **ODD_GROUPS}),
@@ -173,21 +178,30 @@ CASES = [
 ]
 
 
-def cases():
+# Every combination of kernel, stride, dilation and groups, from none to depthwise.
+TABLE = [
+    (side, dict(stride=stride, dilation=dilation), {**FITS, "c_out": 8, "groups": groups})
+    for side, stride, dilation, groups in itertools.product(
+        (1, 3, 5, 7), (1, 2), (1, 2), (1, 2, 4, 8)
+    )
+]
+
+
+def cases(table):
     """{what: (x, kernel, options)}."""
     every = {}
-    for seed, (side, options, shape) in enumerate(CASES):
+    for seed, (side, options, shape) in enumerate(table):
         batch, rows, c_in, c_out, groups = shape.values()
         x = normal(batch, rows, 6, c_in, seed=2 * seed)
         kernel = normal(*pair(side), c_in // groups, c_out, seed=2 * seed + 1)
         every[f"{side} {options} {shape}"] = x, kernel, {**options, "groups": groups}
-    assert len(every) == len(CASES)
+    assert len(every) == len(table)
     return every
 
 
-def everything(shape):
+def everything(table, shape):
     """The result and both gradients of all cases, compiled as one program for a mesh."""
-    mesh, every = equality.make_mesh(shape), cases()
+    mesh, every = equality.make_mesh(shape), cases(table)
 
     def place(array, spec):
         return jax.device_put(array, NamedSharding(mesh, spec))
@@ -213,13 +227,22 @@ def everything(shape):
 @functools.cache
 def one_device():
     with jax.enable_x64(True):
-        return everything((1, 1, 1))
+        return everything(CASES, (1, 1, 1))
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("shape", equality.ALL_LAYOUTS, ids=str)
 def test_every_op_on_every_mesh(shape):
-    equality.assert_equal(everything(shape), one_device())
+    equality.assert_equal(everything(CASES, shape), one_device())
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+def test_every_window_with_every_number_of_groups(side):
+    table = [case for case in TABLE if case[0] == side]
+    wanted = everything(table, (1, 1, 1))
+    for shape in ((2, 2, 2), (1, 2, 4)):
+        equality.assert_equal(everything(table, shape), wanted)
 
 
 @pytest.mark.parametrize(

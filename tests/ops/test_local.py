@@ -63,11 +63,15 @@ def test_any_window_is_xlas_convolution(cpu, size, kernel, stride, dilation, pad
     agree(x, rng.normal(size=(*kernel, *channels)), stride, pads, dilation, 1)
 
 
-@pytest.mark.parametrize("groups", [2, 4])
-def test_groups(groups):
+@pytest.mark.parametrize("groups", [1, 2, 4, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+def test_groups(cpu, side, stride, groups):
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 6, 6, 4)), rng.normal(size=(3, 3, 4 // groups, 8))
-    agree(x, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1), groups)
+    x, kernel = rng.normal(size=(2, 7, 8, 8)), rng.normal(size=(side, side, 8 // groups, 8))
+    for dilation in (1, 2):
+        pad = dilation * (side // 2)
+        agree(x, kernel, (stride,) * 2, ((pad, pad),) * 2, (dilation,) * 2, groups)
 
 
 @pytest.mark.parametrize(

@@ -357,6 +357,20 @@ def test_scores_below_the_threshold_are_not_valid():
         assert jax.jit(task.predict)(outputs)["valid"].sum() == n
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["class_logits", "distance_logits", "confidence_logits"])
+def test_logits_that_are_not_finite_give_no_valid_boxes(name, value):
+    outputs = quiet()
+    show(outputs, 0, point_at(12, 12), BOX, 1, class_logit=3)
+    show(outputs, 0, point_at(44, 44), [40, 40, 56, 56], 2, class_logit=2)
+    getattr(outputs, name)[0, point_at(12, 12)] = value
+    found = jax.jit(Detect(3, SIZE, score_threshold=0.0).predict)(outputs)
+    valid = found["valid"][0]
+    assert found["labels"][0, 0] == 2 and valid[0]
+    assert np.isfinite(found["boxes"][0][valid]).all()
+    assert (found["scores"][0][valid] >= 0).all() and np.isfinite(found["scores"][0][valid]).all()
+
+
 def brute_force(task, outputs, image):
     """All (point, class) pairs sorted, the candidates suppressed one by one, in numpy."""
     classes, confidence = (

@@ -42,7 +42,8 @@ def local_conv(
 
 def _forward(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     stride, padding, dilation, groups = window
-    if kernel.shape[:2] == (1, 1) and stride == (1, 1) and padding == ((0, 0), (0, 0)):
+    unpadded = stride == (1, 1) and padding == ((0, 0), (0, 0))
+    if kernel.shape[:2] == (1, 1) and unpadded and groups == 1:
         return _product(x, kernel[0, 0], ((3,), (0,)))
     return lax.conv_general_dilated(
         x,

@@ -130,20 +130,31 @@ class Detect(Task):
             distance_logits: jax.Array, class_logits: jax.Array, confidence_logits: jax.Array
         ) -> dict[str, jax.Array]:
             boxes = self.boxes(distance_logits)
-            return jax.vmap(self._decode)(boxes, class_logits, confidence_logits)
+            finite = jnp.isfinite(distance_logits).all((-2, -1))
+            return jax.vmap(self._decode)(boxes, finite, class_logits, confidence_logits)
 
         return mesh.per_example(decode_images)(
             outputs.distance_logits, outputs.class_logits, outputs.confidence_logits
         )
 
     def _decode(
-        self, boxes: jax.Array, class_logits: jax.Array, confidence_logits: jax.Array
+        self,
+        boxes: jax.Array,
+        finite: jax.Array,
+        class_logits: jax.Array,
+        confidence_logits: jax.Array,
     ) -> dict[str, jax.Array]:
-        """Detections of one image. The score is sqrt(class x box confidence)."""
+        """Detections of one image. The score is sqrt(class x box confidence).
+
+        finite: bool [points], of the box; a point whose logits are not finite gives no detection.
+        """
         class_p, confidence = jax.nn.sigmoid(class_logits), jax.nn.sigmoid(confidence_logits)
         if not self.box_confidence:
             confidence = class_p.max(axis=1)
+        else:
+            finite = finite & jnp.isfinite(confidence_logits)
         scores = jnp.sqrt(class_p * confidence[:, None]) if self.box_confidence else class_p
+        scores = jnp.where(finite[:, None] & jnp.isfinite(class_logits), scores, -1)
         # Exact: each of the k best pairs is at one of the k points with the best class scores.
         _, best = lax.top_k(scores.max(axis=1), min(self.candidates, scores.shape[0]))
         k = min(self.candidates, best.size * self.classes)

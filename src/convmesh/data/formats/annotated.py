@@ -293,6 +293,12 @@ class AnnotatedSource(Source):
         kept = self._judgement.kept[self._judgement.of_image(index)] & (not example.broken)
         return example.labels[kept & ~example.ignored(training=False)]
 
+    def stated_truth(self, index: int) -> bytes:
+        """Return the boxes, labels and ignored regions that the files state for image `index`."""
+        example = self._examples[index]
+        ignored = example.ignored(training=False)
+        return b"".join(array.tobytes() for array in (example.boxes, example.labels, ignored))
+
     def stated_bad(self, index: int) -> np.ndarray:
         """Return bool [n]: the boxes of image `index` that its files show to be bad."""
         return self._judgement.bad[self._judgement.of_image(index)]
