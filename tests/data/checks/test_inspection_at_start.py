@@ -159,10 +159,13 @@ def test_a_doubtful_label_is_said_where_sizes_are_stated(root, unopened):
 
 
 def test_boxes_that_the_config_leaves_out_are_one_line(root, unopened):
-    zero_area(root)
+    write(root, "c", [DOG, CAT, ("cat", 5, 5, 5, 9), DOG])
+    area = "(5, 5, 5, 9) has no area in the image of 30 x 20 (dropped)"
     assert warnings(config_for(root, classes=("cat",), on_bad_box="drop"))[1:] == [
+        "  bad boxes: 1",
+        f"    Annotations/c.xml: {area}: object 3",
         "  about the data set: 2",
-        "    data.classes: leaves out 3 boxes of train, which are dropped",
+        "    data.classes: leaves out 4 boxes of train, which are dropped",
         "    data.classes: leaves out 1 box of test, which are dropped",
     ]
 

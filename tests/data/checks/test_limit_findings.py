@@ -1,5 +1,6 @@
 """`check-data` refuses what training refuses because too much is bad, and warns of the rest."""
 
+import cv2
 import pytest
 from voc_sets import CAT, DOG, config_for, lists, noise, write
 
@@ -71,3 +72,16 @@ def test_too_many_missing_images_are_refused_and_unreadable_ones_a_warning(tmp_p
         open_data(config)
     config.data.on_bad_example = "fail"
     assert limits(config) == []
+
+
+def test_only_drop_is_advised_for_class_ids_that_do_not_exist(tmp_path):
+    """`data.classes` is not set, so nothing is left out; the labels are numbers."""
+    (tmp_path / "images/train").mkdir(parents=True)
+    (tmp_path / "labels/train").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("cat\n")
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"images/train/{i}.png"), noise(i))
+        (tmp_path / f"labels/train/{i}.txt").write_text(f"{i} 0.5 0.5 0.2 0.2\n")
+    verdict = inspect(config_for(tmp_path, on_bad_box="clip")).verdict()
+    assert verdict.endswith("would be refused; fix them, or set data.on_bad_box to drop")
+    assert not inspect(config_for(tmp_path, on_bad_box="drop")).refused
