@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,17 @@ from typing import Any
 import numpy as np
 
 from convmesh.data.documents import read_json
+from convmesh.data.formats.coco_values import (
+    LARGEST_AREA,
+    Invalid,
+    read_box,
+    read_crowd,
+    read_id,
+    read_integer,
+    read_number,
+    read_size,
+    read_text,
+)
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
@@ -111,9 +121,9 @@ def _read_images(entries: list, file: str, problems: list[Problem]) -> list[Coco
     for i, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict):
-                raise _Invalid("is not an object")
-            image = CocoImage(_id(entry, "id"), _text(entry, "file_name"), _size(entry))
-        except _Invalid as error:
+                raise Invalid("is not an object")
+            image = CocoImage(read_id(entry, "id"), read_text(entry, "file_name"), read_size(entry))
+        except Invalid as error:
             problems.append(Problem(file, str(error), f"images[{i}]"))
             continue
         if image.image_id in by_id:
@@ -136,9 +146,9 @@ def _read_categories(
     for i, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict):
-                raise _Invalid("is not an object")
-            number, name = _integer(entry, "id"), _text(entry, "name")
-        except _Invalid as error:
+                raise Invalid("is not an object")
+            number, name = read_integer(entry, "id"), read_text(entry, "name")
+        except Invalid as error:
             problems.append(Problem(file, str(error), f"categories[{i}]"))
             continue
         if found.setdefault(number, name) != name:
@@ -168,7 +178,7 @@ def _read_boxes(
     for i, entry in enumerate(entries):
         try:
             rows.append(_read_box(entry, indices))
-        except _Invalid as error:
+        except Invalid as error:
             problems.append(Problem(file, str(error), _location(entry, i)))
             continue
         ids.append(entry.get("id", f"at index {i}"))
@@ -189,19 +199,19 @@ def _read_boxes(
 def _read_box(entry: Any, indices: dict[int | str, int]) -> tuple:
     """Return index of the image, category id, x, y, width, height, area and crowd flag of an entry.
 
-    indices: of the images by their id. Raises _Invalid.
+    indices: of the images by their id. Raises Invalid.
     """
     if not isinstance(entry, dict):
-        raise _Invalid("is not an object")
-    image = indices.get(_id(entry, "image_id"))
+        raise Invalid("is not an object")
+    image = indices.get(read_id(entry, "image_id"))
     if image is None:
-        raise _Invalid(f"image_id {entry['image_id']!r} is not the id of an image")
-    box, crowd = _box(entry), _crowd(entry)
+        raise Invalid(f"image_id {entry['image_id']!r} is not the id of an image")
+    box, crowd = read_box(entry), read_crowd(entry)
     area = entry.get("area")
-    area = box[2] * box[3] if area is None else _number(area, "area")
-    if not abs(area) < _LARGEST_AREA and np.isfinite(box).all():
-        raise _Invalid(f"area {area!r} is not a number of square pixels")
-    return image, _integer(entry, "category_id"), *box, area, crowd
+    area = box[2] * box[3] if area is None else read_number(area, "area")
+    if not abs(area) < LARGEST_AREA and np.isfinite(box).all():
+        raise Invalid(f"area {area!r} is not a number of square pixels")
+    return image, read_integer(entry, "category_id"), *box, area, crowd
 
 
 def _location(entry: Any, i: int) -> str:
@@ -228,85 +238,3 @@ def _duplicate_ids(ids: list, file: str) -> list[Problem]:
         for number, count in counts.items()
         if count > 1
     ]
-
-
-# Single values. Numbers in quotes are rejected: the tool that wrote them may mean something else.
-
-
-class _Invalid(Exception):
-    """A value is missing or has the wrong type; the message names its key."""
-
-
-def _id(entry: dict, field: str) -> int | str:
-    value = entry.get(field)
-    if type(value) in (int, str):
-        return value  # type: ignore[return-value]
-    raise _Invalid(f"has no {field}" if value is None else f"{field}: {value!r} is not an id")
-
-
-def _text(entry: dict, field: str) -> str:
-    value = entry.get(field)
-    if isinstance(value, str) and value:
-        return value
-    raise _Invalid(f"has no {field}" if value is None else f"{field}: {value!r} is not text")
-
-
-def _integer(entry: dict, field: str) -> int:
-    value = entry.get(field)
-    if type(value) is int and abs(value) < 2**53:
-        return value
-    raise _Invalid(f"has no {field}" if value is None else f"{field}: {value!r} is not an integer")
-
-
-def _number(value: Any, field: str) -> float:
-    if type(value) not in (int, float) or abs(value) > _LARGEST:
-        raise _Invalid(f"{field}: {value!r} is not a number")
-    return value
-
-
-def _size(entry: dict) -> tuple[int, int] | None:
-    """Return the stated (height, width); None if it is missing or 0, which means unknown."""
-    sides = []
-    for field in ("height", "width"):
-        value = entry.get(field)
-        if value is not None and not (0 <= _number(value, field) < 2**31 and value == int(value)):
-            raise _Invalid(f"{field}: {value!r} is not a number of pixels")
-        sides.append(int(value or 0))
-    return (sides[0], sides[1]) if all(sides) else None
-
-
-def _crowd(entry: dict) -> bool:
-    value = entry.get("iscrowd")
-    if value not in (0, 1, None):
-        raise _Invalid(f"iscrowd: {value!r} is neither 0 nor 1")
-    return bool(value)
-
-
-_NO_BOX = (float("nan"),) * 4
-_NUMBERS = frozenset((int, float))
-_LARGEST_AREA = 1e30  # float32 can hold it
-_LARGEST = 1e300  # JSON may contain infinity, and integers of thousands of digits
-
-
-def _box(entry: dict) -> Sequence[float]:
-    """Return x, y, width, height: `bbox`, else of the polygons; NaN if the entry has neither."""
-    box = entry.get("bbox")
-    if box:
-        if not isinstance(box, list) or len(box) != 4:
-            raise _Invalid(f"bbox: {box!r} is not [x, y, width, height]")
-        if not _NUMBERS.issuperset(map(type, box)):
-            raise _Invalid(f"bbox: {box!r} contains a value that is not a number")
-        if any(abs(value) > _LARGEST for value in box):
-            raise _Invalid("bbox: contains a number that is too large")
-        return box
-    if box is not None and box != []:
-        raise _Invalid(f"bbox: {box!r} is not [x, y, width, height]")
-    outline = entry.get("segmentation")
-    if not outline or not isinstance(outline, list):  # decoding a mask is not supported
-        return _NO_BOX
-    values = [part for part in outline if isinstance(part, list) and len(part) % 2 == 0]
-    if len(values) != len(outline) or any(len(part) < 6 for part in values):
-        raise _Invalid("segmentation: contains a value that is not a polygon, and there is no bbox")
-    points = [_number(value, "segmentation") for part in values for value in part]
-    x, y = points[::2], points[1::2]
-    return min(x), min(y), max(x) - min(x), max(y) - min(y)

@@ -1,0 +1,149 @@
+"""The files of a COCO data set: one JSON file for each split, and the folders of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from convmesh.data.formats import split_names
+from convmesh.data.formats.split_names import VALIDATION
+from convmesh.errors import ConfigError
+
+# Names of JSON files outside of ROOT/annotations.
+_OUTSIDE = ("_annotations.coco.json", "annotations.json", "labels.json", "result.json", "coco.json")
+# COCO's own files without boxes, or with boxes of persons only.
+_OTHERS = ("person_keypoints_", "captions_", "panoptic_", "stuff_", "image_info_")
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """A JSON file.
+
+    split: name of its split. alias: the same with the year. wanted: the run needs this file.
+    used: the run reads it, because it needs it, or as the test split if there is no validation
+    split. images: the folder of its images, if the config names it.
+    """
+
+    path: Path
+    split: str
+    alias: str
+    wanted: bool = True
+    used: bool = True
+    images: Path | None = None
+
+
+def annotation_files(root: Path, config: ConfigDict) -> list[AnnotationFile]:
+    """Return the files of the splits: those named in the config, then those found.
+
+    Raises ConfigError for a file or folder of the config that does not exist.
+    """
+    data = config.data
+    given = []
+    for key, split in (("train", data.train_split), ("eval", data.eval_split or "val")):
+        name = data[f"{key}_annotations"]
+        if name:
+            path = root / Path(name).expanduser()
+            if not path.is_file():
+                raise ConfigError(f"data.{key}_annotations: {path} is not a file")
+            given.append(
+                AnnotationFile(path, split, split, images=_given_images(root, config, key))
+            )
+    if len(given) == 2:
+        return given
+    taken = {file.path.resolve() for file in given} | {file.split for file in given}
+    if data.eval_annotations and not data.eval_split:
+        # The named file is the validation split; do not evaluate another one that is found.
+        taken |= set(VALIDATION) - {data.train_split}
+    found = [
+        file
+        for file in find_files(root, data.train_split, strict=False)
+        if file.path.resolve() not in taken and not {file.split, file.alias} & taken
+    ]
+    validated = not {file.split for file in [*given, *found]}.isdisjoint(VALIDATION)
+    fallback = "" if data.eval_split or validated else "test"
+    return given + [_with_use(file, root, config, fallback) for file in found]
+
+
+def _with_use(
+    file: AnnotationFile, root: Path, config: ConfigDict, fallback: str
+) -> AnnotationFile:
+    """Return a found file with what the run needs it for; fallback: a split it may evaluate."""
+    names = {file.split, file.alias}
+    trained = config.data.train_split in names
+    evaluated = not names.isdisjoint(split_names.evaluated_names(config))
+    wanted = trained or evaluated
+    images = _given_images(root, config, "train" if trained else "eval") if wanted else None
+    return replace(file, wanted=wanted, used=wanted or file.split == fallback, images=images)
+
+
+def _given_images(root: Path, config: ConfigDict, key: str) -> Path | None:
+    name = config.data[f"{key}_images"]
+    if not name:
+        return None
+    path = root / Path(name).expanduser()
+    if not path.is_dir():
+        raise ConfigError(f"data.{key}_images: {path} is not a folder")
+    return path
+
+
+def find_files(root: Path, train_split: str, strict: bool) -> list[AnnotationFile]:
+    """Return the annotation files in `root`; `strict`: outside of annotations by known names."""
+    folder = root / "annotations"
+    names = _names_with_boxes(folder)
+    if names:
+        return _files_by_name(folder, names, train_split)
+    in_folders = [
+        AnnotationFile(path, top.name, top.name)
+        for top in sorted(root.iterdir())
+        if top.is_dir() and not top.name.startswith(".")
+        for path in [next((top / name for name in _OUTSIDE if (top / name).is_file()), None)]
+        if path is not None
+    ]
+    if len(in_folders) == 1 and not split_names.find_in(in_folders[0].split):
+        in_folders = [replace(in_folders[0], split=train_split)]
+    if in_folders:
+        return in_folders
+    names = _names_with_boxes(root)
+    sure = [n for n in names if n in _OUTSIDE or "coco" in n or n.startswith("instances_")]
+    return _files_by_name(root, sure or ([] if strict else names), train_split)
+
+
+def _names_with_boxes(folder: Path) -> list[str]:
+    """Return the names of the JSON files in `folder` that may contain boxes."""
+    names = sorted(path.name for path in folder.glob("*.json"))
+    return [name for name in names if not name.startswith((*_OTHERS, "."))]
+
+
+def _files_by_name(folder: Path, names: Sequence[str], train_split: str) -> list[AnnotationFile]:
+    """Return the files `names` with the splits that their names contain."""
+    splits, aliases = [], []
+    for name in names:
+        stem = name.removesuffix(".json").removeprefix("instances_")
+        found = split_names.find_in(stem.lower())
+        splits.append(found.split if found else stem)
+        aliases.append(found.with_year if found else stem)
+    if len(names) == 1 and not split_names.find_in(names[0].removesuffix(".json").lower()):
+        splits = [train_split]
+    if len(set(splits)) < len(splits):  # train2014 and train2017
+        splits = aliases
+    if len(set(splits)) < len(splits):
+        splits = [name.removesuffix(".json") for name in names]
+    return [
+        AnnotationFile(folder / name, split, alias)
+        for name, split, alias in zip(names, splits, aliases, strict=True)
+    ]
+
+
+def image_folders(root: Path, file: AnnotationFile) -> list[Path]:
+    """Return the folders that may hold the images of a split, the most likely first."""
+    # Sorted only to keep a fixed order, should several folders hold the same names.
+    names = dict.fromkeys((file.alias, file.split, *sorted(split_names.same_split(file.split))))
+    parent = file.path.parent
+    candidates = [top / name for name in names for top in (root, root / "images")]
+    if parent not in (root, root / "annotations"):
+        candidates = [parent, parent / "data", parent / "images"]
+    folders = [*candidates, root / "images", root / "data", parent, root]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
