@@ -4,59 +4,27 @@ import json
 import math
 import os
 
-import cv2
 import numpy as np
 import pytest
+from coco_files import (
+    CATEGORIES,
+    box,
+    config,
+    image,
+    picture,
+    simple,
+    stated,
+    warnings,
+    write,
+)
 from PIL import Image
 
-from convmesh.config import defaults
 from convmesh.data.checks.inspection import inspect
 from convmesh.data.formats import coco
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.registry import find_format, open_dataset
 from convmesh.data.splits import open_eval, open_train
 from convmesh.errors import ConfigError, DataError
-
-CATEGORIES = [{"id": 7, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "cat"}]
-
-
-def picture(path, size=(20, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.zeros((*size, 3), np.uint8))
-
-
-def image(number, name, **fields):
-    return {"id": number, "file_name": name, "height": 20, "width": 30} | fields
-
-
-def box(number, image_id, xywh=(1, 2, 3, 4), category_id=7, **fields):
-    made = {"id": number, "image_id": image_id, "bbox": list(xywh), "category_id": category_id}
-    return made | fields
-
-
-def write(path, images=(), boxes=(), categories=CATEGORIES):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"images": list(images), "annotations": list(boxes), "categories": categories}
-    path.write_text(json.dumps(document))
-
-
-def simple(root, **fields):
-    """A set of one image with one box; the fields given replace those of the box."""
-    picture(root / "train" / "a.jpg")
-    write(root / "annotations" / "train.json", [image(1, "a.jpg")], [box(1, 1, **fields)])
-    return root
-
-
-def config(root, **data):
-    made = defaults("detect")
-    made.data.root = str(root)
-    made.data.val_fraction, made.data.cache = 0.0, "false"
-    made.data.update(data)
-    return made
-
-
-def warnings(dataset):
-    return [str(problem) for problem in dataset.problems if not problem.error]
 
 
 def test_cocos_own_files_and_folders(tmp_path):
@@ -132,10 +100,11 @@ def test_a_name_found_by_its_last_part_is_reported_and_must_be_unique(tmp_path):
     picture(tmp_path / "images" / "x" / "a.jpg")
     write(tmp_path / "result.json", [image(1, "upload/a.jpg")])
     assert warnings(open_dataset(config(tmp_path))) == [
-        "result.json: 1 images found only by the last part of their names, such as upload/a.jpg"
+        "result.json: images found only by the last part of their names: 1, such as upload/a.jpg"
+        " (x/a.jpg)"
     ]
     picture(tmp_path / "images" / "y" / "a.jpg")
-    with pytest.raises(DataError, match="upload/a.jpg not found in images, "):
+    with pytest.raises(DataError, match="upload/a.jpg is there 2 times: images/x/a.jpg, im"):
         open_train(config(tmp_path))
 
 
@@ -549,10 +518,6 @@ def test_any_json_file_may_be_coco_for_a_detector_only(tmp_path):
     assert find_format(made) == "coco"
     made.task = "classify"
     assert find_format(made) == "folder"
-
-
-def stated(root, **fields):
-    return open_dataset(config(simple(root, **fields))).unchecked("train").annotated(0)
 
 
 def test_a_changed_file_is_read_again_even_if_its_time_or_its_length_is_the_same(tmp_path):

@@ -9,7 +9,7 @@ sorted by id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +20,16 @@ from convmesh.data.documents import path_inside
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSet, Numbered
 from convmesh.data.formats.coco_categories import merge_categories, select_classes
 from convmesh.data.formats.coco_file import CocoFile, CocoImage, NotCoco, read_coco
-from convmesh.data.formats.coco_images import ImageFinder
-from convmesh.data.formats.coco_layout import AnnotationFile, annotation_files, find_files
+from convmesh.data.formats.coco_images import ImageFinder, Listing
+from convmesh.data.formats.coco_layout import (
+    AnnotationFile,
+    annotation_files,
+    files_without_boxes,
+    find_files,
+)
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import name_from, root_folder
+from convmesh.data.images import SUFFIXES
 from convmesh.data.problems import Problem, raise_errors
 from convmesh.errors import DataError
 
@@ -42,11 +48,13 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
         raise_errors(problems)
         raise DataError(f"{parsed[0].name}: no categories, so no classes")
     classes, ids = select_classes(categories, tuple(config.data.classes))
-    splits, listings = {}, dict[Path, list[str]]()
+    splits, finders, listings = {}, dict[str, ImageFinder](), dict[Path, Listing]()
     for file, content in zip(files, parsed, strict=True):
         finder = ImageFinder(root, file, [image.file_name for image in content.images], listings)
         splits[file.split], found = _examples(content, finder, categories, ids)
-        problems += _of_split(file.split, found)
+        problems += _of_split(file.split, [*finder.warnings(content.name), *found])
+        finders[file.split] = finder
+    problems += _unlisted(finders)
     aliases = {file.alias: file.split for file in files if file.alias not in splits}
     return AnnotatedSet(config, splits, classes, ids, problems, aliases)
 
@@ -91,9 +99,11 @@ def _read_files(
         parsed.append(content)
         problems += _of_split(file.split, content.problems)
     if not files:
+        others = [name_from(root, path) for path in files_without_boxes(root)]
+        hint = f"; {', '.join(others[:3])}: without boxes, or of persons only" if others else ""
         raise DataError(
             f"{root}: no COCO annotations; expected annotations/*.json or"
-            " SPLIT/_annotations.coco.json, or data.train_annotations set"
+            f" SPLIT/_annotations.coco.json, or data.train_annotations set{hint}"
         )
     return files, parsed, problems
 
@@ -107,11 +117,6 @@ def _examples(
 ) -> tuple[list[AnnotatedImage], list[Problem]]:
     """Return the images of a split, and the problems of their file names."""
     problems = list[Problem]()
-    searched = ", ".join(name_from(finder.root, folder) for folder in finder.searched)
-    if finder.by_last_part:
-        count, first = len(finder.by_last_part), finder.by_last_part[0]
-        what = f"{count} images found only by the last part of their names, such as {first}"
-        problems.append(Problem(parsed.name, what, error=False))
     labels = _labels(parsed.category, ids)
     taken: dict[str, str] = {}
     examples = []
@@ -119,7 +124,7 @@ def _examples(
         path = finder.get(image.file_name)
         broken = ""
         if path is None:
-            broken = _missing(image, finder.root, searched)
+            broken = _missing(image, finder)
         elif taken.setdefault(path, image.file_name) != image.file_name:
             what = f"{taken[path]} and {image.file_name} are the same image, {path}"
             problems.append(Problem(parsed.name, what))
@@ -148,14 +153,32 @@ def _examples(
     return examples, problems
 
 
-def _missing(image: CocoImage, root: Path, searched: str) -> str:
+def _missing(image: CocoImage, finder: ImageFinder) -> str:
     """Return the message for an image whose file was not found."""
     try:
-        path_inside(root, image.file_name, f"image {image.image_id}")
+        path_inside(finder.root, image.file_name, f"image {image.image_id}")
     except DataError as error:
         return str(error)
-    what = f"image {image.image_id}: {image.file_name} not found in {searched}"
-    return f"{what}; if it is elsewhere, set data.train_images or data.eval_images"
+    return f"image {image.image_id}: {finder.why_missing(image.file_name)}"
+
+
+def _unlisted(finders: Mapping[str, ImageFinder]) -> list[Problem]:
+    """Return a warning for each split whose folder, which is its own, has images not in its file.
+
+    In a folder of several splits they may be of one that has no file.
+    """
+    problems = []
+    for split, finder in finders.items():
+        folder = finder.folder.resolve()
+        others = (other.folder.resolve() for name, other in finders.items() if name != split)
+        if any(folder.is_relative_to(one) or one.is_relative_to(folder) for one in others):
+            continue
+        unlisted = finder.unlisted(SUFFIXES)
+        if unlisted:
+            what = f"images that no annotations list: {len(unlisted)}, such as {unlisted[0]}"
+            where = name_from(finder.root, finder.folder)
+            problems.append(Problem(where, what, error=False, split=split))
+    return problems
 
 
 def _labels(category: np.ndarray, ids: Sequence[int]) -> np.ndarray:
