@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from convmesh.data.documents import path_inside
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSet, Numbered
-from convmesh.data.formats.coco_categories import merge_categories, select_classes
+from convmesh.data.formats.coco_categories import merge_categories, select_classes, shifted_ids
 from convmesh.data.formats.coco_file import CocoFile, CocoImage, NotCoco, read_coco
 from convmesh.data.formats.coco_images import ImageFinder, Listing
 from convmesh.data.formats.coco_layout import (
@@ -52,7 +52,8 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
     for file, content in zip(files, parsed, strict=True):
         finder = ImageFinder(root, file, [image.file_name for image in content.images], listings)
         splits[file.split], found = _examples(content, finder, categories, ids)
-        problems += _of_split(file.split, [*finder.warnings(content.name), *found])
+        found = [*shifted_ids(content, categories), *finder.warnings(content.name), *found]
+        problems += _of_split(file.split, found)
         finders[file.split] = finder
     problems += _unlisted(finders)
     aliases = {file.alias: file.split for file in files if file.alias not in splits}
@@ -97,7 +98,8 @@ def _read_files(
             continue
         files.append(file)
         parsed.append(content)
-        problems += _of_split(file.split, content.problems)
+        boxless = _boxless(content, config.data.on_bad_box == "fail")
+        problems += _of_split(file.split, [*boxless, *content.problems])
     if not files:
         others = [name_from(root, path) for path in files_without_boxes(root)]
         hint = f"; {', '.join(others[:3])}: without boxes, or of persons only" if others else ""
@@ -106,6 +108,19 @@ def _read_files(
             f" SPLIT/_annotations.coco.json, or data.train_annotations set{hint}"
         )
     return files, parsed, problems
+
+
+def _boxless(content: CocoFile, refused: bool) -> list[Problem]:
+    """Return a problem for what annotations have instead of boxes; refused: it is an error."""
+    return [
+        Problem(
+            content.name,
+            f"annotations with {what} and no bbox: {count} of {len(content.boxes)}, such as"
+            f" annotation {first}; only boxes are read, add bbox",
+            error=refused,
+        )
+        for what, (count, first) in content.boxless
+    ]
 
 
 def _of_split(split: str, problems: Iterable[Problem]) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,19 @@ def merge_categories(
             problems.append(Problem(unused.file_name, what, split=unused.file.split))
         problems += _remove_duplicates(used or numbers, found, with_boxes[bool(used)])
     return {number: found[number].name for number in sorted(found)}
+
+
+def shifted_ids(content: CocoFile, categories: Mapping[int, str]) -> list[Problem]:
+    """Return an error if the categories of all boxes would be known if their ids were 1 off."""
+    used = np.unique(content.category).tolist()
+    if all(number in categories for number in used):
+        return []
+    for shift in (-1, 1):
+        if all(number + shift in categories for number in used):
+            what = f"category_id goes from {used[0]} to {used[-1]}, but the ids of categories from"
+            what += f" {min(categories)} to {max(categories)}: counted from different numbers?"
+            return [Problem(content.name, f"{what} Correct one of them")]
+    return []
 
 
 def _affected_split(file: AnnotationFile) -> str:
