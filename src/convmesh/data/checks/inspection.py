@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from convmesh.data.checks import statistics
 from convmesh.data.checks.box_findings import duplicate_box_findings, label_findings
-from convmesh.data.checks.findings import POLICY_KINDS, Finding, Inspection, merge_unit_warnings
+from convmesh.data.checks.findings import POLICY_KINDS, Finding, Inspection, merge_warnings
 from convmesh.data.checks.scan import ScannedExample, ScannedSplit, scan
 from convmesh.data.checks.set_findings import duplicate_image_findings, set_findings
 from convmesh.data.formats.annotated import AnnotatedSet
@@ -24,8 +24,8 @@ from convmesh.data.record import DataSet, Source
 from convmesh.data.splits import used_splits
 from convmesh.errors import DataError
 
-# More unit warnings than this in one split are merged into one.
-MAX_UNIT_WARNINGS = 10
+# More warnings of a kind than this in one split are merged into one.
+MAX_WARNINGS = {"units": 10, "depth": 1}
 
 
 def inspect(
@@ -60,7 +60,7 @@ def inspect(
         *duplicate_image_findings(splits),
         *set_findings(splits, summary, config),
     ]
-    findings = merge_unit_warnings(findings, splits, MAX_UNIT_WARNINGS)
+    findings = merge_warnings(findings, splits, MAX_WARNINGS)
     findings.sort(key=lambda finding: finding.problem.file)
     source = {"format": find_format(config), "data": config.data.name or config.data.root}
     return Inspection(findings, source | summary, classes, splits)
