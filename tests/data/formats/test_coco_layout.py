@@ -5,7 +5,7 @@ from coco_files import box, config, image, picture, warnings, write
 
 from convmesh.data.formats.registry import find_format, open_dataset
 from convmesh.data.splits import open_eval, open_train
-from convmesh.errors import DataError
+from convmesh.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,15 @@ def test_cocos_files_of_persons_are_named_if_there_are_no_others(tmp_path):
     said = "annotations/person_keypoints_train2017.json: without boxes, or of persons only"
     with pytest.raises(DataError, match=said):
         open_dataset(config(tmp_path, format="coco"))
+
+
+def test_paths_of_the_config_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    picture(tmp_path / "pictures" / "a.jpg")
+    write(tmp_path / "mine.json", [image(1, "a.jpg")], [box(1, 1)])
+    keys = {"train_annotations": "~/mine.json", "train_images": "~/pictures"}
+    made = config("~", **keys)
+    assert len(open_train(made)[0].boxes) == 1
+    made.data.train_annotations = "~nobody_of_this_name/mine.json"
+    with pytest.raises(ConfigError, match="data.train_annotations: .*is not a file"):
+        open_train(made)

@@ -48,7 +48,7 @@ def annotation_files(root: Path, config: ConfigDict) -> list[AnnotationFile]:
     for key, split in (("train", data.train_split), ("eval", data.eval_split or "val")):
         name = data[f"{key}_annotations"]
         if name:
-            path = root / Path(name).expanduser()
+            path = root / Path(os.path.expanduser(name))
             if not path.is_file():
                 raise ConfigError(f"data.{key}_annotations: {path} is not a file")
             given.append(
@@ -86,7 +86,7 @@ def _given_images(root: Path, config: ConfigDict, key: str) -> Path | None:
     name = config.data[f"{key}_images"]
     if not name:
         return None
-    path = root / Path(name).expanduser()
+    path = root / Path(os.path.expanduser(name))
     if not path.is_dir():
         raise ConfigError(f"data.{key}_images: {path} is not a folder")
     return path

@@ -360,7 +360,7 @@ def _find_builder(name: str, root: str) -> Any:
     if base == OWN_SET:
         from convmesh.data.digit_scenes import builder as digit_scenes
 
-        return digit_scenes.prepare(variant or "full", root or None)
+        return digit_scenes.prepare(variant or "full", os.path.expanduser(root) or None)
     data_dir = os.path.expanduser(root or str(constants.DATA_DIR))
     try:
         # From the files, not from the builder's code, which imports TensorFlow in stock data sets.
