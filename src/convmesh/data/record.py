@@ -21,7 +21,7 @@ from convmesh.errors import DataError
 class BadExample(DataError):
     """An image cannot be read or has no usable label; `data.on_bad_example = skip` skips it.
 
-    A skipped example has weight 0 in training and evaluation, and is counted.
+    In training another example takes its place, in evaluation it has weight 0; it is counted.
     """
 
 
@@ -42,7 +42,8 @@ class Record:
     crowd: bool [n], True for a region to ignore instead of an object.
     area: float32 [n], square pixels of the object outlines, by which COCO separates small objects
       from large; None: use the areas of the boxes.
-    bad_boxes: number of boxes that were dropped or clipped to make this record.
+    bad_boxes: number of boxes that were dropped or clipped to make this record. dropped_boxes: of
+      these, those dropped. left_out_boxes: of these, those whose class `data.classes` leaves out.
     """
 
     image: np.ndarray
@@ -54,6 +55,8 @@ class Record:
     crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     area: np.ndarray | None = None
     bad_boxes: int = 0
+    dropped_boxes: int = 0
+    left_out_boxes: int = 0
 
 
 class Source(ABC):

@@ -54,7 +54,7 @@ class Run:
         self.state: TrainState
         self.start_step = self.step = 0
         self.pending_evaluation = False
-        self.counts = DataCounts()
+        self.counts = self.own_counts = DataCounts()
         self._finish_reason: str | None = None
         self._eval_note = ""
         self._pending_metrics: tuple[int, Mapping[str, Any]] | None = None
@@ -216,6 +216,7 @@ class Run:
                 before = time.perf_counter()
                 batch = next(batches)
                 self._waited = time.perf_counter() - before
+                self.own_counts = batches.counts
                 for hook in self.hooks:
                     hook.on_batch(self, self.step + 1, batch)
                 yield self.step + 1, batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from convmesh.errors import ConfigError
 # Folders of JSON files, and the names of such files elsewhere, in lower case.
 _FOLDERS = ("annotations", "annotation")
 _OUTSIDE = ("_annotations.coco.json", "annotations.json", "labels.json", "result.json", "coco.json")
+# What the names of such files contain in the folder of a split, where others may lie.
+_LIKELY = re.compile(r"annot|label|box|object|detect|train|val|test")
 # COCO's own files without boxes, or with boxes of persons only.
 _OTHERS = ("person_keypoints_", "captions_", "panoptic_", "stuff_", "image_info_")
 
@@ -114,7 +117,7 @@ def _files_in_folders(root: Path, train_split: str, strict: bool) -> list[Annota
         if path is None and split_names.parse(top.name):
             names = _names_with_boxes(top)
             sure = [name for name in names if _is_surely_coco(name)]
-            likely = sure or ([] if strict else names)
+            likely = sure or [name for name in names if not strict and _LIKELY.search(name.lower())]
             path = top / likely[0] if len(likely) == 1 else None
         if path is not None:
             found[top.name] = path

@@ -126,6 +126,7 @@ class TfdsSource(Source):
             crowd=checked.crowd,
             area=checked.area,
             bad_boxes=checked.bad,
+            dropped_boxes=checked.dropped,
         )
 
     def stored_bits(self, index: int) -> int:
