@@ -4,7 +4,8 @@ import argparse
 
 import pytest
 
-from convmesh.cli.flags import Flag, add_flags, fraction, non_negative_int, positive_int
+from convmesh.cli.commands import COMMANDS
+from convmesh.cli.flags import Flag, add_flags, file_path, fraction, non_negative_int, positive_int
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,18 @@ def test_a_value_is_converted_or_refused(parse, good, bad):
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=f"got '{text}', wanted a"):
             parse(text)
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ("~/runs/a", "~", "runs/~a", "~nobody_of_this_name/a", "")
+    assert [file_path(text) for text in given] == ["/home/me/runs/a", "/home/me", *given[2:]]
+
+
+def test_every_path_of_a_command_may():
+    flags = [flag for command in COMMANDS.values() for flag in command.flags]
+    paths = [flag for flag in flags if flag.metavar in ("DIR", "FILE", "OUT", "PATH")]
+    assert len(paths) > 10 and all(flag.parse is file_path for flag in paths)
 
 
 def parser(*flags):

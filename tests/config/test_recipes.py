@@ -252,3 +252,9 @@ def test_a_packaged_recipe_is_suggested_before_a_file(tmp_path, monkeypatch, ref
     monkeypatch.chdir(tmp_path)
     (tmp_path / "detekt.py").touch()
     assert refused(cfg.load_config, "detect_").endswith("; did you mean detect?")
+
+
+def test_a_recipe_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("")
+    assert recipes.find_recipe("~/mine.py") == tmp_path / "mine.py"

@@ -1,6 +1,7 @@
 import io
 import os
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -112,6 +113,84 @@ def test_an_animation_gives_its_first_frame():
     first, second = Image.new("RGB", (8, 6), (255, 0, 0)), Image.new("RGB", (8, 6), (0, 0, 255))
     data = encoded(first, "GIF", save_all=True, append_images=[second])
     assert (images.decode(data, "a") == (255, 0, 0)).all()
+
+
+def test_an_animation_with_an_image_of_its_own_gives_that_image():
+    colours = [(255, 0, 0), (0, 0, 255), (0, 255, 0)]
+    still, *frames = [Image.new("RGB", (8, 6), colour) for colour in colours]
+    for default_image in (True, False):
+        options = {"save_all": True, "append_images": frames, "default_image": default_image}
+        assert (images.decode(encoded(still, "PNG", **options), "a") == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("largest, times", [(65535, 1), (4095, 16), (1023, 64)])
+def test_a_pgm_of_16_bits_is_read_by_its_stated_largest_value(largest, times):
+    grey = np.arange(0, largest + 1, largest // 11, dtype=np.uint16)[:12].reshape(3, 4)
+    data = b"P5\n4 3\n%d\n" % largest + grey.astype(">u2").tobytes()
+    expected = grey * 65535.0 / largest / 256
+    found = images.decode(data, "a.pgm")
+    assert found.shape == (3, 4, 3) and np.abs(found[..., 0] - expected).max() <= 1
+
+
+def test_floating_point_is_refused_for_what_it_is():
+    data = b"Pf\n2 2\n-1.0\n" + bytes(16)
+    with pytest.raises(BadExample, match="^a.pfm: 32 bits per pixel; save it with 8 or 16"):
+        images.decode(data, "a.pfm")
+
+
+def sixteen_bits(kind, bits, channels=1):
+    """The file of an image of 16 bits whose values need only `bits`."""
+    values = np.linspace(0, 2**bits - 1, 12 * channels).astype(np.uint16)
+    if kind == ".pgm":
+        return b"P5\n4 3\n65535\n" + values.astype(">u2").tobytes()
+    return cv2.imencode(kind, values.reshape(3, 4, channels))[1].tobytes()
+
+
+@pytest.mark.parametrize("kind, channels", [(".png", 1), (".png", 3), (".tif", 1), (".tif", 3)])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_few_bits_in_sixteen_are_nearly_black(kind, channels, bits):
+    data = sixteen_bits(kind, bits, channels)
+    image = images.decode(data, "a")
+    assert images.looks_nearly_black(image) and images.stored_bits(data) == 16
+    said = f"16 bits a channel, of which {bits} or fewer are used (values up to {2**bits - 1} of"
+    assert said in images.unused_bits(image, images.stored_bits(data))
+
+
+def test_images_that_use_their_bits_or_have_eight_are_not_said_to_be_nearly_black():
+    for kind in (".png", ".tif", ".pgm"):
+        data = sixteen_bits(kind, 16)
+        assert images.stored_bits(data) == 16
+        assert images.unused_bits(images.decode(data, "a"), 16) == ""
+    for kind in ("PNG", "TIFF", "PPM", "JPEG", "GIF"):
+        dark = encoded(Image.fromarray(picture() // 16), kind)
+        assert images.unused_bits(images.decode(dark, "a"), images.stored_bits(dark)) == ""
+    assert images.stored_bits(b"no image") == 8
+
+
+@pytest.mark.parametrize(
+    "data, name",
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(20), "HEIC"),
+        (b"\0\0\0\x18ftypmif1" + bytes(20), "HEIC"),
+        (b'<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="x">', "SVG"),
+        (b"<svg>", "SVG"),
+        (b"8BPS" + bytes(20), "PSD"),
+        (b"%PDF-1.4", "PDF"),
+        (b"\xff\x0a" + bytes(20), "JPEG XL"),
+        (b"\x76\x2f\x31\x01" + bytes(20), "OpenEXR"),
+        (b"#?RADIANCE\n", "Radiance HDR"),
+        (bytes(128) + b"DICM", "DICOM"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_whatever_the_file_is_called(data, name):
+    said = rf"a.jpg: not an image, or in an unsupported format \({name}; save it as JPEG or PNG"
+    with pytest.raises(BadExample, match=said):
+        images.decode(data, "a.jpg")
+
+
+def test_suffixes_are_read_or_not():
+    assert {".heic", ".svg", ".dng", ".psd", ".eps", ".jxl"} <= images.UNREAD_SUFFIXES
+    assert not images.SUFFIXES & images.UNREAD_SUFFIXES
 
 
 @pytest.mark.parametrize(

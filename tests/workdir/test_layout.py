@@ -1,5 +1,7 @@
 """The files of a run that other programs may have changed."""
 
+from pathlib import Path
+
 import disk_calls
 import pytest
 
@@ -59,3 +61,9 @@ def test_files_of_an_evaluation_that_are_indented_end_in_a_line_feed(tmp_path):
     assert (tmp_path / "eval/val/metrics.json").read_text() == '{\n "AP": 0.5\n}\n'
     assert (tmp_path / "eval/val/predictions.json").read_text() == "[1, 2]"
     assert files.read("metrics") == {"AP": 0.5}
+
+
+def test_a_workdir_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Workdir("~/runs/a").config_file == tmp_path / "runs/a/config.json"
+    assert Workdir("~nobody_of_this_name/a").root == Path("~nobody_of_this_name/a")

@@ -172,7 +172,7 @@ def bench_input(config: ConfigDict, as_json: bool = False, compare: str | None =
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="convmesh-input-"))
             make_pictures(Path(folder))
             config = apply_overrides(config, {"data.root": folder})
-        found = Path(config.data.root).expanduser().rglob("*.[jJ][pP]*[gG]")
+        found = Path(os.path.expanduser(config.data.root)).rglob("*.[jJ][pP]*[gG]")
         files = sorted(itertools.islice(found, 1000))
         if not files:
             raise DataError(f"{config.data.root}: no JPEG files to time the decoder on")

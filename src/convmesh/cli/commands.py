@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from convmesh.cli.flags import Flag, fraction, non_negative_int, positive_int
+from convmesh.cli.flags import Flag, file_path, fraction, non_negative_int, positive_int
 
 # Commands of a later version; they are rejected with a message.
 NOT_YET = ("plan", "export", "import-weights", "export-weights")
@@ -37,9 +37,22 @@ class Command:
 
 
 RECIPE = Flag(
-    "--config", "the recipe: a Python file, or a name of `convmesh recipes`", "FILE", required=True
+    "--config",
+    "the recipe: a Python file, or a name of `convmesh recipes`",
+    metavar="FILE",
+    parse=file_path,
+    required=True,
 )
-TRAINED = Flag("--workdir", "a workdir written by `convmesh train`", "DIR", required=True)
+TRAINED = Flag(
+    "--workdir",
+    "a workdir written by `convmesh train`",
+    metavar="DIR",
+    parse=file_path,
+    required=True,
+)
+WORKDIR = Flag(
+    "--workdir", "folder that the run is written to", "DIR", parse=file_path, required=True
+)
 JSON = Flag("--json", "print one JSON object, for programs")
 
 TRAIN = Command(
@@ -48,7 +61,7 @@ TRAIN = Command(
     example="convmesh train --config demo --workdir runs/demo --config.train.steps=500",
     flags=(
         RECIPE,
-        Flag("--workdir", "folder that the run is written to", "DIR", required=True),
+        WORKDIR,
         Flag(
             "--profile",
             "trace this many steps into DIR/profile, for xprof, and print what took their time",
@@ -60,6 +73,7 @@ TRAIN = Command(
             "--example-log",
             "write one JSON line per training example: its step, epoch, position and name",
             metavar="FILE",
+            parse=file_path,
             hidden_alias="--debug-ledger",
         ),
     ),
@@ -95,8 +109,8 @@ PREDICT = Command(
     example="convmesh predict --workdir runs/demo photos/ 'more/*.jpg' --output predicted",
     flags=(
         TRAINED,
-        Flag("paths", "image files, folders, globs", "PATH", many=True),
-        Flag("--output", "folder for the results", "OUT", required=True),
+        Flag("paths", "image files, folders, globs", "PATH", parse=file_path, many=True),
+        Flag("--output", "folder for the results", "OUT", parse=file_path, required=True),
         Flag(
             "--threshold",
             "lowest score of a detection (default: %(default)s)",
@@ -144,7 +158,7 @@ OVERFIT = Command(
     example="convmesh overfit --config demo --workdir runs/overfit",
     flags=(
         RECIPE,
-        Flag("--workdir", "folder that the run is written to", "DIR", required=True),
+        WORKDIR,
         Flag(
             "--images",
             "number of images: the first that hold an object (default: %(default)s)",
@@ -175,6 +189,7 @@ PREPARE = Command(
             "--root",
             "folder to write it to, as in data.root (default: the folder of TFDS)",
             metavar="DIR",
+            parse=file_path,
             default="",
         ),
     ),
@@ -194,6 +209,7 @@ CHECK_DATA = Command(
             "PNG file to draw 16 of the images to, with their boxes (default: check_data.png; none "
             "with --json)",
             metavar="FILE",
+            parse=file_path,
             excludes="picture",
         ),
         Flag("--no-picture", "draw nothing", excludes="picture"),

@@ -4,6 +4,7 @@ Only the standard library is imported here, so that `--help` is fast.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,11 @@ class Flag:
     def takes_value(self) -> bool:
         """Whether a value follows; otherwise it is a switch."""
         return bool(self.metavar or self.choices)
+
+
+def file_path(text: str) -> str:
+    """A path, with `~` for the home folder, which the shell leaves alone after `=`."""
+    return os.path.expanduser(text)
 
 
 def positive_int(text: str) -> int:

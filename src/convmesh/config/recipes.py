@@ -57,7 +57,8 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     A name without `.py` and without a path separator, such as 'detect', is a packaged recipe.
     Raises ConfigError, with the nearest name or file, if there is no such recipe.
     """
-    text, path = os.fspath(recipe), Path(recipe)
+    text = os.path.expanduser(recipe)
+    path = Path(text)
     packaged = {file.stem: file for file in recipe_folder().glob("*.py")}
     is_name = path.suffix != ".py" and os.sep not in text
     if is_name and text in packaged:

@@ -8,6 +8,7 @@ decodes what OpenCV would decode differently or not at all (CMYK, 16 bits, GIF, 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import cv2
@@ -22,6 +23,24 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff"
     " .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
 )
+# Those of images in formats that are not read, so that a message can name them.
+UNREAD_SUFFIXES = frozenset(
+    ".heic .heif .hif .svg .psd .ico .eps .pdf .jxl .exr .hdr .dcm"
+    " .cr2 .cr3 .nef .arw .dng .raf .orf .rw2".split()
+)
+# How files in such formats begin, whatever they are called. A telephone's .jpg may be HEIC.
+_UNREAD_MAGIC = {
+    rb"....ftyp(hei[cx]|hev[cx]|mif1|msf1)": "HEIC",
+    rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg": "SVG",
+    rb"8BPS": "PSD",
+    rb"\x00\x00\x01\x00": "ICO",
+    rb"%!PS": "EPS",
+    rb"%PDF": "PDF",
+    rb"\xff\x0a|\x00\x00\x00\x0cJXL ": "JPEG XL",
+    rb"\x76\x2f\x31\x01": "OpenEXR",
+    rb"#\?RADIANCE": "Radiance HDR",
+    rb".{128}DICM": "DICOM",
+}
 # The formats that Pillow may open. Others run a program in the file (EPS) or decode pixels before
 # the size is known (ICO).
 _FORMATS = "JPEG PNG WEBP BMP DIB GIF TIFF PPM JPEG2000 AVIF TGA".split()
@@ -32,6 +51,9 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 2**30  # of a file; MAX_PIXELS with four channels of 16 bits are 0.7 GB
 
 _ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 0x0102
+# Values of 14 bits in 16 are below a quarter of the scale, which is read as below this.
+_DARK = 64
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OR-ed with _CV2_FLAGS, which select colour, these flags only reduce the size.
 _CV2_REDUCED = {
@@ -86,7 +108,8 @@ def _open_header(data: bytes, name: str) -> Image.Image:
     try:
         header = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise BadExample(f"{name}: not an image, or in an unsupported format") from None
+        unread = f" ({like}; save it as JPEG or PNG)" if (like := _unread_format(data)) else ""
+        raise BadExample(f"{name}: not an image, or in an unsupported format{unread}") from None
     except Image.DecompressionBombError as error:
         raise BadExample(f"{name}: {error}") from None
     except Exception as error:  # plugins raise errors of many types for a broken header
@@ -95,6 +118,55 @@ def _open_header(data: bytes, name: str) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise BadExample(f"{name}: {width} x {height} pixels exceed the limit of {MAX_PIXELS}")
     return header
+
+
+def _unread_format(data: bytes) -> str:
+    """Return the name of a format that is not read, '' if it is none that is known."""
+    start = data[:1024]
+    return next(
+        (name for magic, name in _UNREAD_MAGIC.items() if re.match(magic, start, re.DOTALL)), ""
+    )
+
+
+def looks_nearly_black(image: np.ndarray) -> bool:
+    """Return whether `image` uint8 is as dark as one whose 16 bits hold values of 14 or fewer."""
+    return bool(image.size) and int(image.max()) < _DARK
+
+
+def unused_bits(image: np.ndarray, stored_bits: int) -> str:
+    """Return what is to be said about a decoded `image` uint8 whose file uses few of its bits.
+
+    stored_bits: of a channel of the file, from `stored_bits`. '' if the file uses its bits.
+    Cameras and scanners store 10, 12 or 14 bits as numbers of 16: their upper 8 are nearly black.
+    """
+    if stored_bits < 16 or not looks_nearly_black(image):
+        return ""
+    used = 8 + int(image.max()).bit_length()
+    return (
+        f"nearly black: 16 bits a channel, of which {used} or fewer are used (values up to"
+        f" {2**used - 1} of 65535); scale them to all 16, or save 8 bits"
+    )
+
+
+def stored_bits(data: bytes) -> int:
+    """Return the bits of a channel of the image in `data`, from its header; 8 if it is broken."""
+    try:
+        header = _open_header(data, "")
+    except BadExample:
+        return 8
+    if header.format == "PNG":
+        return data[24]  # of the header, which is the first chunk
+    if header.format == "TIFF":
+        return max(header.tag_v2.get(_BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
+    return 16 if header.mode.startswith("I") else 8
+
+
+def read_stored_bits(path: str) -> int:
+    """Return the bits of a channel of the image file at `path`; 8 if it cannot be read."""
+    try:
+        return stored_bits(_read(path))
+    except BadExample:
+        return 8
 
 
 def read_image(path: str, shrink: Shrink | None = None) -> np.ndarray:
@@ -153,6 +225,8 @@ def _with_cv2(data: bytes, header: Image.Image, times: int) -> np.ndarray | None
     """Return the stored pixels, reduced by the factor `times`, or None if Pillow has to decode."""
     if header.mode not in _CV2_READS.get(header.format or "", ()):
         return None
+    if getattr(header, "default_image", False):
+        return None  # OpenCV would show the animation, which is not the image that others show
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _CV2_FLAGS | _CV2_REDUCED[times])
     except cv2.error:
@@ -166,7 +240,8 @@ def _with_cv2(data: bytes, header: Image.Image, times: int) -> np.ndarray | None
 def _with_pillow(header: Image.Image, name: str) -> np.ndarray:
     try:
         header.load()
-        if header.mode.startswith("I;16"):
+        # Pillow scales PGM of more than 8 bits to 16, in numbers of 32.
+        if header.mode.startswith("I;16") or (header.mode, header.format) == ("I", "PPM"):
             grey = (np.asarray(header).astype(np.uint16) >> 8).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         if header.mode in ("I", "F"):

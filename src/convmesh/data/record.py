@@ -107,6 +107,10 @@ class Source(ABC):
         """
         return None
 
+    def stored_bits(self, index: int) -> int:
+        """Return the bits of a channel of the image file of example `index`, from its header."""
+        return 8
+
 
 class DataSet(ABC):
     """An opened data set.
@@ -149,6 +153,10 @@ class Subset(Source):
     def stated_labels(self, index: int) -> np.ndarray | None:
         """Return the class ids that the files state for example `index` of the subset."""
         return self._source.stated_labels(int(self._indices[index]))
+
+    def stored_bits(self, index: int) -> int:
+        """Return the bits of a channel of the image file of example `index` of the subset."""
+        return self._source.stored_bits(int(self._indices[index]))
 
     def stated_truth(self, index: int) -> bytes:
         """Return what the files state about example `index` of the subset."""

@@ -50,7 +50,7 @@ def start() -> Path | None:
 def user_folder() -> Path:
     """`$CONVMESH_CACHE`, or `convmesh/` in the operating system's folder for user caches."""
     if folder := os.environ.get(FOLDER):
-        return Path(folder).expanduser()
+        return Path(os.path.expanduser(folder))
     home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
     return Path(os.environ.get("XDG_CACHE_HOME") or home) / "convmesh"
 

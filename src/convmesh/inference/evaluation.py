@@ -161,5 +161,5 @@ def _location(config: ConfigDict, key: str) -> str:
     value = config.data[key]
     if key == "name" or not value:
         return value
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))
     return str(path.resolve() if key == "root" else path)

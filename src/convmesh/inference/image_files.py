@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -47,7 +48,7 @@ def find_images(paths: Sequence[str]) -> FoundImages:
     found: dict[Path, None] = {}
     passed_by: dict[Path, None] = {}
     for given in paths:
-        path = Path(given).expanduser()
+        path = Path(os.path.expanduser(given))
         others: list[Path] = []
         if path.is_dir():
             listed = [path / name for name in list_files(path)]

@@ -161,7 +161,7 @@ def predict_files(
     """
     found_files = find_images(paths)
     files = found_files.files
-    folder = PredictionFolder.for_files(output, files, options.save_txt)
+    folder = PredictionFolder.for_files(os.path.expanduser(output), files, options.save_txt)
     predictor, describe = _load(Workdir(workdir), options)
 
     def write(file: Path, image: np.ndarray, found: dict[str, Any]) -> dict[str, Any]:

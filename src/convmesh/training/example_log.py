@@ -28,7 +28,7 @@ class ExampleLog(Hook):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Takes the path of the file, which is opened in `on_start`."""
-        self._path = Path(path)
+        self._path = Path(os.path.expanduser(path))
         self._file: JsonLines | None = None
         self._batch: TrainBatch
 

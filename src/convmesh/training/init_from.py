@@ -1,5 +1,6 @@
 """Initial weights of a new run, taken from another run where name and shape match."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     if processes.broadcast(workdir.has_checkpoints()):
         return None
     with stop.during(Phase.RESTORE):
-        return _read(setup, Path(setup.config.init_from).expanduser())
+        return _read(setup, Path(os.path.expanduser(setup.config.init_from)))
 
 
 def _read(setup: Setup, path: Path) -> InitFrom:

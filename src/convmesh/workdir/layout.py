@@ -40,7 +40,7 @@ class Workdir:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         """`root`: the folder; it need not exist yet."""
-        self.root = Path(root)
+        self.root = Path(os.path.expanduser(root))
         self.config_file = self.root / "config.json"
         self.classes_file = self.root / "classes.json"
         self.category_ids_file = self.root / "category_ids.json"

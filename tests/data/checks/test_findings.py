@@ -5,7 +5,7 @@ import json
 import pytest
 from voc_sets import CAT, DOG, config_for, lists, write, write_set
 
-from convmesh.data.checks.findings import Finding, Inspection, merge_unit_warnings
+from convmesh.data.checks.findings import Finding, Inspection, merge_warnings
 from convmesh.data.checks.inspection import inspect
 from convmesh.data.checks.scan import ScannedSplit
 from convmesh.data.problems import Problem
@@ -80,6 +80,6 @@ def test_as_many_unit_warnings_as_allowed_are_not_merged():
     units = [
         Finding(Problem(f"{i}.png", "doubtful", error=False), "units", (0, i)) for i in range(2)
     ]
-    assert merge_unit_warnings(units, [split], 2) == units
-    [merged] = merge_unit_warnings(units, [split], 1)
+    assert merge_warnings(units, [split], {"units": 2}) == units
+    [merged] = merge_warnings(units, [split], {"units": 1})
     assert str(merged) == "split train: warning: 2 images, first 0.png: doubtful"

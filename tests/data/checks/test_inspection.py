@@ -137,7 +137,7 @@ def test_all_images_are_checked_if_a_run_uses_the_first_ones_only(root):
 
 
 def test_many_unit_warnings_are_merged(root):
-    names = [f"x{i}" for i in range(inspection.MAX_UNIT_WARNINGS + 1)]
+    names = [f"x{i}" for i in range(inspection.MAX_WARNINGS["units"] + 1)]
     for name in names:
         write(
             root, name, [("dog", 0.1, 0.2, 0.5, 1.0), ("cat", 0.3, 0.2, 0.5, 1.0)], noise(len(name))

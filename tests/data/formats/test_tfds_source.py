@@ -11,25 +11,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from tfds_sets import LABEL, NAMES, box, config_for, like, png
 
-from convmesh.config import defaults
 from convmesh.data import splits
 from convmesh.data.formats.tfds_source import TfdsSet, _FeaturePaths
 from convmesh.data.record import BadExample
 from convmesh.errors import ConfigError, DataError
-
-NAMES = ["ant", "bee", "cow"]
-LABEL = tfds.features.ClassLabel(names=NAMES)
-
-
-def png(height=20, width=40, value=0):
-    done, splits = cv2.imencode(".png", np.full((height, width, 3), value, np.uint8))
-    assert done
-    return splits.tobytes()
-
-
-def box(x0, y0, x1, y1, width=40, height=20):
-    return tfds.features.BBox(ymin=y0 / height, xmin=x0 / width, ymax=y1 / height, xmax=x1 / width)
 
 
 class Farm(tfds.core.GeneratorBasedBuilder):
@@ -123,13 +110,6 @@ def root(tmp_path_factory):
             text = text.replace(b"array_record", b"tfrecord")
         (old_dir / path.name.replace("array_record", "tfrecord")).write_bytes(text)
     return folder
-
-
-def config_for(root, name="farm", task="detect", **changes):
-    config = defaults(task)
-    config.data.root, config.data.name = str(root), name
-    config.data.update(changes)
-    return config
 
 
 def test_boxes_become_pixels_and_keep_their_order(root):
@@ -290,28 +270,6 @@ def test_features_of_stock_data_sets_are_found_without_a_key(tmp_path, monkeypat
     assert chosen.used() == set(found.split())
 
 
-class Like(tfds.core.GeneratorBasedBuilder):
-    """Has the features of a stock data set, and examples in `train` only."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    made = None  # (features, examples), set before use
-
-    def _info(self):
-        return tfds.core.DatasetInfo(builder=self, features=self.made[0], disable_shuffling=True)
-
-    def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-        yield from enumerate(self.made[1])
-
-
-def like(monkeypatch, folder, features, examples):
-    """Prepares `Like` with these features and examples."""
-    monkeypatch.setattr(Like, "made", (features, examples))
-    Like(data_dir=str(folder), file_format="array_record").download_and_prepare()
-
-
 def test_coco_as_stored_by_tfds(tmp_path, monkeypatch):
     features = stock_features("coco/2017", tmp_path, monkeypatch)
     features["objects"]["label"].names = [f"c{i}" for i in range(80)]  # known once prepared
@@ -331,36 +289,6 @@ def test_coco_as_stored_by_tfds(tmp_path, monkeypatch):
     # The area of the outline, not of the box, and only of the boxes that are kept.
     assert record.area.tolist() == [33, 120] and record.area.dtype == np.float32
     assert record.bad_boxes == 1 and empty.area.tolist() == [] and len(empty.boxes) == 0
-
-
-def test_the_area_of_a_clipped_box_is_scaled_to_its_visible_part(tmp_path, monkeypatch):
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(encoding_format="png"),
-            "objects": tfds.features.Sequence(
-                {
-                    # TFDS checks no numbers of a box of no stated format.
-                    "bbox": tfds.features.BBoxFeature(bbox_format=None),
-                    "label": LABEL,
-                    "area": np.int64,
-                }
-            ),
-        }
-    )
-    objects = [
-        {"bbox": box(30, 15, 50, 25), "label": 0, "area": 100},  # a quarter of it is in the image
-        {"bbox": box(-10, 5, 30, 15), "label": 1, "area": 100},  # three quarters
-        {"bbox": box(5, 5, 5, 9), "label": 2, "area": 7},  # dropped
-        {"bbox": box(1, 2, 11, 12), "label": 2, "area": 33},
-    ]
-    like(monkeypatch, tmp_path, features, [{"image": png(), "objects": objects}])
-    record = TfdsSet(config_for(tmp_path, "like", on_bad_box="clip")).source("train", True)[0]
-    wanted = [[30, 15, 40, 20], [0, 5, 30, 15], [1, 2, 11, 12]]
-    np.testing.assert_allclose(record.boxes, wanted, atol=1e-4)
-    np.testing.assert_allclose(record.area, [25, 75, 33], rtol=1e-5)
-    assert record.area.dtype == np.float32 and record.bad_boxes == 3
-    dropped = TfdsSet(config_for(tmp_path, "like", on_bad_box="drop")).source("train", True)[0]
-    assert dropped.area.tolist() == [33]
 
 
 def test_open_images_as_stored_by_tfds(tmp_path, monkeypatch):

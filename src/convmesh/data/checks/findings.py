@@ -23,6 +23,7 @@ KINDS = {
     "duplicate_image": "duplicate images",
     "units": "doubtful units",
     "exif_orientation": "images turned by EXIF",
+    "depth": "nearly black images",
     "set": "about the data set",
     "limit": "limits exceeded",
 }
@@ -186,23 +187,24 @@ def brief_lines(findings: Sequence[Finding], sampled: Sequence[Finding], size: i
     return [f"{total} about the data; `convmesh check-data` lists all", *lines] if lines else []
 
 
-def merge_unit_warnings(
-    findings: Sequence[Finding], splits: Sequence[ScannedSplit], max_count: int
+def merge_warnings(
+    findings: Sequence[Finding], splits: Sequence[ScannedSplit], most: dict[str, int]
 ) -> list[Finding]:
-    """Replace the unit warnings of a split with more than `max_count` of them by a single one."""
+    """Replace warnings of the kinds in `most` by one, in splits that have more of them than that.
 
-    def is_about_units_in(s: int, finding: Finding) -> bool:
-        return finding.kind == "units" and finding.position is not None and finding.position[0] == s
-
+    They are about all images of a split alike.
+    """
     merged = list(findings)
     for s, split in enumerate(splits):
-        units = [finding for finding in findings if is_about_units_in(s, finding)]
-        if len(units) > max_count:
-            merged = [finding for finding in merged if not is_about_units_in(s, finding)]
-            first = units[0]
-            what = f"{len(units)} images, first {first.problem.file}: {first.problem.what}"
+        for kind, max_count in most.items():
+            same = [f for f in findings if f.kind == kind and f.position and f.position[0] == s]
+            if len(same) <= max_count:
+                continue
+            replaced, first = set(map(id, same)), same[0]
+            merged = [finding for finding in merged if id(finding) not in replaced]
+            what = f"{len(same)} images, first {first.problem.file}: {first.problem.what}"
             problem = Problem(f"split {split.name}", what, error=False)
-            merged.append(Finding(problem, "units", first.position))
+            merged.append(Finding(problem, kind, first.position))
     return merged
 
 

@@ -25,7 +25,7 @@ from convmesh.data.checks.findings import (
     Finding,
     Inspection,
     brief_lines,
-    merge_unit_warnings,
+    merge_warnings,
 )
 from convmesh.data.checks.limit_findings import limit_findings
 from convmesh.data.checks.scan import ScannedExample, ScannedSplit, scan, scan_files
@@ -42,11 +42,11 @@ from convmesh.data.record import DataSet, Source
 from convmesh.data.splits import used_splits
 from convmesh.errors import DataError
 
-# More unit warnings than this in one split are merged into one.
-MAX_UNIT_WARNINGS = 10
+# More warnings of a kind than this in one split are merged into one.
+MAX_WARNINGS = {"units": 10, "depth": 1}
 # At the start of a run this many images are opened, for findings of these kinds.
 SAMPLE_IMAGES = 16
-IMAGE_KINDS = ("exif_orientation",)
+IMAGE_KINDS = ("exif_orientation", "depth")
 
 
 def inspect(
@@ -126,7 +126,7 @@ def _findings(
         *duplicate_image_findings(splits),
         *set_findings(splits, config),
     ]
-    findings = merge_unit_warnings(findings, splits, MAX_UNIT_WARNINGS)
+    findings = merge_warnings(findings, splits, MAX_WARNINGS)
     return sorted(findings, key=lambda finding: finding.problem.file)
 
 

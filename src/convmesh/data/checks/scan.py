@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from convmesh.data import images
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSource
 from convmesh.data.problems import Problem
 from convmesh.data.record import BadExample, Source
@@ -160,6 +161,7 @@ def _scan_annotated(source: AnnotatedSource, index: int) -> ScannedExample:
         warnings=(
             *_unit_warnings(annotated, size),
             *_orientation_warnings(annotated, size, opened.orientation),
+            *_depth_warnings(source, index, opened.image),
         ),
         bad_boxes=int((bad & counted).sum()),
         all_boxes=int(counted.sum()),
@@ -196,6 +198,7 @@ def _scan_record(source: Source, index: int, skip_bad: bool) -> ScannedExample:
         crowd=record.crowd if detects else none,
         difficult=none,
         digest=_digest(record.image),
+        warnings=tuple(_depth_warnings(source, index, record.image)),
         bad_boxes=record.bad_boxes - record.left_out_boxes,
         all_boxes=len(record.boxes) + record.dropped_boxes - record.left_out_boxes,
     )
@@ -271,6 +274,14 @@ def _unit_warnings(
         what = f"a coordinate is {largest:g}; are the boxes pixels, not fractions of the image?"
         return [("units", what)]
     return []
+
+
+def _depth_warnings(source: Source, index: int, image: np.ndarray) -> list[tuple[str, str]]:
+    """Warn if the image is nearly black because its file uses few of its bits."""
+    if not images.looks_nearly_black(image):  # only then is the file opened again
+        return []
+    what = images.unused_bits(image, source.stored_bits(index))
+    return [("depth", what)] if what else []
 
 
 def _orientation_warnings(

@@ -284,6 +284,10 @@ class AnnotatedSource(Source):
             left_out_boxes=checked.left_out,
         )
 
+    def stored_bits(self, index: int) -> int:
+        """Return the bits of a channel of image `index`, from its header."""
+        return images.read_stored_bits(str(self._examples[index].path))
+
     def stated_labels(self, index: int) -> np.ndarray:
         """Return the class ids of the objects in image `index` that training and evaluation use.
 

@@ -15,8 +15,32 @@ from typing import Any
 import numpy as np
 
 from convmesh.data.documents import read_json
+from convmesh.data.formats.coco_units import BoxColumns, wrong_units
+from convmesh.data.formats.coco_unlike import what_else
+from convmesh.data.formats.coco_values import (
+    LARGEST_AREA,
+    Invalid,
+    is_text_of_integer,
+    misspelt,
+    read_box,
+    read_crowd,
+    read_id,
+    read_integer,
+    read_number,
+    read_size,
+    read_text,
+    without_box,
+)
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
+
+# The keys that are read.
+_FIELDS = {
+    "images": ("id", "file_name", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("image_id", "category_id", "bbox", "segmentation", "area", "iscrowd"),
+}
+_UNKNOWN = (np.nan, np.nan)  # size of an image
 
 
 @dataclass(frozen=True)
@@ -35,6 +59,7 @@ class CocoFile:
     name: of the file, relative to the root. categories: (id, name) pairs. starts: int64
     [images + 1], index of the first box of each image. category: int64 [n], category id of each
     box; boxes, area, crowd: as in AnnotatedImage. ids: ids of the annotations, as in the file.
+    boxless: what annotations have instead of a box, how many, and the id of the first.
     """
 
     name: str
@@ -47,6 +72,7 @@ class CocoFile:
     crowd: np.ndarray
     ids: np.ndarray
     problems: tuple[Problem, ...]
+    boxless: tuple[tuple[str, tuple[int, Any]], ...]
 
 
 class NotCoco(DataError):
@@ -74,16 +100,18 @@ def read_coco(path: Path, name: str) -> CocoFile:
 @functools.lru_cache(maxsize=4)
 def _read_cached(path: Path, name: str, version: tuple[int, ...]) -> CocoFile:
     document = read_json(path, _without_outline)
-    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
-        what = "it is a list" if isinstance(document, list) else "it has no list `images`"
+    what = what_else(document)
+    if what:
         raise NotCoco(name, f"not in COCO format: {what}")
-    for key in ("annotations", "categories"):
-        if not isinstance(document.get(key), list):
-            raise NotCoco(name, f"not in COCO format: it has no list `{key}`")
+    for key, fields in _FIELDS.items():
+        _check_keys(document[key], key, fields, name)
     problems: list[Problem] = []
     images = _read_images(document["images"], name, problems)
     categories = _read_categories(document["categories"], name, problems)
-    boxes = _read_boxes(document["annotations"], images, name, problems)
+    annotations = _Annotations(document["annotations"], images, name)
+    boxes = annotations.boxes
+    quoted = sum(isinstance(c.get("id"), str) for c in document["categories"] if type(c) is dict)
+    problems += [*annotations.problems, *_quoted(name, "category ids", quoted + annotations.quoted)]
     return CocoFile(
         name,
         tuple(images),
@@ -95,7 +123,26 @@ def _read_cached(path: Path, name: str, version: tuple[int, ...]) -> CocoFile:
         crowd=boxes.crowd,
         ids=boxes.ids,
         problems=tuple(problems),
+        boxless=tuple(annotations.boxless.items()),
     )
+
+
+def _check_keys(entries: list, noun: str, fields: Sequence[str], file: str) -> None:
+    """Raise NotCoco if entries have one of `fields` in another spelling only."""
+    objects = [entry for entry in entries if isinstance(entry, dict)]
+    keys = set[str]().union(*objects)
+    for key in sorted(keys.difference(fields)):
+        for field in misspelt((key,), fields):
+            count = sum(key in entry and field not in entry for entry in objects)
+            if count:
+                what = f"{noun} have `{key}` instead of `{field}`: {count} of {len(entries)}"
+                raise NotCoco(file, f"{what}; rename it")
+
+
+def _quoted(file: str, what: str, count: int) -> list[Problem]:
+    """Return a warning if `count` is not 0."""
+    said = f"{what} in quotes: {count}; taken as the numbers that they are"
+    return [Problem(file, said, error=False)] if count else []
 
 
 def _without_outline(entry: dict) -> dict:
@@ -111,9 +158,9 @@ def _read_images(entries: list, file: str, problems: list[Problem]) -> list[Coco
     for i, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict):
-                raise _Invalid("is not an object")
-            image = CocoImage(_id(entry, "id"), _text(entry, "file_name"), _size(entry))
-        except _Invalid as error:
+                raise Invalid("is not an object")
+            image = CocoImage(read_id(entry, "id"), read_text(entry, "file_name"), read_size(entry))
+        except Invalid as error:
             problems.append(Problem(file, str(error), f"images[{i}]"))
             continue
         if image.image_id in by_id:
@@ -136,9 +183,9 @@ def _read_categories(
     for i, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict):
-                raise _Invalid("is not an object")
-            number, name = _integer(entry, "id"), _text(entry, "name")
-        except _Invalid as error:
+                raise Invalid("is not an object")
+            number, name = read_integer(entry, "id"), read_text(entry, "name")
+        except Invalid as error:
             problems.append(Problem(file, str(error), f"categories[{i}]"))
             continue
         if found.setdefault(number, name) != name:
@@ -159,49 +206,79 @@ class _Boxes:
     ids: np.ndarray
 
 
-def _read_boxes(
-    entries: list, images: list[CocoImage], file: str, problems: list[Problem]
-) -> _Boxes:
-    """Return the valid entries of `annotations`; appends the others to `problems`."""
-    indices = {image.image_id: i for i, image in enumerate(images)}
-    rows, ids = list[tuple](), list[Any]()
-    for i, entry in enumerate(entries):
-        try:
-            rows.append(_read_box(entry, indices))
-        except _Invalid as error:
-            problems.append(Problem(file, str(error), _location(entry, i)))
-            continue
-        ids.append(entry.get("id", f"at index {i}"))
-    columns = np.array(rows, np.float64).reshape(-1, 8)  # exact for integers up to 2 ** 53
-    order = np.argsort(columns[:, 0], kind="stable")
-    image, category, x, y, width, height, area, crowd = columns[order].T
-    problems += _duplicate_ids(ids, file)
-    return _Boxes(
-        image,
-        category.astype(np.int64),
-        np.stack([x, y, x + width, y + height], 1),
-        area.copy(),
-        crowd.astype(bool),
-        _as_array(ids)[order],
-    )
+class _Annotations:
+    """The entries of `annotations`.
 
-
-def _read_box(entry: Any, indices: dict[int | str, int]) -> tuple:
-    """Return index of the image, category id, x, y, width, height, area and crowd flag of an entry.
-
-    indices: of the images by their id. Raises _Invalid.
+    boxes: of the valid entries. problems: the others, and what the valid ones have in common.
+    quoted: number of category ids in quotes. boxless: number of entries without a box and the id of
+    the first, by what they have instead.
     """
-    if not isinstance(entry, dict):
-        raise _Invalid("is not an object")
-    image = indices.get(_id(entry, "image_id"))
-    if image is None:
-        raise _Invalid(f"image_id {entry['image_id']!r} is not the id of an image")
-    box, crowd = _box(entry), _crowd(entry)
-    area = entry.get("area")
-    area = box[2] * box[3] if area is None else _number(area, "area")
-    if not abs(area) < _LARGEST_AREA and np.isfinite(box).all():
-        raise _Invalid(f"area {area!r} is not a number of square pixels")
-    return image, _integer(entry, "category_id"), *box, area, crowd
+
+    def __init__(self, entries: list, images: list[CocoImage], file: str):
+        self._indices = {image.image_id: i for i, image in enumerate(images)}
+        self.quoted = self._converted = 0
+        self.problems, self.boxless = list[Problem](), dict[str, tuple[int, Any]]()
+        rows, ids = list[tuple](), list[Any]()
+        for i, entry in enumerate(entries):
+            try:
+                rows.append(self._row(entry))
+            except Invalid as error:
+                self.problems.append(Problem(file, str(error), _location(entry, i)))
+                continue
+            ids.append(entry.get("id", f"at index {i}"))
+            if rows[-1][2] != rows[-1][2]:
+                self._count_boxless(entry, ids[-1])
+        columns = np.array(rows, np.float64).reshape(-1, 8)  # exact for integers up to 2 ** 53
+        sizes = np.array([image.size or _UNKNOWN for image in images], np.float64).reshape(-1, 2)
+        self.problems += _duplicate_ids(ids, file)
+        self.problems += _quoted(file, "ids of images in annotations", self._converted)
+        units = BoxColumns(columns[:, 2:6], sizes[columns[:, 0].astype(np.int64)], columns[:, 6])
+        if what := wrong_units(units):
+            self.problems.append(Problem(file, what))
+        order = np.argsort(columns[:, 0], kind="stable")
+        image, category, x, y, width, height, area, crowd = columns[order].T
+        self.boxes = _Boxes(
+            image,
+            category.astype(np.int64),
+            np.stack([x, y, x + width, y + height], 1),
+            np.where(np.isnan(area), width * height, area),
+            crowd.astype(bool),
+            _as_array(ids)[order],
+        )
+
+    def _row(self, entry: Any) -> tuple:
+        """Return index of the image, category id, x, y, width, height, area and crowd flag.
+
+        The area is NaN if it is not stated. Raises Invalid.
+        """
+        if not isinstance(entry, dict):
+            raise Invalid("is not an object")
+        image = self._image(read_id(entry, "image_id"))
+        box, crowd = read_box(entry), read_crowd(entry)
+        area = entry.get("area")
+        used = box[2] * box[3] if area is None else read_number(area, "area")
+        if not abs(used) < LARGEST_AREA and np.isfinite(box).all():
+            raise Invalid(f"area {used!r} is not a number of square pixels")
+        category = read_integer(entry, "category_id")
+        self.quoted += isinstance(entry["category_id"], str)
+        return image, category, *box, np.nan if area is None else area, crowd
+
+    def _image(self, number: int | str) -> int:
+        """Return the index of the image with an id, also if one of them is in quotes."""
+        index = self._indices.get(number)
+        if index is None:
+            other = int(number) if is_text_of_integer(number) else str(number)
+            index = self._indices.get(other)
+            if index is None:
+                raise Invalid(f"image_id {number!r} is not the id of an image")
+            self._converted += 1
+        return index
+
+    def _count_boxless(self, entry: dict, number: Any) -> None:
+        what = without_box(entry)
+        if what:
+            count, first = self.boxless.get(what, (0, number))
+            self.boxless[what] = count + 1, first
 
 
 def _location(entry: Any, i: int) -> str:
@@ -228,85 +305,3 @@ def _duplicate_ids(ids: list, file: str) -> list[Problem]:
         for number, count in counts.items()
         if count > 1
     ]
-
-
-# Single values. Numbers in quotes are rejected: the tool that wrote them may mean something else.
-
-
-class _Invalid(Exception):
-    """A value is missing or has the wrong type; the message names its key."""
-
-
-def _id(entry: dict, field: str) -> int | str:
-    value = entry.get(field)
-    if type(value) in (int, str):
-        return value  # type: ignore[return-value]
-    raise _Invalid(f"has no {field}" if value is None else f"{field}: {value!r} is not an id")
-
-
-def _text(entry: dict, field: str) -> str:
-    value = entry.get(field)
-    if isinstance(value, str) and value:
-        return value
-    raise _Invalid(f"has no {field}" if value is None else f"{field}: {value!r} is not text")
-
-
-def _integer(entry: dict, field: str) -> int:
-    value = entry.get(field)
-    if type(value) is int and abs(value) < 2**53:
-        return value
-    raise _Invalid(f"has no {field}" if value is None else f"{field}: {value!r} is not an integer")
-
-
-def _number(value: Any, field: str) -> float:
-    if type(value) not in (int, float) or abs(value) > _LARGEST:
-        raise _Invalid(f"{field}: {value!r} is not a number")
-    return value
-
-
-def _size(entry: dict) -> tuple[int, int] | None:
-    """Return the stated (height, width); None if it is missing or 0, which means unknown."""
-    sides = []
-    for field in ("height", "width"):
-        value = entry.get(field)
-        if value is not None and not (0 <= _number(value, field) < 2**31 and value == int(value)):
-            raise _Invalid(f"{field}: {value!r} is not a number of pixels")
-        sides.append(int(value or 0))
-    return (sides[0], sides[1]) if all(sides) else None
-
-
-def _crowd(entry: dict) -> bool:
-    value = entry.get("iscrowd")
-    if value not in (0, 1, None):
-        raise _Invalid(f"iscrowd: {value!r} is neither 0 nor 1")
-    return bool(value)
-
-
-_NO_BOX = (float("nan"),) * 4
-_NUMBERS = frozenset((int, float))
-_LARGEST_AREA = 1e30  # float32 can hold it
-_LARGEST = 1e300  # JSON may contain infinity, and integers of thousands of digits
-
-
-def _box(entry: dict) -> Sequence[float]:
-    """Return x, y, width, height: `bbox`, else of the polygons; NaN if the entry has neither."""
-    box = entry.get("bbox")
-    if box:
-        if not isinstance(box, list) or len(box) != 4:
-            raise _Invalid(f"bbox: {box!r} is not [x, y, width, height]")
-        if not _NUMBERS.issuperset(map(type, box)):
-            raise _Invalid(f"bbox: {box!r} contains a value that is not a number")
-        if any(abs(value) > _LARGEST for value in box):
-            raise _Invalid("bbox: contains a number that is too large")
-        return box
-    if box is not None and box != []:
-        raise _Invalid(f"bbox: {box!r} is not [x, y, width, height]")
-    outline = entry.get("segmentation")
-    if not outline or not isinstance(outline, list):  # decoding a mask is not supported
-        return _NO_BOX
-    values = [part for part in outline if isinstance(part, list) and len(part) % 2 == 0]
-    if len(values) != len(outline) or any(len(part) < 6 for part in values):
-        raise _Invalid("segmentation: contains a value that is not a polygon, and there is no bbox")
-    points = [_number(value, "segmentation") for part in values for value in part]
-    x, y = points[::2], points[1::2]
-    return min(x), min(y), max(x) - min(x), max(y) - min(y)

@@ -21,7 +21,7 @@ def root_folder(config: ConfigDict) -> Path:
     """Return the folder `data.root`. Raises ConfigError if it is not set or not a folder."""
     if not config.data.root:
         raise ConfigError("data.root: not set; give the folder of the data set")
-    root = Path(config.data.root).expanduser()
+    root = Path(os.path.expanduser(config.data.root))
     if not root.is_dir():
         raise ConfigError(f"data.root: {config.data.root} is not a folder")
     return root

@@ -177,6 +177,10 @@ class FolderSource(Source):
         """Return the path of image `index`, relative to the root of the data set."""
         return self._files[index]
 
+    def stored_bits(self, index: int) -> int:
+        """Return the bits of a channel of image `index`, from its header."""
+        return images.read_stored_bits(os.path.join(self._root, self._files[index]))
+
     def stated_labels(self, index: int) -> np.ndarray:
         """Return the class id of image `index`, int64 [1], without reading it."""
         return np.array([self._labels[index]])

@@ -8,6 +8,7 @@ checks them and gives `check-data` their lines.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -82,11 +83,11 @@ def _locate(config: ConfigDict) -> Found:
         raise ConfigError(f"data.format: got {data.format!r}, wanted auto or one of {names}")
     if data.format == _BY_NAME or data.format == "auto" and data.name:
         return Found(_BY_NAME, Path(), [])
-    if data.format != "auto" and not Path(data.root or "/dev/null").expanduser().is_dir():
+    if data.format != "auto" and not Path(os.path.expanduser(data.root or "/dev/null")).is_dir():
         return Found(data.format, Path(), [])  # its module says what is wrong
     if not data.root:
         raise ConfigError("data: set data.root to a folder or data.name to a TFDS data set")
-    root = Path(data.root).expanduser()
+    root = Path(os.path.expanduser(data.root))
     if not root.is_dir():
         raise ConfigError(f"data.root: {data.root} is not a folder")
     if data.train_annotations or data.eval_annotations:

@@ -112,7 +112,11 @@ class TfdsSource(Source):
             return Record(image, image_id, file_name, label=label)
         height, width = image.shape[:2]
         stated = self._stated_boxes(example, (height, width))
-        checked = check_boxes(stated, (height, width), self._policy, name)
+        try:
+            checked = check_boxes(stated, (height, width), self._policy, name)
+        except DataError as error:
+            form = _doubtful_form(example[paths.boxes]) if not paths.box_format else ""
+            raise DataError(f"{error}{form}") from None
         return Record(
             image,
             image_id,
@@ -124,6 +128,10 @@ class TfdsSource(Source):
             bad_boxes=checked.bad,
             dropped_boxes=checked.dropped,
         )
+
+    def stored_bits(self, index: int) -> int:
+        """Return the bits of a channel of the image of example `index`, from its header."""
+        return images.stored_bits(self._read(index)[self._paths.image])
 
     def _read(self, index: int) -> dict[str, Any]:
         """Return the used features of example `index` by their path. Raises BadExample."""
@@ -140,8 +148,15 @@ class TfdsSource(Source):
     def _stated_boxes(self, example: Mapping[str, Any], size: tuple[int, int]) -> StatedBoxes:
         """Return the boxes of an example whose image has `size` (height, width)."""
         paths, (height, width) = self._paths, size
-        y0, x0, y1, x1 = np.reshape(np.asarray(example[paths.boxes], np.float64), (-1, 4)).T
-        boxes = np.stack([x0, y0, x1, y1], 1) * (width, height, width, height)
+        values = np.reshape(np.asarray(example[paths.boxes], np.float64), (-1, 4))
+        relative, order = not paths.box_format or "REL_" in paths.box_format, paths.box_format[-4:]
+        first, second, third, fourth = values.T
+        if order == "XYWH":
+            boxes = np.stack([first, second, first + third, second + fourth], 1)
+        else:
+            boxes = values if order == "XYXY" else np.stack([second, first, fourth, third], 1)
+        if relative:
+            boxes = boxes * (width, height, width, height)
         crowd = np.zeros(len(boxes), bool)
         for path in paths.crowd:
             crowd |= np.asarray(example[path], np.int64) == 1  # -1 means unknown
@@ -159,6 +174,16 @@ class TfdsSource(Source):
         return f"{self.split}-{index + 1:08d}"
 
 
+def _doubtful_form(boxes: Any) -> str:
+    """Return what the boxes of an image look like if most are no ymin, xmin, ymax, xmax, or ''."""
+    values = np.reshape(np.asarray(boxes, np.float64), (-1, 4))
+    if (values.max(1) > 2).mean() > 0.5:
+        return "; in pixels? TFDS states boxes as fractions of the image size"
+    if (values[:, 2:] <= values[:, :2]).any(1).mean() > 0.5:
+        return "; with height and width? TFDS states boxes as ymin, xmin, ymax, xmax"
+    return ""
+
+
 class _FeaturePaths:
     """The features of a data set that are read, by their path (`objects/bbox`); '' if unused."""
 
@@ -171,7 +196,7 @@ class _FeaturePaths:
 
         pictures = [p for p, f in features.items() if isinstance(f, tfds.features.Image)]
         self.image = choose("image_key", data.image_key, ["image", *pictures], pictures)
-        self.boxes = self.area = ""
+        self.boxes = self.area = self.box_format = ""
         self.crowd: tuple[str, ...] = ()
         if config.task == "classify":
             single = [p for p, f in features.items() if p in flat and f is flat[p]]
@@ -184,6 +209,8 @@ class _FeaturePaths:
             if not usual and len(found) == 1:
                 usual = found
             self.boxes = choose("boxes_key", data.boxes_key, usual, found)
+            # The stated form of the boxes, such as XYWH; old data sets state none.
+            self.box_format = str(getattr(flat[self.boxes].bbox_format, "value", ""))
             # The other features of a box are in the same group.
             group = self.boxes[: self.boxes.rfind("/") + 1]
             siblings = [p for p in flat if p[: p.rfind("/") + 1] == group]
@@ -334,7 +361,7 @@ def _find_builder(name: str, root: str) -> Any:
     if base == OWN_SET:
         from convmesh.data.digit_scenes import builder as digit_scenes
 
-        return digit_scenes.prepare(variant or "full", root or None)
+        return digit_scenes.prepare(variant or "full", os.path.expanduser(root) or None)
     data_dir = os.path.expanduser(root or str(constants.DATA_DIR))
     try:
         # From the files, not from the builder's code, which imports TensorFlow in stock data sets.
