@@ -2,49 +2,16 @@
 
 import re
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from yolo_sets import ROW, config, picture, simple, text, warnings
 
-from convmesh.config import defaults
 from convmesh.data.formats import yolo
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.registry import find_format, open_dataset
 from convmesh.data.splits import open_eval, open_train
 from convmesh.errors import ConfigError, DataError
-
-ROW = "1 0.5 0.25 0.2 0.1"  # in 30 x 20: 12 4 18 6
-
-
-def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
-
-
-def text(path, *lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def config(root, **data):
-    made = defaults("detect")
-    made.data.root = str(root)
-    made.data.val_fraction, made.data.cache = 0.0, "false"
-    made.data.update(data)
-    return made
-
-
-def simple(root, *rows, names=("cat", "dog")):
-    """A set of one image with these rows."""
-    picture(root / "images" / "a.jpg")
-    text(root / "labels" / "a.txt", *rows)
-    text(root / "classes.txt", *names)
-    return config(root)
-
-
-def warnings(dataset):
-    return [str(problem) for problem in dataset.problems if not problem.error]
 
 
 def test_a_row_is_a_class_and_a_box_relative_to_the_image(tmp_path):
@@ -157,7 +124,9 @@ def test_labels_without_an_image_are_reported(tmp_path):
     made = simple(tmp_path)
     text(tmp_path / "labels" / "b.txt", ROW)
     text(tmp_path / "labels" / "classes.txt", "cat")  # where labelImg puts it
-    assert warnings(open_dataset(made)) == ["labels/b.txt: labels without an image"]
+    assert warnings(open_dataset(made)) == [
+        "labels: the label file labels/b.txt belongs to no image"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +220,7 @@ def test_nothing_outside_of_the_root_is_read(tmp_path):
         (["names: {0: cat, 2: dog}"], "names: the ids are not 0..1"),
         (["names: cat"], "names: 'cat' is not a list of names"),
         (["names: []"], r"names: \[\] is not a list of names"),
-        (["names: [yes, no]"], "names: True is not text; write it in quotes"),
+        (["names: [cat, '']"], "names: '' is not text; write it in quotes"),
         (["names: [cat, cat]"], "names: 'cat' occurs 2 times"),
         (["names: [cat", "x"], "line 3: invalid YAML|line 2: invalid YAML"),
         (["- names"], "has no keys and values"),

@@ -2,187 +2,128 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from convmesh.data.documents import read_json, read_text, read_yaml
 from convmesh.data.formats import split_names
-from convmesh.data.formats.files import list_files
-from convmesh.data.images import SUFFIXES
+from convmesh.data.formats.yolo_description import read_description
+from convmesh.data.formats.yolo_files import Files, stated_parts
+from convmesh.data.formats.yolo_lists import is_list, read_list
+from convmesh.data.formats.yolo_names import is_name_file, names_of_files, read_names
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
-YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-_NAMES = ("classes.txt", "obj.names", "labels/classes.txt", "train/labels/classes.txt")
+_CVAT_FOLDER = re.compile(r"obj_(\w+?)_data", re.IGNORECASE)  # of a split
+_NO_IMAGES = ("labels", "masks")  # folders whose images, if any, are no examples
 
 
 class Layout:
     """The files of a data set; all paths are relative to `root`, with forward slashes.
 
     files: all of them. splits: the images of each split. names: of the classes, () if no file
-    states them. aliases: alternative name of a split -> its name. yaml: path of data.yaml, or ''.
-    problems: of the files as such.
+    states them. names_file: that states them. aliases: alternative name of a split -> its name.
+    description: path of data.yaml or obj.data, or ''. keys: in that file. lists: the files that
+    list images. problems: of the files as such.
     """
 
     def __init__(self, root: Path, config: ConfigDict):
         """Read the layout of `root`. Raises DataError for files that contradict each other."""
-        self.root, self.problems = root, list[Problem]()
-        self.files = dict.fromkeys(list_files(root))
-        self.aliases: dict[str, str] = {}
+        self.root, self.files = root, Files(root)
+        self.problems, self.aliases = list[Problem](), dict[str, str]()
+        self.lists: set[str] = set()
         self._train_split = config.data.train_split
         self._wanted = {self._train_split, *split_names.evaluated_names(config)}
-        self._folders = {"", *(folder for path in self.files for folder in _parents(path))}
-        self.yaml = next((name for name in YAML if name in self.files), "")
-        self._document = self._read_document()
-        self.names = self._stated_names() or self._names_elsewhere()
-        self.splits = self._stated_splits() or self._splits_from_folders()
+        stated = read_description(self.files, self._wanted)
+        self.description, self.keys = stated.file, stated.keys
+        self.names, self.names_file = stated.names, stated.file
+        if self.names:
+            self._warn_of_other_names()
+        else:
+            self.names, self.names_file = names_of_files(self.files)
+        self._meant_by: dict[str, str] = {}  # folder or list -> the path that was stated
+        self._bases = self._base_folders(stated.path)
+        self.splits = self._stated_splits(stated.entries) or self._splits_from_folders()
         if not any(self.splits.values()):
             raise DataError(
                 f"{root}: no images in a YOLO layout; expected data.yaml, images/SPLIT and"
                 " labels/SPLIT, or SPLIT/images and SPLIT/labels"
             )
 
-    def label_file(self, image: str) -> str:
-        """Return the path that the label file of an image has, if there is one."""
-        return replace_folder(os.path.splitext(image)[0], "images", "labels") + ".txt"
-
-    # data.yaml.
-
-    def _read_document(self) -> dict:
-        """Return the contents of data.yaml, {} if there is none."""
-        if not self.yaml:  # such as coco8.yaml, but not any YAML file
-            others = [name for name in self.files if re.fullmatch(r"[^/]+\.ya?ml", name)]
-            document = read_yaml(self.root / others[0]) if len(others) == 1 else None
-            if not isinstance(document, dict) or "names" not in document:
-                return {}
-            self.yaml = others[0]
-        else:
-            document = read_yaml(self.root / self.yaml)
-        if not isinstance(document, dict):
-            raise DataError(f"{self.yaml}: has no keys and values, such as `train: images/train`")
-        if document.get("kpt_shape") is not None:
-            raise DataError(f"{self.yaml}: kpt_shape: its labels are keypoints, not boxes")
-        return document
-
-    def _stated_names(self) -> tuple[str, ...]:
-        """Return the class names in data.yaml, () if it has none."""
-        given, count = self._document.get("names"), self._document.get("nc")
-        if isinstance(given, dict):
-            if sorted(map(repr, given)) != sorted(map(repr, range(len(given)))):
-                raise DataError(f"{self.yaml}: names: the ids are not 0..{len(given) - 1}")
-            given = [given[i] for i in range(len(given))]
-        if given is None:
-            return ()
-        if not isinstance(given, list) or not given:
-            raise DataError(f"{self.yaml}: names: {given!r} is not a list of names")
-        names = tuple(self._name(name) for name in given)
-        if count is not None and (type(count) is not int or count != len(names)):
-            raise DataError(f"{self.yaml}: nc: {count!r}, but there are {len(names)} names")
-        return _check_unique(names, f"{self.yaml}: names")
-
-    def _name(self, name: Any) -> str:
-        if type(name) not in (str, int) or name == "":
-            raise DataError(f"{self.yaml}: names: {name!r} is not text; write it in quotes")
-        return str(name)
-
-    def _names_elsewhere(self) -> tuple[str, ...]:
-        """Return the class names in files other than data.yaml, () if there are none."""
-        for file in _NAMES:
-            if file in self.files:
-                lines = [line.strip() for line in read_text(self.root / file).splitlines()]
-                while lines and not lines[-1]:
-                    lines.pop()
-                if "" in lines:
-                    raise DataError(
-                        f"{file}: line {lines.index('') + 1}: empty, and more lines follow"
-                    )
-                return _check_unique(tuple(lines), file)
-        if "notes.json" not in self.files:  # of Label Studio
-            return ()
-        document = read_json(self.root / "notes.json")
-        entries = document.get("categories") if isinstance(document, dict) else None
-        try:
-            found = {entry["id"]: entry["name"] for entry in entries or ()}
-            names = [found[i] for i in range(len(found))]
-        except (TypeError, KeyError):
-            names = [None]
-        if not all(isinstance(name, str) and name for name in names):
-            raise DataError("notes.json: categories: no names with the ids 0, 1, ...")
-        return _check_unique(tuple(names), "notes.json")
-
-    def _stated_splits(self) -> dict[str, list[str]]:
-        """Return the images of the splits in data.yaml."""
-        splits = {}
-        for split in dict.fromkeys((*split_names.SPLIT_NAMES, self._train_split)):
-            given = self._document.get(split)
-            if given is None or given == "" or given == []:
+    def _warn_of_other_names(self) -> None:
+        """Warn if a file states other names than data.yaml: whose ids do the labels have?"""
+        for file in filter(is_name_file, self.files.paths):
+            try:
+                names = read_names(self.files, file)
+            except DataError:  # it is not used
                 continue
+            if names != self.names[: len(names)] and "predefined" not in file:
+                what = f"states other names than {self.names_file}, which is used:"
+                what += f" {', '.join(names[:5])} instead of {', '.join(self.names[:5])}"
+                self.problems.append(Problem(file, what, error=False))
+
+    # What data.yaml or obj.data states.
+
+    def _base_folders(self, path: str) -> list[str]:
+        """Return the folders that stated paths may be relative to."""
+        inside = self.files.inside("", path) if path else None
+        folder = None if inside is None else self.files.find_folder(inside)
+        return list(dict.fromkeys(base for base in (folder, "") if base is not None))
+
+    def _stated_splits(self, entries: dict[str, tuple[str, Any]]) -> dict[str, list[str]]:
+        """Return the images of the splits that the description states."""
+        splits = {}
+        for split, (key, given) in entries.items():
             listed: list[str] = []
+            wanted = bool({key, split} & self._wanted)
             for entry in given if isinstance(given, list) else [given]:
-                listed += self._images_of_entry(entry, split)
-            if listed or split in self._wanted:
+                listed += self._images_of_entry(entry, key, split, wanted)
+            if listed or wanted:
                 splits[split] = self._unique(listed, split)
+                if key != split:
+                    self.aliases[key] = split
         return splits
 
-    def _images_of_entry(self, entry: Any, split: str) -> list[str]:
-        """Return the images of one folder or list in data.yaml."""
+    def _images_of_entry(self, entry: Any, key: str, split: str, wanted: bool) -> list[str]:
+        """Return the images of one folder or list."""
+        where = f"{self.description}: {key}"
         if not isinstance(entry, str):
-            raise DataError(f"{self.yaml}: {split}: {entry!r} is not a path; write it as text")
-        path = self._resolve(entry)
-        if path is not None:
-            return self._read_list(path) if path in self.files else self._images_in(path)
-        what = f"{split}: {entry} is neither a folder nor a list of images in"
-        # Roboflow names a test split whether it exists or not.
-        if split in self._wanted:
-            raise DataError(f"{self.yaml}: {what} {self.root}")
-        self.problems.append(Problem(self.yaml, f"{what} the folder; ignored", error=False))
-        return []
+            raise DataError(f"{where}: {entry!r} is not a path; write it as text")
+        match = self.files.match_folder_or_list(entry, self._bases)
+        if match is None:
+            what = f"{entry} is neither a folder nor a list of images in"
+            # Roboflow names a test split whether it exists or not.
+            if wanted:
+                raise DataError(f"{where}: {what} {self.root}{self._where_images_are()}")
+            problem = Problem(self.description, f"{key}: {what} the folder; ignored", error=False)
+            self.problems.append(problem)
+            return []
+        if match.dropped:
+            parts = "/".join(stated_parts(entry))
+            other = self._meant_by.setdefault(match.path, parts)
+            if other != parts:
+                raise DataError(
+                    f"{where}: {parts} and {other} would both be {match.path}, since their folders"
+                    f" are not in {self.root}; correct the paths"
+                )
+        if match.path not in self.files.paths:
+            return self.files.images_in(match.path)
+        return self._read_list(match.path, split)
 
-    def _base_folders(self) -> list[str]:
-        """Return the folders that paths in data.yaml may be relative to."""
-        given = self._document.get("path")
-        inside = (
-            _relative_to_root(self.root, "", given) if isinstance(given, str) and given else None
-        )
-        return list(dict.fromkeys(base for base in (inside, "") if base in self._folders))
+    def _where_images_are(self) -> str:
+        counts = Counter(os.path.dirname(path) or "the folder itself" for path in self.files.images)
+        shown = ", ".join(f"{folder} ({n})" for folder, n in counts.most_common(4))
+        return f", whose images are in {shown}" if shown else ""
 
-    def _resolve(self, entry: str) -> str | None:
-        """Return the folder or the list of images that an entry of data.yaml means, or None."""
-        lists = {name for name in self.files if name.endswith(".txt")}
-        for candidate in _candidates(entry):
-            for base in self._base_folders():
-                path = _relative_to_root(self.root, base, candidate)
-                if path is not None and (path in self._folders or path in lists):
-                    return path
-        return None
-
-    def _read_list(self, file: str) -> list[str]:
-        """Return the images that a .txt file lists, including missing ones."""
-        listed, bases = [], dict.fromkeys((os.path.dirname(file), *self._base_folders()))
-        for i, line in enumerate(read_text(self.root / file).splitlines(), start=1):
-            if not line.strip():
-                continue
-            paths = [
-                path
-                for candidate in _candidates(line.strip())
-                for path in (_relative_to_root(self.root, base, candidate) for base in bases)
-                if path is not None
-            ]
-            if not paths:
-                raise DataError(f"{file}: line {i}: {line.strip()} leads outside {self.root}")
-            listed.append(next((path for path in paths if path in self.files), paths[0]))
-        return listed
-
-    def _images_in(self, folder: str) -> list[str]:
-        prefix = f"{folder}/" if folder else ""
-        return [path for path in self.files if path.startswith(prefix) and is_image(path)]
+    def _read_list(self, file: str, split: str) -> list[str]:
+        self.lists.add(file)
+        images, problems = read_list(self.files, file, self._bases, split)
+        self.problems += problems
+        return images
 
     def _unique(self, listed: list[str], split: str) -> list[str]:
         for path, count in Counter(listed).items():
@@ -191,89 +132,91 @@ class Layout:
                 self.problems.append(Problem(path, what, error=False))
         return list(dict.fromkeys(listed))
 
-    # Folders.
+    # Without a description: folders and lists with the names of splits.
 
     def _splits_from_folders(self) -> dict[str, list[str]]:
-        """Return the images of the splits that have folders."""
-        images = self._images_in("images")
+        """Return the images of the splits that have folders or lists, else all for training."""
+        images = self._one_folder("", "images")
+        folders = self._folders_in(images) if images else self._folders_at_the_top()
+        if any(self._is_split(top) for top in folders):
+            self._warn_of_images_outside(images)
+            return self._named({top: self.files.images_in(path) for top, path in folders.items()})
+        lists = self._lists()
+        if lists:
+            named = split_names.name_splits(lists)
+            return {
+                split: self._unique(self._read_list(lists[name], split), split)
+                for name, split in named.items()
+            }
         if images:
-            tops = {path.split("/")[1] if path.count("/") > 1 else "" for path in images}
-            if not any(split_names.parse(top) or top == self._train_split for top in tops):
-                return {self._train_split: images}
-            outside = [path for path in images if path.count("/") == 1]
-            if outside:
-                what = f"{len(outside)} images are in no folder of a split, such as {outside[0]}"
-                self.problems.append(Problem("images", what, error=False))
-            return self._name_splits({top: f"images/{top}" for top in sorted(tops - {""})})
-        tops = {
-            folder.split("/")[0]
-            for folder in self._folders
-            if folder.count("/") == 1 and folder.endswith("/images")
-        }
-        return self._name_splits({top: f"{top}/images" for top in sorted(tops)})
+            return {self._train_split: self.files.images_in(images)}
+        inner = [path for path in folders.values() if path.lower().endswith("/images")]
+        found = [image for path in inner for image in self.files.images_in(path)]
+        return {self._train_split: found or list(self.files.images)}
 
-    def _name_splits(self, folders: dict[str, str]) -> dict[str, list[str]]:
+    def _one_folder(self, parent: str, name: str) -> str:
+        """Return the folder `name` of `parent`, in any case, if it has images; else ''."""
+        prefix = f"{parent}/" if parent else ""
+        tops = self._subfolders(parent)
+        found = [prefix + top for top in tops if top.lower() == name]
+        found = [path for path in found if self.files.images_in(path)]
+        if len(found) > 1:
+            raise DataError(f"{self.root}: has the folders {' and '.join(found)}; merge them")
+        return found[0] if found else ""
+
+    def _subfolders(self, parent: str) -> list[str]:
+        prefix = f"{parent}/" if parent else ""
+        return sorted(
+            folder[len(prefix) :]
+            for folder in self.files.folders
+            if folder and os.path.dirname(folder) == parent
+        )
+
+    def _folders_in(self, images: str) -> dict[str, str]:
+        """Return the folders in the folder `images` by name."""
+        folders = {top: f"{images}/{top}" for top in self._subfolders(images)}
+        return {top: path for top, path in folders.items() if self.files.images_in(path)}
+
+    def _folders_at_the_top(self) -> dict[str, str]:
+        """Return the folders of images in the root by name: SPLIT/images, or SPLIT itself."""
+        tops = [top for top in self._subfolders("") if top.lower() not in _NO_IMAGES]
+        folders = {top: self._one_folder(top, "images") or top for top in tops}
+        return {top: path for top, path in folders.items() if self.files.images_in(path)}
+
+    def _is_split(self, folder: str) -> bool:
+        return folder == self._train_split or split_names.parse(_without_frame(folder)) is not None
+
+    def _warn_of_images_outside(self, images: str) -> None:
+        outside = [path for path in self.files.images if os.path.dirname(path) == images]
+        if outside:
+            what = f"{len(outside)} images are in no folder of a split, such as {outside[0]}"
+            self.problems.append(Problem(images or ".", what, error=False))
+
+    def _named(self, folders: dict[str, list[str]]) -> dict[str, list[str]]:
         """Return the images of each folder; `train2017` is `train` unless there are two years."""
-        parsed = {top: split_names.parse(top) for top in folders}
-        short = {top: name.split if name else top for top, name in parsed.items()}
-        counts = Counter(short.values())
-        splits = {}
-        for top, folder in folders.items():
-            split = short[top] if counts[short[top]] == 1 else top
-            splits[split] = self._images_in(folder)
-            if split != top:
-                self.aliases[top] = split
-        return splits
+        bare = {_without_frame(top): top for top in folders}
+        try:
+            names = split_names.name_splits(bare)
+        except DataError as error:
+            raise DataError(f"{self.root}: {error}") from None
+        self.aliases.update({bare[name]: split for name, split in names.items()})
+        self.aliases = {top: split for top, split in self.aliases.items() if top != split}
+        return {split: folders[bare[name]] for name, split in names.items()}
+
+    def _lists(self) -> dict[str, str]:
+        """Return the text files in the root that list the images of a split, by name."""
+        images = {os.path.splitext(path)[0] for path in self.files.images}
+        found = {}
+        for path in self.files.top_files:
+            stem, suffix = os.path.splitext(path)
+            if suffix.lower() != ".txt" or stem in images:
+                continue
+            if self._is_split(stem) and is_list(self.files, path):
+                found[stem] = path
+        return found
 
 
-def _parents(path: str) -> Iterable[str]:
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
-def is_image(path: str) -> bool:
-    """Return whether a file of this name is an image."""
-    return os.path.splitext(path)[1].lower() in SUFFIXES
-
-
-def replace_folder(path: str, old: str, new: str) -> str:
-    """Return `path` with its last folder `old` replaced by `new`."""
-    parts = path.split("/")
-    found = [i for i, part in enumerate(parts[:-1]) if part == old]
-    if found:
-        parts[found[-1]] = new
-    return "/".join(parts)
-
-
-def _candidates(given: str) -> list[str]:
-    """Return the possible meanings of a path: as given, or relative to the root.
-
-    Roboflow writes ../train/images for train/images; absolute paths are from another machine.
-    """
-    path = given.replace("\\", "/")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if path.startswith("/") or PureWindowsPath(path).drive:
-        return [path, *("/".join(parts[i:]) for i in range(len(parts)))]
-    ups = len(list(itertools.takewhile("..".__eq__, parts)))
-    return [path, "/".join(parts[ups:])] if 0 < ups < len(parts) else [path]
-
-
-def _relative_to_root(root: Path, base: str, path: str) -> str | None:
-    """Return `path`, absolute or relative to `base`, relative to the root; None if it is outside.
-
-    '' is the root itself.
-    """
-    path = os.path.join(os.path.abspath(root), base, path.replace("\\", "/"))
-    for top in (os.path.abspath(root), os.path.realpath(root)):
-        found = os.path.relpath(path, top).replace(os.sep, "/")
-        if found != ".." and not found.startswith("../"):
-            return "" if found == "." else found
-    return None
-
-
-def _check_unique(names: tuple[str, ...], file: str) -> tuple[str, ...]:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise DataError(f"{file}: {name!r} occurs {count} times")
-    return names
+def _without_frame(folder: str) -> str:
+    """Return the name of the split in CVAT's obj_train_data, or the folder's name itself."""
+    match = _CVAT_FOLDER.fullmatch(folder)
+    return match[1] if match else folder
