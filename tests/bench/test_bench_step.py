@@ -67,6 +67,16 @@ def test_state_on_each_device(mesh, most, task, name):
     assert held / total <= most
 
 
+def test_the_state_is_counted_as_one_device_holds_it():
+    setup = setup_on((2, 2, 2, True))
+    cost = step.measure_step(setup, steps=0)
+    held = [
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(setup.abstract_state())
+    ]
+    assert cost.state_bytes == sum(held)
+
+
 def test_the_command_prints_a_table_or_one_object(capsys, tmp_path):
     recipe = runs.write_recipe(
         tmp_path / "recipe.py", setup_on((1, 1, 1), **{"mesh.spatial": 2}).config

@@ -94,7 +94,7 @@ def test_only_a_picture_named_by_output_must_be_written(photos_recipe, monkeypat
         ("--config.data.root=", "data.root: not set"),
         ("--config.data.root=nowhere", "data.root: nowhere is not a folder"),
         ("--config.data.eval_split=tset", "data: no split 'tset' in"),
-        ("--config.task=detect", "data.format: folder holds classes without boxes"),
+        ("--config.task=detect", "has no known layout of boxes; found 4 images"),
         ("--output x.jpg", "--output x.jpg: the picture is a PNG; end its name with .png"),
         ("--output x.png --no-picture", "not allowed with argument"),
         ("--output full.png", "--output full.png: is a folder; name a file in it"),

@@ -54,6 +54,7 @@ def test_no_other_key_may_change():
         *("train.max_nonfinite_steps", "train.patience"),
         *("data.root", "data.train_annotations", "data.train_images"),
         *("data.eval_annotations", "data.eval_images", "data.workers", "data.cache"),
+        *("data.max_bad_examples", "data.max_bad_boxes"),
         *("mesh.data", "mesh.spatial", "mesh.model", "mesh.fsdp"),
         *("eval.every_steps", "eval.batch_size"),
         *("checkpoint.every_steps", "checkpoint.keep"),

@@ -47,14 +47,31 @@ def test_a_bad_box_is_refused_with_file_index_and_value(box, label, said):
 
 def test_clip_cuts_boxes_to_the_image_and_drops_those_outside():
     boxes, labels, crowd, bad = check(
-        [[-5, 3, 10, 40], [40, 3, 50, 12], GOOD, [5, 5, 5, 9], GOOD],
-        [1, 0, 2, 0, 7],
-        [True, False, False, False, False],
+        [[-5, 3, 10, 40], [40, 3, 50, 12], GOOD, [5, 5, 5, 9]],
+        [1, 0, 2, 0],
+        [True, False, False, False],
         policy="clip",
     )
     assert boxes.tolist() == [[0, 3, 10, 20], GOOD]
     assert labels.tolist() == [1, 2] and crowd.tolist() == [True, False]
-    assert bad == 4
+    assert bad == 3
+
+
+def test_clip_refuses_a_class_id_that_does_not_exist_and_drops_a_class_left_out():
+    boxes = np.array([GOOD, GOOD, GOOD, [-5, 3, 10, 40]], float)
+    left_out = np.array([False, True, False, False])
+
+    def checked(labels, policy):
+        stated = StatedBoxes(boxes, np.array(labels), np.zeros(4, bool), left_out=left_out)
+        return check_boxes(stated, (20, 30), BoxPolicy(3, policy), "a.jpg")
+
+    with pytest.raises(DataError, match="a.jpg: box 2: class id 3 .*; fix it, or set .* to drop$"):
+        checked([0, -1, 3, 0], "clip")
+    found = checked([0, -1, 2, 0], "clip")
+    assert found.labels.tolist() == [0, 2, 0]
+    assert (found.bad, found.dropped, found.left_out) == (2, 1, 1)
+    found = checked([0, -1, 3, 0], "drop")
+    assert (found.bad, found.dropped, found.left_out) == (3, 3, 1)
 
 
 def test_rounding_at_the_edge_is_allowed():

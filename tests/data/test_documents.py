@@ -49,6 +49,8 @@ def test_yaml_below_some_keys_is_text_as_written(write):
         (documents.read_xml, BILLION_LAUGHS, "line 1: has a DOCTYPE"),
         (documents.read_xml, BILLION_LAUGHS.encode("utf-16"), "has a DOCTYPE"),
         (documents.read_xml, "<a>" * 101, "nested too deeply"),
+        (documents.read_xml, "<a>" * 101 + "</a>" * 101, "nested too deeply"),
+        (documents.read_xml, "<a>" * 20_000 + "</a>" * 20_000, "nested too deeply"),
         (documents.read_xml, '<?xml version="1.0" encoding="rot13"?><a/>', "invalid XML"),
         (documents.read_xml, "", "invalid XML"),
         (documents.read_yaml, "a: [1", "line 1: invalid YAML"),
@@ -115,3 +117,78 @@ def test_each_kind_of_document_has_a_limit_of_its_own(write, monkeypatch, kind, 
 def test_objects_of_json_are_converted_from_the_inside_out(write):
     path = write('{"a": {"b": 1, "c": 2}}')
     assert documents.read_json(path, lambda entry: sum(entry.values()) + 1) == 5
+
+
+# Encodings of XML.
+
+CHINESE = "<a><name>螺母镕 ü</name></a>"  # 镕 is in GBK, not in GB2312
+
+
+@pytest.mark.parametrize(
+    "declared, codec",
+    [
+        ("utf8", "utf-8"),  # as ElementTree.write(encoding="utf8") writes it
+        ("UTF-8", "utf-8"),
+        ("UTF-8", "utf-8-sig"),
+        ("gb2312", "utf-8-sig"),  # the mark decides
+        ("utf-16", "utf-16"),
+        ("UTF-16", "utf-8"),  # of programs that write a string to a UTF-8 file
+        ("utf-16", "utf-16-le"),
+        ("utf-16", "utf-16-be"),
+        ("utf-8", "utf-16"),
+        ("utf-32", "utf-32"),
+        ("gb2312", "gbk"),
+        ("GBK", "gbk"),
+        ("gb18030", "gb18030"),
+        ("gb2312", "gb18030"),
+    ],
+)
+def test_xml_is_read_in_the_encoding_that_it_has(write, declared, codec):
+    text = f"<?xml version='1.0' encoding='{declared}'?>\n{CHINESE}"
+    assert documents.read_xml(write(text.encode(codec))).findtext("name") == "螺母镕 ü"
+
+
+@pytest.mark.parametrize(
+    "declared, codec, name",
+    [
+        ("Shift_JIS", "cp932", "犬①"),
+        ("EUC-JP", "euc_jp", "犬"),
+        ("Big5", "big5", "貓"),
+        ("EUC-KR", "cp949", "개똠"),
+        ("windows-1251", "cp1251", "кот"),
+        ("ISO-8859-1", "latin-1", "Käfer"),
+        ("US-ASCII", "ascii", "cat"),
+    ],
+)
+def test_encodings_of_other_languages(write, declared, codec, name):
+    text = f'<?xml version="1.0" encoding="{declared}" standalone="yes"?><a><name>{name}</name></a>'
+    assert documents.read_xml(write(text.encode(codec))).findtext("name") == name
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (CHINESE.encode("gbk"), "byte 9: not UTF-8; save it as UTF-8"),
+        (
+            b"<?xml version='1.0' encoding='utf-8'?>" + CHINESE.encode("gbk"),
+            "byte 47: not utf-8, which it declares; save it as UTF-8",
+        ),
+        (b"\xef\xbb\xbf<a>\xff</a>", "byte 6: not UTF-8; save"),
+        (b"\xff\xfe<\0a\0>\0\0\xd8", "byte 8: not UTF-16-LE"),
+        (b"<?xml version='1.0' encoding='gb2312'?><a>\xff\xff</a>", "byte 42: not gb2312, which"),
+        (b"<?xml version='1.0' encoding='punycode'?><a/>", "encoding 'punycode' is not known; sav"),
+        (b"<?xml version='1.0' encoding='x-mac-klingon'?><a/>", "'x-mac-klingon' is not known"),
+        (b"<?xml version='1.0' encoding='hex'?><a/>", "invalid XML: encoding 'hex' is not known"),
+    ],
+)
+def test_xml_in_another_encoding_than_it_declares_is_refused_with_the_byte(write, data, message):
+    with pytest.raises(DataError, match=message):
+        documents.read_xml(write(data))
+
+
+@pytest.mark.parametrize("codec", ["gbk", "utf-16", "cp932", "utf-8-sig", "utf-32"])
+def test_what_is_refused_in_utf8_is_refused_in_every_encoding(write, codec):
+    declaration = f"<?xml version='1.0' encoding='{codec.removesuffix('-sig')}'?>\n"
+    for text, message in ((BILLION_LAUGHS, "line 2: has a DOCTYPE"), ("<a>" * 101, "too deeply")):
+        with pytest.raises(DataError, match=message):
+            documents.read_xml(write((declaration + text).encode(codec)))

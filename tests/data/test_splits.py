@@ -200,15 +200,15 @@ print(json.dumps([len(train), train[0].image.shape, len(val), sorted(sys.modules
 
 
 def test_opening_data_imports_neither_jax_nor_grain(tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / split / "cat").mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / split / "cat" / "0.png"), np.zeros((4, 6, 3), np.uint8))
+    for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / "0.png"), np.zeros((4, 6, 3), np.uint8))
     path = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-c", OPEN_A_FOLDER, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": path}
     out = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     train, shape, val, modules = json.loads(out.stdout)
-    assert (train, shape, val) == (1, [4, 6, 3], 1)
+    assert (train, shape, val) == (2, [4, 6, 3], 2)
     assert "convmesh.data.splits" in modules
     assert not {"jax", "grain"} & set(modules)
 
@@ -248,3 +248,27 @@ def test_the_first_examples_are_readable_and_have_objects_in_evaluation(made, mo
     config.data.on_bad_example = "fail"
     with pytest.raises(BadExample, match="0: damaged"):
         open_train(config)
+
+
+@pytest.mark.parametrize("given", [(), ("a",)])
+def test_a_classifier_of_one_class_is_refused(made, monkeypatch, given):
+    monkeypatch.setattr(FakeSource, "classes", ("a",))
+    config = made({"train": 9, "val": 2}, classes=given, root="here")
+    dataset = registry.open_dataset(config)
+    calls = [
+        lambda: open_train(config),
+        lambda: open_eval(config),
+        lambda: used_splits(dataset, config, lambda split: dataset.source(split, True)),
+    ]
+    error, message = DataError, "^here: only one class, 'a'; a classifier needs two"
+    if given:
+        error, message = ConfigError, "^data.classes: only one class, 'a'; a classifier needs two"
+    for call in calls:
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_a_detector_of_one_class_is_trained(made, monkeypatch):
+    monkeypatch.setattr(FakeSource, "classes", ("a",))
+    monkeypatch.setattr(FakeSource, "task", "detect")
+    assert len(open_train(made({"train": 9, "val": 2}))) == 9

@@ -113,7 +113,7 @@ def test_the_labels_counted_are_those_that_training_sees(tmp_path, policy, count
     )
     images = [
         ([sound, no_area, nowhere], [1, 0, 0]),
-        ([sound, sound, no_area], [-1, 7, 2]),
+        ([sound, sound, no_area], [-1, -1, 2]),
         ([outside, far], [2, 1]),
     ]
     sides = np.array([40, 20, 40, 20]) if relative else 1
@@ -124,13 +124,14 @@ def test_the_labels_counted_are_those_that_training_sees(tmp_path, policy, count
             1,
             boxes=np.array(boxes, np.float64) / sides,
             labels=np.array(labels),
+            unknown=["d"] * 3,  # names that `data.classes` leaves out
             size=None if relative else (20, 40),
             relative=relative,
         )
         for boxes, labels in images
     ]
     made = defaults("detect")
-    made.data.on_bad_box = policy
+    made.data.on_bad_box, made.data.classes = policy, ("a", "b", "c")
     source = AnnotatedSet(made, {"train": examples}, ["a", "b", "c"]).unchecked("train")
     assert [source.stated_labels(i).tolist() for i in range(3)] == counted
     if policy != "fail":

@@ -1,6 +1,7 @@
 """Evaluation: each image once, the same metrics on any mesh, results that pycocotools reads."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -224,6 +225,53 @@ def test_data_may_be_in_another_folder(tiny_net, tmp_path, capsys):
     moved = f"--config.data.root={tmp_path / 'after'}"
     assert command_line.main(["eval", "--workdir", str(workdir), moved]) == 0
     assert json.loads((workdir / "eval/val/metrics.json").read_text()) == metrics
+
+
+def test_other_data_has_a_folder_of_its_own(tiny_net, photo_run, photos, tmp_path, capsys):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    own = (workdir / "eval/val/metrics.json").read_bytes()
+    for name in ("a/other", "b/other"):
+        shutil.copytree(photos, tmp_path / name)
+        next((tmp_path / name / "val/red").glob("*.png")).unlink()
+        evaluate(workdir, overrides={"data.root": str(tmp_path / name)})
+    written = sorted(path.parent.name for path in workdir.glob("eval/other-*:val/metrics.json"))
+    assert len(written) == 2 and (workdir / "eval/val/metrics.json").read_bytes() == own
+
+
+def test_bad_boxes_and_unreadable_images_are_counted(scene_run, tmp_path, capsys):
+    metrics, _ = evaluate_on_mesh(scene_run, (1, 1, 1), SPLIT, 8, tmp_path)
+    assert metrics["unreadable"] == 0 and metrics["bad_boxes"] == 0
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_truth_that_is_left_out_is_said(scene_run, tmp_path, monkeypatch, bad):
+    predict_all = evaluation.predict_all
+    change = lambda *args: dataclasses.replace(predict_all(*args), bad_boxes=bad)  # noqa: E731
+    monkeypatch.setattr(evaluation, "predict_all", change)
+    config, classes = Workdir(scene_run).read_run()
+    setup = make_setup(config, classes, equality.make_mesh((1, 1, 1)))
+    variables, _ = load_variables(setup, Workdir(scene_run))
+    logged = list[str]()
+    source = open_eval(config, SPLIT)
+    evaluate_variables(setup, variables, source, EvaluationFiles(tmp_path), logged.append)
+    assert json.loads((tmp_path / "metrics.json").read_text())["bad_boxes"] == bad
+    assert any(line.startswith("3 boxes were dropped or clipped") for line in logged) == bool(bad)
+
+
+def test_the_best_says_where_the_score_is_undefined(photo_run, tmp_path, capsys):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        if row["step"] == 8 and "top1" in row and "loss" not in row:
+            row["top1"] = None
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate(workdir, best=True)
+    out = capsys.readouterr().out
+    assert "top1 is undefined in 1 of 2 evaluations (step 8); they cannot be the best" in out
+    assert "checkpoint of step 4" in out
+    evaluate(workdir)
+    assert "undefined" not in capsys.readouterr().out
 
 
 def test_a_split_with_other_classes_is_refused(photo_run, tmp_path):

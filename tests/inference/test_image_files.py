@@ -15,7 +15,7 @@ from convmesh.inference.image_files import find_images, read_batches
 def test_a_folder_is_searched_for_every_image_type(tmp_path):
     for suffix in images.SUFFIXES:
         (tmp_path / f"a{suffix.upper()}").touch()
-    assert len(find_images([str(tmp_path)])) == len(images.SUFFIXES)
+    assert len(find_images([str(tmp_path)]).files) == len(images.SUFFIXES)
 
 
 def test_files_folders_and_globs_name_each_image_once(tmp_path):
@@ -23,13 +23,28 @@ def test_files_folders_and_globs_name_each_image_once(tmp_path):
     for name in ("b.png", "a.png", "deep/er/c.jpg", "notes.txt"):
         (tmp_path / name).touch()
     given = [str(tmp_path / "b.png"), str(tmp_path), str(tmp_path / "*.png")]
-    found = [str(path.relative_to(tmp_path)) for path in find_images(given)]
+    found = [str(path.relative_to(tmp_path)) for path in find_images(given).files]
     assert found == ["b.png", "a.png", "deep/er/c.jpg"]
     # A file given by name is accepted with any suffix; reading it fails later.
-    assert find_images([str(tmp_path / "notes.txt")]) == [tmp_path / "notes.txt"]
+    assert find_images([str(tmp_path / "notes.txt")]).files == [tmp_path / "notes.txt"]
     for missing in ("none.png", "*.gif"):
         with pytest.raises(ConfigError, match="no image found"):
             find_images([str(tmp_path / missing)])
+
+
+def test_files_that_are_no_images_by_suffix_are_counted(tmp_path, monkeypatch):
+    for name in ("a.png", "b.HEIC", "c.heic", "labels", "._a.png"):
+        (tmp_path / name).touch()
+    found = find_images([str(tmp_path), str(tmp_path / "labels")])
+    assert found.files == [tmp_path / "a.png", tmp_path / "labels"]
+    assert found.passed_by == [tmp_path / "b.HEIC", tmp_path / "c.heic"]
+    text = found.describe_passed_by()
+    assert text.startswith("2 files passed by") and f".heic (2), such as {tmp_path}/b.HEIC" in text
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ConfigError, match=r"no image found; 3 files passed by.*\.heic \(2\)"):
+        find_images([str(tmp_path)])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_images(["~/labels"]).files == [tmp_path / "labels"]
 
 
 def test_batches_keep_the_order_and_hold_the_reason_of_a_failure(tmp_path):
@@ -53,7 +68,7 @@ def test_a_glob_names_files_in_folders_of_any_depth_and_no_folders(tmp_path):
     (tmp_path / "folder.png").mkdir()
     for name in ("a.png", "deep/er/b.png"):
         (tmp_path / name).touch()
-    assert find_images([str(tmp_path / "**" / "*.png")]) == [
+    assert find_images([str(tmp_path / "**" / "*.png")]).files == [
         *(tmp_path / "a.png", tmp_path / "deep/er/b.png"),
     ]
 

@@ -260,12 +260,17 @@ def test_files_folders_and_globs_each_image_once(predicted):
     assert [entry["file"] for entry in found] == [str(root / name) for name in wanted]
     sizes = [(entry["width"], entry["height"]) for entry in found]
     assert sizes == [(224, 224), (20, 20), (81, 50), (31, 31)]
+    # Three inputs are called `same`: each entry names its own picture.
+    pictures = [entry["picture"] for entry in found]
+    assert pictures == ["same.png", "SAME_2.png", "same_3.png", "a.png"]
+    drawn = [np.asarray(Image.open(output / entry["picture"])).shape[:2] for entry in found]
+    assert drawn[2] != drawn[0]
 
 
 def test_predictions_json_has_the_documented_keys(predicted):
     found = entries(predicted[2])
     for entry in found:
-        assert set(entry) == {"file", "width", "height", "detections"}
+        assert set(entry) == {"file", "picture", "width", "height", "detections"}
     _, boxes, names = scene(0)
     detections = found[0]["detections"]
     assert sorted(d["class"] for d in detections) == sorted(names)
@@ -385,7 +390,8 @@ def test_a_classifiers_files(photo_run, photos, tmp_path):
     found = entries(tmp_path / "out")
     assert [entry["width"] for entry in found] == [24, 25, 26]
     for entry in found:
-        assert set(entry) == {"file", "width", "height", "classes"}
+        assert set(entry) == {"file", "picture", "width", "height", "classes"}
+        assert (tmp_path / "out" / entry["picture"]).stat().st_size > 0
         first, second = entry["classes"]
         assert set(first) == {"class", "probability"}
         assert first["probability"] >= second["probability"]
@@ -400,11 +406,31 @@ def test_an_unreadable_file_is_named_and_the_others_are_written(
     bad.write_bytes(b"no picture")
     good = photos / "val/red/0.png"
     call = ["predict", "--workdir", str(photo_run), str(bad), str(good)]
-    assert command_line.main([*call, "--output", str(tmp_path / "out")]) == 1
-    err = capsys.readouterr().err
-    assert f"1 of 2 files could not be read: {bad}: not an image" in err and err.count("\n") == 1
+    assert command_line.main([*call, "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert f"1 of 2 files could not be read and were passed by:\n{bad}: not an image" in out
     assert [entry["file"] for entry in entries(tmp_path / "out")] == [str(good)]
     assert (tmp_path / "out/0.png").exists()
+
+
+def test_a_folder_is_read_as_in_training(photo_run, photos, tmp_path, capsys):
+    good = (photos / "val/red/0.png").read_bytes()
+    names = ("in/a.png", "in/._a.png", "in/.hidden/b.png", "in/burst.png/c.png", "in/IMG.HEIC")
+    for name in (*names, "there/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(good)
+    (tmp_path / "in/link").symlink_to(tmp_path / "there")
+    predict_files(photo_run, [str(tmp_path / "in")], tmp_path / "out")
+    wanted = ["in/a.png", "in/burst.png/c.png", "in/link/d.png"]
+    assert [e["file"] for e in entries(tmp_path / "out")] == [str(tmp_path / n) for n in wanted]
+    out = capsys.readouterr().out
+    assert "1 files passed by" in out and ".heic (1), such as " in out and "IMG.HEIC" in out
+
+
+def test_an_error_if_no_file_can_be_read(photo_run, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of the 1 files could be read: .*bad.jpg"):
+        predict_files(photo_run, [str(tmp_path / "bad.jpg")], tmp_path / "out")
 
 
 def test_every_unreadable_file_is_named_and_batches_keep_their_order(
@@ -414,11 +440,9 @@ def test_every_unreadable_file_is_named_and_batches_keep_their_order(
         (tmp_path / f"in/{i}.png").parent.mkdir(exist_ok=True)
         good = (photos / f"val/red/{i % 3}.png").read_bytes()
         (tmp_path / f"in/{i}.png").write_bytes(b"no picture" if i % 2 else good)
-    with pytest.raises(DataError, match=r"4 of 9 files could not be read: .*; \.\.\."):
-        predict_files(
-            photo_run, [str(tmp_path / "in")], tmp_path / "out", PredictOptions(batch_size=2)
-        )
+    predict_files(photo_run, [str(tmp_path / "in")], tmp_path / "out", PredictOptions(batch_size=2))
     out = capsys.readouterr().out
+    assert "4 of 9 files could not be read" in out
     assert all(f"{tmp_path / f'in/{i}.png'}: not an image" in out for i in (1, 3, 5, 7))
     found = entries(tmp_path / "out")
     assert [entry["file"][-5:] for entry in found] == [f"{i}.png" for i in (0, 2, 4, 6, 8)]

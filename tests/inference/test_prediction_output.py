@@ -108,6 +108,14 @@ def test_an_earlier_call_beside_the_inputs_does_not_make_their_labels_its_own(tm
     assert PredictionFolder.for_files(tmp_path, elsewhere, save_txt=True).save_txt
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_files_that_are_passed_by_are_listed(capsys, count):
+    reasons = [f"{i}: bad" for i in range(1, count + 1)]
+    _report_unreadable(reasons, 9)
+    header = f"{count} of 9 files could not be read and were passed by:"
+    assert capsys.readouterr().out.splitlines() == [header, *reasons]
+
+
 @pytest.mark.parametrize(
     ("count", "named"),
     [(1, "1: bad"), (3, "1: bad; 2: bad; 3: bad"), (4, "1: bad; 2: bad; 3: bad; ...")],
@@ -115,7 +123,7 @@ def test_an_earlier_call_beside_the_inputs_does_not_make_their_labels_its_own(tm
 def test_more_than_three_unreadable_files_are_listed_before_the_error(capsys, count, named):
     reasons = [f"{i}: bad" for i in range(1, count + 1)]
     with pytest.raises(DataError) as caught:
-        _report_unreadable(reasons, 9)
-    assert str(caught.value) == f"{count} of 9 files could not be read: {named}"
-    listed = capsys.readouterr().out.splitlines()
-    assert listed == (["could not be read:", *reasons] if count > 3 else [])
+        _report_unreadable(reasons, count)
+    assert str(caught.value) == f"none of the {count} files could be read: {named}"
+    header = f"{count} of {count} files could not be read and were passed by:"
+    assert capsys.readouterr().out.splitlines() == ([header, *reasons] if count > 3 else [])

@@ -8,7 +8,12 @@ import runs
 
 from convmesh.config import apply_overrides
 from convmesh.errors import ConfigError, DataError
-from convmesh.inference.trained_model import available_mesh, check_same_model, load_variables
+from convmesh.inference.trained_model import (
+    available_mesh,
+    check_image_size,
+    check_same_model,
+    load_variables,
+)
 from convmesh.steps.setup import make_setup
 from convmesh.workdir.layout import Workdir
 
@@ -60,3 +65,17 @@ def test_a_config_of_another_model_is_refused(photos, tmp_path, change, message)
     else:
         with pytest.raises(ConfigError, match=message):
             check_same_model(trained, config, Workdir(tmp_path))
+
+
+@pytest.mark.parametrize("size, fits", [((24, 32), True), ((32, 24), True), ((48, 24), False)])
+def test_weights_of_dense_layers_fit_one_image_size(photos, size, fits):
+    # small_cnn's first dense layer has a weight for each pixel.
+    trained = runs.photo_config(photos, {"model.name": "small_cnn", "data.image_size": (24, 32)})
+    config = apply_overrides(trained, {"data.image_size": size})
+    setup = make_setup(config, ("a", "b"), equality.make_mesh((1, 1, 1)))
+    if fits:
+        check_image_size(setup, trained)
+    else:
+        message = "data.image_size=48,24: the weights of small_cnn fit images of 24 x 32"
+        with pytest.raises(ConfigError, match=message):
+            check_image_size(setup, trained)

@@ -152,6 +152,7 @@ def test_two_processes_count_and_predict_what_one_does(tmp_path):
             "data.image_size": (64, 64),
             "data.on_bad_example": "skip",
             "data.on_bad_box": "drop",
+            "data.max_bad_boxes": 1.0,
             "data.augment.scale": (1.0, 1.0),
             "train.batch_size": 8,
             "train.steps": 2,

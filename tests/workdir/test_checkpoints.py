@@ -114,7 +114,7 @@ def test_no_best_where_none_was_evaluated(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(1), META)
         checkpoints.wait()
-        with pytest.raises(DataError, match="was evaluated, so none is the best"):
+        with pytest.raises(DataError, match="checkpoint has a score .none was evaluated"):
             checkpoints.choose(best=True)
 
 

@@ -18,6 +18,7 @@ DATA_FORMATS = {
     "coco": "convmesh.data.formats.coco",
     "voc": "convmesh.data.formats.voc",
     "yolo": "convmesh.data.formats.yolo",
+    "labelme": "convmesh.data.formats.labelme",
     "folder": "convmesh.data.formats.folder",
 }
 
@@ -121,8 +122,15 @@ KEYS: dict[str, Key] = {
                         "process does it", within=_at_least(0)),
     "data.on_bad_example": Key("fail", "str", "what to do with an image that cannot be read",
                                choices=("fail", "skip")),
+    "data.max_bad_examples": Key(0.1, "float", "largest fraction of the images of a split that "
+                                 "on_bad_example may skip, as far as the files show it; more is "
+                                 "refused", within=FRACTION),
     "data.on_bad_box": Key("fail", "str", "what to do with a box that is empty or outside its "
-                           "image", choices=("fail", "drop", "clip")),
+                           "image, or of an unknown class; clip refuses a class id that does not "
+                           "exist", choices=("fail", "drop", "clip")),
+    "data.max_bad_boxes": Key(0.1, "float", "largest fraction of the boxes of a split that "
+                              "on_bad_box may drop or clip, without those of classes that "
+                              "data.classes leaves out; more is refused", within=FRACTION),
     "data.max_boxes": Key(100, "int", "largest number of boxes per image; further boxes are "
                           "dropped and counted", within=_at_least(1)),
     "data.image_key": Key("", "str", "TFDS feature that holds the image; '' = detected"),

@@ -19,6 +19,8 @@ RESUME_MAY_CHANGE = (
     "data.train_images",
     "data.eval_annotations",
     "data.eval_images",
+    "data.max_bad_examples",
+    "data.max_bad_boxes",
     "data.workers",
     "data.cache",
     "eval",

@@ -23,8 +23,9 @@ class BoxPolicy:
     """The policy for bad boxes.
 
     num_classes: class ids are 0..num_classes - 1.
-    on_bad_box: `fail` raises DataError; `drop` removes bad boxes; `clip` cuts them to the image,
-      and removes those that have no area left or a wrong class.
+    on_bad_box: `fail` raises DataError; `drop` removes bad boxes; `clip` cuts them to the image and
+      removes those that have no area left, and raises for a class id that does not exist: it is
+      about geometry. A class that `data.classes` leaves out is removed by both.
     """
 
     num_classes: int
@@ -36,13 +37,15 @@ class StatedBoxes:
     """The boxes of one image, as its files state them.
 
     boxes: float64 [n, 4], x0 y0 x1 y1 in pixels. labels: int64 [n]. crowd: bool [n].
-    area: [n], square pixels of the outlines, or None.
+    area: [n], square pixels of the outlines, or None. left_out: bool [n], boxes whose class
+    `data.classes` leaves out, None: none; their labels are not class ids.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
     area: np.ndarray | None = None
+    left_out: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class CheckedBoxes:
     """The boxes of one image that are kept, with the fields of a Record.
 
     boxes: float32 [m, 4]. labels: int32 [m]. crowd: bool [m]. area: float32 [m] or None.
-    bad: number of boxes that were dropped or clipped.
+    bad: number of boxes that were dropped or clipped. dropped: of these, those dropped. left_out:
+    of these, those whose class `data.classes` leaves out.
     """
 
     boxes: np.ndarray
@@ -58,6 +62,8 @@ class CheckedBoxes:
     crowd: np.ndarray
     area: np.ndarray | None
     bad: int
+    dropped: int
+    left_out: int
 
 
 def check_boxes(
@@ -65,8 +71,8 @@ def check_boxes(
 ) -> CheckedBoxes:
     """Return the boxes that `policy` keeps in an image of `size` (height, width).
 
-    Raises DataError, naming `file_name`, for a bad box under `fail`, and if the numbers of boxes,
-    labels and crowd flags differ.
+    Raises DataError, naming `file_name`, for a bad box under `fail`, for a class id that does not
+    exist under `clip`, and if the numbers of boxes, labels and crowd flags differ.
     """
     boxes = np.asarray(stated.boxes, np.float64).reshape(-1, 4)
     labels = np.asarray(stated.labels, np.int64).reshape(-1)
@@ -76,11 +82,15 @@ def check_boxes(
             f"{file_name}: {len(boxes)} boxes, {len(labels)} labels and {len(crowd)} crowd flags"
         )
     good = ~invalid_boxes(boxes, labels, size, policy.num_classes)
-    if not good.all() and policy.on_bad_box == "fail":
-        first = int(np.argmin(good))
+    unknown = _unknown(labels, policy.num_classes)
+    left_out = np.zeros(len(boxes), bool) if stated.left_out is None else stated.left_out
+    refused = refused_boxes(~good, unknown & ~left_out, policy)
+    if refused.any():
+        first = int(np.argmax(refused))
         error = box_errors(boxes, labels, size, policy.num_classes)[first]
+        others = "drop" if unknown[first] and not left_out[first] else "drop or clip"
         raise DataError(
-            f"{file_name}: box {first}: {error}; fix it, or set data.on_bad_box to drop or clip"
+            f"{file_name}: box {first}: {error}; fix it, or set data.on_bad_box to {others}"
         )
     clipped, left = _clip(boxes, labels, size, policy.num_classes)
     # Rounding can leave no area of a very thin box at the edge.
@@ -94,7 +104,22 @@ def check_boxes(
         crowd[kept],
         area,
         bad=int((~(good & kept)).sum()),
+        dropped=int((~kept).sum()),
+        left_out=int(left_out.sum()),
     )
+
+
+def refused_boxes(bad: np.ndarray, unknown: np.ndarray, policy: BoxPolicy) -> np.ndarray:
+    """Return bool [n]: the boxes for which `policy` raises.
+
+    bad: bool [n], from `invalid_boxes`. unknown: bool [n], of these, those with a class id that
+    does not exist.
+    """
+    return {"fail": bad, "clip": unknown}.get(policy.on_bad_box, np.zeros_like(bad))
+
+
+def _unknown(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    return (labels < 0) | (labels >= num_classes)
 
 
 def kept_in_training(
@@ -126,7 +151,7 @@ def invalid_boxes(
     boxes: float64 [n, 4] in pixels. labels: int64 [n]. size: (height, width), or [n, 2] with one
     for each box. rounding: how far a side may leave the image, in pixels, or [n, 1].
     """
-    known = (labels >= 0) & (labels < num_classes)
+    known = ~_unknown(labels, num_classes)
     with np.errstate(over="ignore"):
         stored = boxes.astype(np.float32)  # a very thin box may have no width in float32
     area = np.isfinite(stored).all(1) & (stored[:, 2:] > stored[:, :2]).all(1)
@@ -173,7 +198,7 @@ def _clip(
 
     Arguments as in `invalid_boxes`. A box with a wrong class counts as having no area left.
     """
-    known = (labels >= 0) & (labels < num_classes)
+    known = ~_unknown(labels, num_classes)
     finite = np.asarray(np.isfinite(boxes).all(1))
     boxes = np.where(finite[:, None], boxes, 0.0)
     area = finite & (boxes[:, 2:] > boxes[:, :2]).all(1)

@@ -7,9 +7,12 @@ set.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import itertools
 import json
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -25,6 +28,31 @@ if TYPE_CHECKING:
 
 MAX_JSON, MAX_XML, MAX_YAML = 2**31, 2**24, 2**24  # bytes; the largest JSON of COCO has 0.5 GB
 MAX_XML_DEPTH = 100
+_FEW_TAGS = 10_000
+# UTF-32 first: its mark begins with that of UTF-16.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_DECLARED_ENCODING = re.compile(
+    rb"""<\?xml\s[^>]{0,200}?\bencoding\s*=\s*["']([\w.:-]{1,40})["']"""
+)
+# Python's names of the encodings that XML files may have; not those that compute (punycode).
+_XML_CODECS = re.compile(
+    r"utf-8|ascii|gb2312|gbk|gb18030|big5|big5hkscs|shift_jis(_2004|x0213)?|euc_jp|euc_kr|johab"
+    r"|iso8859-\d+|cp\d+|koi8-[rtu]|mac-\w+|tis-620"
+)
+# Programs declare the standard and write the extension of it that Windows uses.
+_WIDER_CODECS = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "big5": "big5hkscs",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+}
 AnyPath = str | os.PathLike[str]
 
 
@@ -41,6 +69,14 @@ def read_bytes(path: AnyPath, limit: int) -> bytes:
         if about.st_size > limit:
             raise ValueError(f"{about.st_size} bytes exceed the limit of {limit}")
         return file.read(limit)
+
+
+def read_beginning(path: AnyPath, count: int) -> bytes:
+    """Return the first `count` bytes of a regular file. Raises OSError, ValueError."""
+    with open(path, "rb", opener=_open_nonblocking) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        return file.read(count)
 
 
 def _open_nonblocking(path: str, flags: int) -> int:
@@ -66,18 +102,72 @@ def read_json(path: AnyPath, object_hook: Callable[[dict], Any] | None = None) -
 def read_xml(path: AnyPath) -> ElementTree.Element:
     """Return the root element of an XML file without a document type declaration.
 
-    Raises DataError with the file and, if known, the line.
+    The file may be in UTF-8, UTF-16, or another common encoding that it declares. Raises DataError
+    with the file and, if known, the line or the byte.
     """
-    data = _bytes(path, MAX_XML)
+    data = _xml_as_utf8(_bytes(path, MAX_XML), path)
+    # A first pass rejects what the parser of ElementTree would expand. It is slow, and left out for
+    # short files that declare nothing.
+    harmless = b"<!" not in data and data.count(b"<") < _FEW_TAGS
     try:
-        # A first pass rejects what the parser of ElementTree would expand.
-        _strict_parser(path).Parse(data, True)
-        return ElementTree.fromstring(data)
+        if not harmless:
+            _strict_parser(path).Parse(data, True)
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8"))
+        if harmless and _depth(root) > MAX_XML_DEPTH:
+            _strict_parser(path).Parse(data, True)  # raises with the line
+        return root
     except (expat.ExpatError, ElementTree.ParseError) as error:
+        if harmless:
+            _check_depth(data, path)
         line = getattr(error, "lineno", None) or error.position[0]  # type: ignore[union-attr]
         raise DataError(f"{path}: line {line}: invalid XML: {error}") from None
-    except (ValueError, LookupError) as error:  # an unknown encoding
+    except ValueError as error:
         raise DataError(f"{path}: invalid XML: {error}") from None
+
+
+def _depth(root: ElementTree.Element) -> int:
+    """Return how deeply the elements in `root` are nested."""
+    depth, level = 0, [root]
+    while level:
+        depth, level = depth + 1, [child for element in level for child in element]
+    return depth
+
+
+def _check_depth(data: bytes, path: AnyPath) -> None:
+    """Raise DataError if an invalid document is nested too deeply: that comes first."""
+    with contextlib.suppress(expat.ExpatError):
+        _strict_parser(path).Parse(data, True)
+
+
+def _xml_as_utf8(data: bytes, path: AnyPath) -> bytes:
+    """Return an XML document in UTF-8. Raises DataError for an unknown encoding, or wrong bytes."""
+    mark, codec = next(((m, c) for m, c in _BYTE_ORDER_MARKS if data.startswith(m)), (b"", ""))
+    declared = _DECLARED_ENCODING.match(data, len(mark))
+    name = declared[1].decode("ascii") if declared else "UTF-8"
+    if not codec:
+        starts = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+        codec = starts.get(data[:2]) or _xml_codec(name, path)
+    try:
+        text = data[len(mark) :].decode(codec)
+    except UnicodeDecodeError as error:
+        shown = name if declared and not mark else codec.upper()
+        what = f"not {shown}" + (", which it declares" if declared and not mark else "")
+        at = len(mark) + error.start
+        raise DataError(f"{path}: byte {at}: {what}; save it as UTF-8") from None
+    return data[len(mark) :] if codec == "utf-8" else text.encode("utf-8")
+
+
+def _xml_codec(name: str, path: AnyPath) -> str:
+    """Return Python's name for an encoding that is declared in readable ASCII."""
+    try:
+        codec = codecs.lookup(name).name
+    except LookupError:
+        codec = ""
+    if codec.startswith(("utf-16", "utf-32")):
+        return "utf-8"  # a declaration that can be read bytewise is not in UTF-16
+    if not _XML_CODECS.fullmatch(codec):
+        raise DataError(f"{path}: invalid XML: encoding {name!r} is not known; save it as UTF-8")
+    return _WIDER_CODECS.get(codec, codec)
 
 
 def _strict_parser(path: AnyPath) -> expat.XMLParserType:
@@ -85,7 +175,7 @@ def _strict_parser(path: AnyPath) -> expat.XMLParserType:
 
     Its handlers build nothing.
     """
-    parser, depth = expat.ParserCreate(), 0
+    parser, depth = expat.ParserCreate("utf-8"), 0
 
     def on_doctype(*_: object) -> None:
         raise DataError(f"{path}: line {parser.CurrentLineNumber}: has a DOCTYPE; remove it")

@@ -21,7 +21,7 @@ from convmesh.errors import DataError
 class BadExample(DataError):
     """An image cannot be read or has no usable label; `data.on_bad_example = skip` skips it.
 
-    A skipped example has weight 0 in training and evaluation, and is counted.
+    In training another example takes its place, in evaluation it has weight 0; it is counted.
     """
 
 
@@ -42,7 +42,8 @@ class Record:
     crowd: bool [n], True for a region to ignore instead of an object.
     area: float32 [n], square pixels of the object outlines, by which COCO separates small objects
       from large; None: use the areas of the boxes.
-    bad_boxes: number of boxes that were dropped or clipped to make this record.
+    bad_boxes: number of boxes that were dropped or clipped to make this record. dropped_boxes: of
+      these, those dropped. left_out_boxes: of these, those whose class `data.classes` leaves out.
     """
 
     image: np.ndarray
@@ -54,6 +55,8 @@ class Record:
     crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     area: np.ndarray | None = None
     bad_boxes: int = 0
+    dropped_boxes: int = 0
+    left_out_boxes: int = 0
 
 
 class Source(ABC):
@@ -87,6 +90,14 @@ class Source(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """Return the name of example `index` in messages, without reading the example."""
+
+    def stated_truth(self, index: int) -> bytes:
+        """Return what the files state about example `index`, as far as they are read at opening.
+
+        Two sources with the same names and truths are evaluated alike.
+        """
+        labels = self.stated_labels(index)
+        return b"" if labels is None else np.asarray(labels, np.int64).tobytes()
 
     def stated_labels(self, index: int) -> np.ndarray | None:
         """Return the class ids int64 [n] that the files state for example `index`.
@@ -139,6 +150,10 @@ class Subset(Source):
         """Return the class ids that the files state for example `index` of the subset."""
         return self._source.stated_labels(int(self._indices[index]))
 
+    def stated_truth(self, index: int) -> bytes:
+        """Return what the files state about example `index` of the subset."""
+        return self._source.stated_truth(int(self._indices[index]))
+
 
 def identity(source: Source) -> dict[str, int | str]:
     """Return the identity of the data for the data order: number of examples, SHA-256 of names.
@@ -149,6 +164,18 @@ def identity(source: Source) -> dict[str, int | str]:
     for index in range(len(source)):
         names.update(f"{source.name(index)}\n".encode("utf-8", "surrogateescape"))
     return {"examples": len(source), "names": names.hexdigest()}
+
+
+def truth_identity(source: Source) -> dict[str, int | str]:
+    """Return the identity of what is evaluated: the split, number of examples, SHA-256 of truths.
+
+    Keys `split`, `examples` and `truth`; names, and boxes or labels as the files state them.
+    """
+    truth = hashlib.sha256()
+    for index in range(len(source)):
+        truth.update(f"{source.name(index)}\n".encode("utf-8", "surrogateescape"))
+        truth.update(source.stated_truth(index))
+    return {"split": source.split, "examples": len(source), "truth": truth.hexdigest()}
 
 
 def check_label(label: int, classes: Sequence[str], file_name: str) -> int:

@@ -35,15 +35,20 @@ class UsedSplit(NamedTuple):
 
 @dataclass(frozen=True)
 class RunData:
-    """The examples of a run: those to train on and those to evaluate."""
+    """The examples of a run: those to train on and those to evaluate.
+
+    dataset: that they are from, for the warnings about it; None if nothing is to be said.
+    """
 
     train: Source
     eval: Source
+    dataset: DataSet | None = None
 
 
 def open_data(config: ConfigDict) -> RunData:
     """Open both splits of a run. Raises as `open_train` and `open_eval`."""
-    return RunData(open_train(config), open_eval(config))
+    dataset = open_dataset(config)
+    return RunData(_open_train(dataset, config), _open_eval(dataset, config), dataset)
 
 
 def open_train(config: ConfigDict) -> Source:
@@ -52,7 +57,12 @@ def open_train(config: ConfigDict) -> Source:
     Raises ConfigError if the config names something that does not exist, DataError for unusable
     data.
     """
-    source = _train_part(open_dataset(config), config, training=True)
+    return _open_train(open_dataset(config), config)
+
+
+def _open_train(dataset: DataSet, config: ConfigDict) -> Source:
+    source = _train_part(dataset, config, training=True)
+    _check_class_count(source, config)
     return _cached(source, config, copies=max(1, config.data.workers))
 
 
@@ -63,7 +73,10 @@ def open_eval(config: ConfigDict, split: str | None = None) -> Source:
     part `data.val_fraction` of the training split, which `open_train` leaves out.
     Raises ConfigError if there is no such split, DataError for unusable data.
     """
-    dataset = open_dataset(config)
+    return _open_eval(open_dataset(config), config, split)
+
+
+def _open_eval(dataset: DataSet, config: ConfigDict, split: str | None = None) -> Source:
     name = _eval_split(dataset, config)
     if split and (name or split not in VALIDATION):
         name = find_split(split, dataset.splits) or split
@@ -73,6 +86,7 @@ def open_eval(config: ConfigDict, split: str | None = None) -> Source:
         source = _train_part(dataset, config, training=False)
     else:
         source = dataset.source(name, training=False)
+    _check_class_count(source, config)
     return _cached(source, config)
 
 
@@ -88,6 +102,7 @@ def used_splits(
     if name is None:
         _check_can_hold_out(dataset, config)
     train = open_split(train_split)
+    _check_class_count(train, config)
     if name is None:
         order, count = _shuffled(len(train)), _held_out_count(len(train), config)
         return [
@@ -98,6 +113,19 @@ def used_splits(
     if name != train_split:
         used.append((name, open_split(name)))
     return [UsedSplit(split, source, list(range(len(source)))) for split, source in used]
+
+
+def _check_class_count(source: Source, config: ConfigDict) -> None:
+    """Raise an error for a classifier that has nothing to tell apart."""
+    if source.task != "classify" or len(source.classes) > 1:
+        return
+    name, advice = source.classes[0], "a classifier needs two or more"
+    if config.data.classes:
+        raise ConfigError(f"data.classes: only one class, {name!r}; {advice}")
+    raise DataError(
+        f"{config.data.root or config.data.name}: only one class, {name!r}; {advice}. Is data.root"
+        " the folder that holds the folders of the classes, or of the splits?"
+    )
 
 
 def _cached(source: Source, config: ConfigDict, copies: int = 1) -> Source:

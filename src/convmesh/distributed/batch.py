@@ -18,7 +18,8 @@ class Batch:
     Attributes:
       image: uint8 [batch, height, width, 3] RGB.
       index: int [batch], index of the example in its split; -1 where it only pads the batch.
-      present: bool [batch], False for an example that could not be read or only pads (weight 0).
+      present: bool [batch], False for an example that only pads or, in evaluation, could not be
+        read (weight 0).
       label: int32 [batch], class ids (classification).
       boxes: float32 [batch, max_boxes, 4], x0 y0 x1 y1 in pixels of the input (detection).
       labels: int32 [batch, max_boxes], class ids of the boxes.

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from convmesh.config import apply_overrides, parse_overrides
-from convmesh.data.record import Source
+from convmesh.data.record import Source, truth_identity
 from convmesh.data.splits import open_eval
 from convmesh.distributed import console, processes
 from convmesh.errors import DataError
 from convmesh.inference.evaluation_report import write_report
 from convmesh.inference.split_predictions import predict_all
-from convmesh.inference.trained_model import available_mesh, check_same_model, load_variables
+from convmesh.inference.trained_model import (
+    available_mesh,
+    check_image_size,
+    check_same_model,
+    load_variables,
+)
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.tasks.zero_ap import explain_zero_ap
 from convmesh.workdir.layout import EvaluationFiles, Workdir
+
+# The keys that select the data set.
+_DATA_KEYS = ("name", "root", "eval_annotations", "eval_images", "train_annotations")
 
 
 def evaluate(
@@ -33,8 +43,9 @@ def evaluate(
     Writes `eval/SPLIT/metrics.json`, `predictions.json` and pictures into the workdir. For a
     detector also details of the AP, as JSON and as pictures: `curves`, `confusion`, `images.json`
     with `worst.png` and `best.png`; and reasons for an AP of 0, printed and as `why_zero` in
-    `metrics.json`. If `data.name` is overridden, the folder is `eval/NAME:SPLIT`. The mesh is the
-    config's if it fits the available devices, else all of them along `data`.
+    `metrics.json`. Of other data than the run's own, by `overrides`, the folder is
+    `eval/NAME:SPLIT`. The mesh is the config's if it fits the available devices, else all of them
+    along `data`.
 
     Args:
       workdir: of a run.
@@ -44,17 +55,17 @@ def evaluate(
       overrides: of config keys, see `parse_overrides`.
 
     Raises:
-      ConfigError: the run, checkpoint or split does not exist, or the config describes another
-        model.
+      ConfigError: the run, checkpoint or split does not exist, the config describes another
+        model, or the model's weights do not fit its image size.
       DataError: a file of the run or the data is damaged or unusable.
     """
     files = Workdir(workdir)
     trained, classes = files.read_run()
     config = apply_overrides(trained, overrides)
     check_same_model(trained, config, files)
-    name = _data_prefix(trained, config)
     if not config.data.classes:
         config.data.classes = classes
+    prefix = _data_prefix(trained, config, files)
     source = open_eval(config, split)
     if tuple(source.classes) != tuple(classes):
         raise DataError(
@@ -63,8 +74,9 @@ def evaluate(
         )
     mesh_given = any(key.startswith("mesh.") for key in parse_overrides(overrides))
     setup = make_setup(config, classes, available_mesh(config, mesh_given), len(source))
+    check_image_size(setup, trained)
     variables, step = load_variables(setup, files, step, best)
-    name += source.split
+    name = prefix + source.split
     console.print_result(f"{files}: checkpoint of step {step}, split {name}")
     return evaluate_variables(setup, variables, source, files.evaluation(name))
 
@@ -96,8 +108,11 @@ def evaluate_variables(
     metrics: dict[str, float] = {}
     if processes.is_first():
         if results.truth:
-            metrics = setup.task.metrics(results.truth, results.predictions, setup.classes)
             detect = setup.config.task == "detect"
+            metrics = setup.task.metrics(results.truth, results.predictions, setup.classes)
+            metrics["unreadable"] = results.unreadable
+            if detect:
+                metrics["bad_boxes"] = results.bad_boxes
             why_zero = (
                 explain_zero_ap(results.truth, results.predictions, metrics) if detect else []
             )
@@ -111,13 +126,40 @@ def evaluate_variables(
                 f"{results.unreadable} images could not be read and were not counted "
                 "(data.on_bad_example)"
             )
+        if results.bad_boxes:
+            log(
+                f"{results.bad_boxes} boxes were dropped or clipped, so these metrics do not count "
+                "them as the files state them (data.on_bad_box)"
+            )
     metrics = processes.broadcast(metrics)
     if not metrics:
         raise DataError(f"split {source.split}: no image could be read")
     return metrics
 
 
-def _data_prefix(trained: ConfigDict, config: ConfigDict) -> str:
-    """A prefix of the split's name if the data set is not the run's own, else ''."""
-    name = config.data.name
-    return "" if name == trained.data.name else name.replace("/", "-") + ":"
+def _data_prefix(trained: ConfigDict, config: ConfigDict, workdir: Workdir) -> str:
+    """A prefix of the split's name if the data set is not the run's own, else ''.
+
+    The run's own data may lie elsewhere now: it is recognized by the split that the run evaluated.
+    """
+    changed = [key for key in _DATA_KEYS if _location(trained, key) != _location(config, key)]
+    if not changed:
+        return ""
+    own = workdir.evaluated_split()
+    if own is not None and "name" not in changed and truth_identity(open_eval(config)) == own:
+        return ""
+    if config.data.name:
+        return config.data.name.replace("/", "-") + ":"
+    # Two folders may have one name.
+    values = [_location(config, key) for key in _DATA_KEYS]
+    digest = hashlib.sha256("\n".join(values).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{Path(_location(config, changed[0]) or config.data.root).stem}-{digest[:6]}:"
+
+
+def _location(config: ConfigDict, key: str) -> str:
+    """The value of the data key, a path as an absolute one."""
+    value = config.data[key]
+    if key == "name" or not value:
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve() if key == "root" else path)

@@ -3,35 +3,67 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from convmesh.data.formats.files import list_files
 from convmesh.data.images import SUFFIXES, read_image
 from convmesh.errors import ConfigError, DataError
 
+_SHOWN = 5  # suffixes of files passed by
 
-def find_images(paths: Sequence[str]) -> list[Path]:
-    """Return the image files named by files, folders (searched recursively) and globs, each once.
 
+@dataclass(frozen=True)
+class FoundImages:
+    """The image files of a call, each once, and the files in its folders that are no images."""
+
+    files: list[Path]
+    passed_by: list[Path]
+
+    def describe_passed_by(self) -> str:
+        """Return a line that counts the files passed by, by suffix, or ''."""
+        if not self.passed_by:
+            return ""
+        suffixes = Counter(path.suffix.lower() or "no suffix" for path in self.passed_by)
+        counts = ", ".join(f"{suffix} ({count})" for suffix, count in suffixes.most_common(_SHOWN))
+        more = ", ..." if len(suffixes) > _SHOWN else ""
+        return (
+            f"{len(self.passed_by)} files passed by, not images that can be read by their suffix: "
+            f"{counts}{more}, such as {self.passed_by[0]}"
+        )
+
+
+def find_images(paths: Sequence[str]) -> FoundImages:
+    """Return the image files named by files, folders (searched as training does) and globs.
+
+    In folders, hidden files are left out, links are followed, and files count by their suffix.
     Raises ConfigError for a path without images.
     """
     found: dict[Path, None] = {}
+    passed_by: dict[Path, None] = {}
     for given in paths:
-        path = Path(given)
+        path = Path(given).expanduser()
+        others: list[Path] = []
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            listed = [path / name for name in list_files(path)]
+            files = [file for file in listed if file.suffix.lower() in SUFFIXES]
+            others = [file for file in listed if file.suffix.lower() not in SUFFIXES]
         elif path.exists():
             files = [path]
         else:
-            matches = [Path(p) for p in sorted(glob.glob(given, recursive=True))]
+            matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
             files = [p for p in matches if p.is_file()]
         if not files:
-            raise ConfigError(f"{given}: no image found")
+            passed = FoundImages([], others).describe_passed_by()
+            raise ConfigError(f"{given}: no image found{'; ' + passed if passed else ''}")
         found |= dict.fromkeys(files)
-    return list(found)
+        passed_by |= dict.fromkeys(others)
+    return FoundImages(list(found), [path for path in passed_by if path not in found])
 
 
 def read_batches(

@@ -33,7 +33,7 @@ from convmesh.steps.step import jit_predict_step
 from convmesh.workdir.layout import Workdir
 
 _THREADS = min(8, os.cpu_count() or 1)  # decoding, drawing and PNG compression release the GIL
-_NAMED = 3  # unreadable files named in the error; if there are more, all are printed before it
+_NAMED = 3  # unreadable files named in the error; if more, all are printed before it
 
 
 class _Predictor:
@@ -152,14 +152,15 @@ def predict_files(
     """Predict files, folders and globs; write predictions.json and a picture of each to `output`.
 
     While the devices work on a batch, the next one is read and the pictures of the last one are
-    drawn. Returns what predictions.json holds.
+    drawn. Files that cannot be read are named and passed by. Returns what predictions.json holds.
 
     Raises:
       ConfigError: a path names no image, `output` holds inputs or labels that would be
         overwritten, or `workdir` is not a run. Nothing is written.
-      DataError: files could not be read; the others are written. Or there is no checkpoint.
+      DataError: no file could be read, or there is no checkpoint.
     """
-    files = find_images(paths)
+    found_files = find_images(paths)
+    files = found_files.files
     folder = PredictionFolder.for_files(output, files, options.save_txt)
     predictor, describe = _load(Workdir(workdir), options)
 
@@ -167,7 +168,8 @@ def predict_files(
         described = describe(image, found)
         folder.write_image(file, described)
         height, width = image.shape[:2]
-        return {"file": str(file), "width": width, "height": height, **described.entry}
+        about = {"file": str(file), "picture": folder.pictures[file]}
+        return about | {"width": width, "height": height, **described.entry}
 
     entries: list[dict[str, Any]] = []
     unreadable: list[str] = []
@@ -187,6 +189,8 @@ def predict_files(
     console.print_result(
         f"{len(entries)} images: {folder.predictions_file}, and a picture of each next to it"
     )
+    if passed_by := found_files.describe_passed_by():
+        console.print_result(passed_by)
     _report_unreadable(unreadable, len(files))
     return entries
 
@@ -213,12 +217,15 @@ def _load(
 
 
 def _report_unreadable(reasons: Sequence[str], total: int) -> None:
-    """Raise DataError if files could not be read; print all of them if there are many."""
-    if len(reasons) > _NAMED:
-        console.print_result("\n".join(["could not be read:", *reasons]))
-    if reasons:
+    """Print the files that could not be read; raise DataError if these are all."""
+    if not reasons:
+        return
+    if len(reasons) < total or len(reasons) > _NAMED:
+        header = f"{len(reasons)} of {total} files could not be read and were passed by:"
+        console.print_result("\n".join([header, *reasons]))
+    if len(reasons) == total:
         raise DataError(
-            f"{len(reasons)} of {total} files could not be read: "
+            f"none of the {total} files could be read: "
             + "; ".join([*reasons[:_NAMED], *["..."] * (len(reasons) > _NAMED)])
         )
 

@@ -24,12 +24,14 @@ class SplitPredictions:
 
     truth: for each image, see `image_truth`.
     predictions: for each image, what the task's `to_host` returns, `image_id` and `file_name`.
-    unreadable: number of images that could not be read.
+    unreadable: number of images that could not be read. bad_boxes: number of boxes that were
+    dropped or clipped, so that they are not in `truth` as the files state them.
     """
 
     truth: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
     unreadable: int
+    bad_boxes: int = 0
 
 
 # Index in the split, truth and prediction of an image.
@@ -59,13 +61,14 @@ def predict_all(
             image = meshes.make_global_batch(mesh, Batch(image=batch.image), shard).image
             outputs = jax.device_get(predict(variables, image))
             own += _pairs(setup.task, batch, outputs, shard)
-        unreadable = batches.counts.unreadable
-    gathered = processes.gather((own, unreadable))
-    pairs = sorted((pair for part, _ in gathered for pair in part), key=lambda pair: pair[0])
+        counts = batches.counts
+    gathered = processes.gather((own, counts.unreadable, counts.bad_boxes))
+    pairs = sorted((pair for part, *_ in gathered for pair in part), key=lambda pair: pair[0])
     return SplitPredictions(
         truth=[truth for _, truth, _ in pairs],
         predictions=[predicted for _, _, predicted in pairs],
-        unreadable=sum(count for _, count in gathered),
+        unreadable=sum(count for _, count, _ in gathered),
+        bad_boxes=sum(count for _, _, count in gathered),
     )
 
 

@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from convmesh import mesh as meshes
 from convmesh.distributed import compile_cache, console
 from convmesh.errors import ConfigError, DataError
-from convmesh.steps.setup import Setup, config_mesh
+from convmesh.steps.setup import Setup, config_mesh, has_weights_for_all
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
+
+_SHOWN = 5  # steps without a value of the metric
 
 
 def available_mesh(config: ConfigDict, required: bool = False) -> Mesh:
@@ -40,11 +42,25 @@ def load_variables(
     if not workdir.checkpoints_folder.is_dir():
         raise DataError(f"{workdir}: no checkpoint yet; train first")
     scores = workdir.scores(setup.best_metric)
+    if best and step is None:
+        _report_undefined(workdir, setup.best_metric)
     with Checkpoints(
         workdir.root, scores=scores, read_only=True, log=console.print_result
     ) as checkpoints:
         chosen = checkpoints.choose(step, best)
         return checkpoints.restore_variables(chosen, setup.abstract_state()), chosen
+
+
+def _report_undefined(workdir: Workdir, metric: str) -> None:
+    """Prints at which steps `metric` is undefined, so that they cannot be the best."""
+    evaluations = workdir.evaluations(metric)
+    steps = [step for step, value in sorted(evaluations.items()) if value is None]
+    if steps:
+        shown = ", ".join(map(str, steps[:_SHOWN])) + ", ..." * (len(steps) > _SHOWN)
+        console.print_result(
+            f"{metric} is undefined in {len(steps)} of {len(evaluations)} evaluations (step "
+            f"{shown}); they cannot be the best"
+        )
 
 
 def check_same_model(trained: ConfigDict, config: ConfigDict, workdir: Workdir) -> None:
@@ -60,3 +76,13 @@ def check_same_model(trained: ConfigDict, config: ConfigDict, workdir: Workdir) 
                 f"{key}={now}: {workdir} was trained with {was}, and its checkpoints hold no other "
                 "weights; leave it out"
             )
+
+
+def check_image_size(setup: Setup, trained: ConfigDict) -> None:
+    """Raise ConfigError if the weights trained at one image size do not fit that of `setup`."""
+    was, now = tuple(trained.data.image_size), tuple(setup.config.data.image_size)
+    if not has_weights_for_all(setup.model, [was, now]):
+        raise ConfigError(
+            f"data.image_size={now[0]},{now[1]}: the weights of {trained.model.name} fit images of "
+            f"{was[0]} x {was[1]} (height x width) only, as it was trained; leave it out"
+        )

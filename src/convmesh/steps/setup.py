@@ -209,14 +209,20 @@ def _check_rows_stay_in_process(config: ConfigDict, mesh: Mesh) -> None:
             )
 
 
-def _check_model_takes_all_sizes(setup: Setup) -> None:
+def has_weights_for_all(model: nn.Module, sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the weights of `model` have the same shapes for images of all `sizes`."""
+
     def parameter_shapes(size: tuple[int, int]) -> Any:
-        images = jax.ShapeDtypeStruct((1, *size, 3), setup.model.dtype)
-        variables = jax.eval_shape(setup.model.init, jax.random.key(0), images)
+        images = jax.ShapeDtypeStruct((1, *size, 3), model.dtype)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
         return jax.tree.map(lambda leaf: leaf.shape, variables["params"])
 
-    first, *others = input_sizes(setup.config)
-    if others and any(parameter_shapes(size) != parameter_shapes(first) for size in others):
+    first, *others = dict.fromkeys(sizes)
+    return all(parameter_shapes(size) == parameter_shapes(first) for size in others)
+
+
+def _check_model_takes_all_sizes(setup: Setup) -> None:
+    if not has_weights_for_all(setup.model, input_sizes(setup.config)):
         raise ConfigError(
             f"data.sizes: the weights of {setup.config.model.name} fit one image size only; leave "
             "it empty"

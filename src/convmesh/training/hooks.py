@@ -32,7 +32,8 @@ class RunView(Protocol):
       state: the train state after the last dispatched step.
       start_step: the step of the restored state. step: the last dispatched step.
       clock: the speed of the last steps.
-      counts: examples and boxes skipped, over all processes, available after the last step.
+      counts: examples and boxes read and skipped, over all processes, after the last step.
+      own_counts: the same of this process, so far in this call.
     """
 
     setup: Setup
@@ -43,6 +44,7 @@ class RunView(Protocol):
     step: int
     clock: StepClock
     counts: DataCounts
+    own_counts: DataCounts
 
     @property
     def finished(self) -> bool:

@@ -25,6 +25,7 @@ from convmesh.inference.evaluation import evaluate_variables
 from convmesh.steps.compiled import TrainSteps
 from convmesh.steps.setup import Setup
 from convmesh.steps.state import TrainState
+from convmesh.training.evaluated_split import note_evaluated_split
 from convmesh.training.hooks import Hook
 from convmesh.training.init_from import InitFrom
 from convmesh.training.progress import Progress
@@ -53,8 +54,9 @@ class Run:
         self.state: TrainState
         self.start_step = self.step = 0
         self.pending_evaluation = False
-        self.counts = DataCounts()
+        self.counts = self.own_counts = DataCounts()
         self._finish_reason: str | None = None
+        self._eval_note = ""
         self._pending_metrics: tuple[int, Mapping[str, Any]] | None = None
         self._last_metrics: dict[str, float] | None = None
         self._agreement = StopAgreement(stop, setup.mesh)
@@ -110,12 +112,23 @@ class Run:
         ids = self.data.train.category_ids
         if processes.is_first():
             self.workdir.write_run(self.setup.config, self.setup.classes, ids)
+        if self.start_step < self.setup.steps:
+            self._note_evaluated_split()
         split, due = self.data.eval.split, self.start_step > 0 and self.is_evaluation_due()
         # On a network file system the newest metrics may be visible to process 0 only.
         missing = processes.is_first() and not self.workdir.is_evaluated(self.start_step, split)
         self.pending_evaluation = processes.broadcast(due and missing)
         for hook in self.hooks:
             hook.on_restore(self)
+
+    def _note_evaluated_split(self) -> None:
+        """Forgets the scores of evaluations of other data."""
+        if processes.is_first():
+            self._eval_note = note_evaluated_split(self.workdir, self.data.eval, self.start_step)
+        scores = self.workdir.scores(self.setup.best_metric) if processes.is_first() else {}
+        self.checkpoints.scores = {}
+        for step, score in processes.broadcast(scores).items():
+            self.checkpoints.note_score(step, score)
 
     def _create(self, init_from: InitFrom | None) -> None:
         self.stop.status = lambda: "before the first step; run it again to begin"
@@ -162,8 +175,9 @@ class Run:
         self._progress = self._parts.enter_context(progress)
         for hook in self.hooks:
             hook.on_start(self)
-        for line in self._init_from.notes if self._init_from else ():
-            self.log(line)
+        for line in (*(self._init_from.notes if self._init_from else ()), self._eval_note):
+            if line:
+                self.log(line)
         self.clock.restart()  # creating or restoring the state is no part of the first step
 
     # Logging, for hooks too.
@@ -202,6 +216,7 @@ class Run:
                 before = time.perf_counter()
                 batch = next(batches)
                 self._waited = time.perf_counter() - before
+                self.own_counts = batches.counts
                 for hook in self.hooks:
                     hook.on_batch(self, self.step + 1, batch)
                 yield self.step + 1, batch

@@ -300,7 +300,8 @@ class Checkpoints:
             step = self._best(steps)
             if step is None:
                 raise DataError(
-                    f"{self._directory}: no checkpoint was evaluated, so none is the best"
+                    f"{self._directory}: no checkpoint has a score (none was evaluated, or "
+                    "checkpoint.best_metric is undefined), so none is the best; leave out --best"
                 )
         if step is None:
             return _call_on_first(self._newest)

@@ -3,6 +3,7 @@
     config.json, classes.json     what is trained: the resolved config, the class names
     category_ids.json             the data set's own number of each class, where it has some
     metrics.jsonl, events.*       the metrics of every logged step and evaluation
+    evaluated.json                the identity of the evaluated data, and from which step on
     nonfinite.jsonl               steps whose loss or gradient was not finite
     checkpoints/STEP/             see `checkpoints`
     plots/first_batch.png, curves.png
@@ -44,6 +45,7 @@ class Workdir:
         self.classes_file = self.root / "classes.json"
         self.category_ids_file = self.root / "category_ids.json"
         self.metrics_file = self.root / "metrics.jsonl"
+        self.evaluated_file = self.root / "evaluated.json"
         self.nonfinite_file = self.root / "nonfinite.jsonl"
         self.lock_file = self.root / LOCK
         self.checkpoints_folder = self.root / CHECKPOINTS
@@ -127,13 +129,46 @@ class Workdir:
         return training_rows(self.metrics())
 
     def evaluations(self, metric: str) -> dict[int, float | None]:
-        """`metric` of each evaluation, by step; None where it is missing."""
-        return {row["step"]: row.get(metric) for row in evaluation_rows(self.metrics())}
+        """`metric` of each evaluation, by step; None where it is missing or undefined.
+
+        Without those of other data than the run evaluates now: they cannot be compared.
+        """
+        rows = evaluation_rows(self.metrics())
+        last = self._evaluated()
+        if last:
+            rows = [r for r in rows if r["step"] > last["after_step"]]
+        return {row["step"]: row.get(metric) for row in rows}
 
     def scores(self, metric: str) -> dict[int, float]:
         """As `evaluations`, without missing values."""
         scores = self.evaluations(metric)
         return {step: value for step, value in scores.items() if value is not None}
+
+    def evaluated_split(self) -> dict[str, Any] | None:
+        """The identity of the data that the run evaluates, see `truth_identity`; None if unknown.
+
+        Raises DataError if the file is damaged.
+        """
+        return self._evaluated().get("identity")
+
+    def _evaluated(self) -> dict[str, Any]:
+        if not self.evaluated_file.exists():
+            return {}
+        found = read_json(self.evaluated_file)
+        if not isinstance(found, dict) or not {"identity", "after_step"} <= found.keys():
+            raise DataError(f"{self.evaluated_file}: has no identity and after_step; delete it")
+        return found
+
+    def note_evaluated_split(self, identity: dict[str, Any], after_step: int) -> None:
+        """Records that evaluations after `after_step` are of the data of `identity`.
+
+        Raises RunError.
+        """
+        content = {"identity": identity, "after_step": after_step}
+        try:
+            atomic_files.write_atomically(self.evaluated_file, json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            raise RunError(f"{self}: cannot be written: {error.strerror or error}") from error
 
     def is_evaluated(self, step: int, split: str) -> bool:
         """Whether the run has evaluated `split` at `step`."""

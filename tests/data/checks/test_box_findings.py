@@ -97,3 +97,22 @@ def test_boxes_that_are_not_usable_do_not_shift_the_findings():
     assert finding.problem.what == (
         "is this a dog? Its side is 90 pixels; the median is 10 for cat and 90 for dog"
     )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_look_finds_the_examples_that_have_duplicates(seed):
+    rng = np.random.default_rng(seed)
+    examples = []
+    for n in rng.integers(0, 9, 400):
+        start, side = rng.uniform(0, 9, (n, 2)), rng.uniform(18, 24, (n, 2))
+        boxes = np.concatenate([start, start + side], 1)
+        boxes[n // 2 + 2 :] = boxes[: max(0, n - n // 2 - 2)]  # equal ones, of any class
+        none = np.zeros(n, bool)
+        labels, bad = rng.integers(0, 2, n), rng.random(n) < 0.2
+        examples.append(ScannedExample([], None, boxes, labels, bad, none, none))
+    expected = {
+        i for i, e in enumerate(examples) if find_duplicates(e.boxes[e.usable], e.labels[e.usable])
+    }
+    assert box_findings.examples_with_duplicates(examples) == expected
+    assert 20 < len(expected) < 380
+    assert box_findings.examples_with_duplicates([]) == set()

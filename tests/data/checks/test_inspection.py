@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from voc_sets import CAT, DOG, config_for, lists, noise, write, write_set
+from voc_faults import FAULTS, image_cut_short, turned, zero_area
+from voc_sets import config_for, lists, noise, write, write_set
 
 from convmesh.config import defaults
 from convmesh.data.box_checks import BoxPolicy, StatedBoxes, check_boxes
@@ -59,151 +60,6 @@ def test_a_clean_set_has_neither_errors_nor_warnings(root):
 
 
 # --- each fault by itself -------------------------------------------------------------------------
-
-
-def zero_area(root):
-    write(root, "b", [DOG, ("dog", 5, 5, 5, 9)])
-
-
-def outside(root):
-    write(root, "d", [DOG, CAT, ("dog", 5, 5, 31, 9)])
-
-
-def image_missing(root):
-    (root / "JPEGImages/b.png").unlink()
-
-
-def image_cut_short(root):
-    file = root / "JPEGImages/b.png"
-    file.write_bytes(file.read_bytes()[:200])
-
-
-def image_is_text(root):
-    (root / "JPEGImages/b.png").write_text("no image")
-
-
-def size_of_another(root):
-    write(root, "b", [DOG], stated=(40, 60))
-
-
-def field_missing(root):
-    file = root / "Annotations/b.xml"
-    file.write_text(file.read_text().replace("<name>dog</name>", ""))
-
-
-def duplicate(root):
-    write(root, "b", [DOG, CAT, DOG])
-
-
-def near_duplicate(root):
-    write(root, "b", [DOG, ("dog", 1, 2, 20, 19)])  # 16 of 17 rows: 0.94
-
-
-def of_two_classes(root):
-    write(root, "b", [DOG, ("cat", *DOG[1:])])
-
-
-def fractions_for_pixels(root):
-    write(root, "b", [("dog", 0.1, 0.2, 0.5, 1.0)])
-
-
-def listed_twice(root):
-    lists(root, train="abcb")
-
-
-def in_both_splits(root):
-    lists(root, test="deb")
-
-
-def same_pixels_in_both(root):
-    write(root, "d", [CAT, DOG], noise(ord("b")))
-    file = root / "JPEGImages/d.png"  # another file with the same pixels
-    image = Image.open(file)
-    image.save(file, compress_level=1)
-
-
-def no_image(root):
-    file = root / "Annotations/b.xml"
-    file.with_name("z.xml").write_text(file.read_text())
-
-
-def no_annotation(root):
-    cv2.imwrite(str(root / "JPEGImages/z.png"), noise(1))
-
-
-def of_one_name(root):
-    cv2.imwrite(str(root / "JPEGImages/b.jpg"), noise(2))
-
-
-def turned(root, orientation, stated):
-    write(root, "b", [DOG], stated=stated)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(noise(ord("b"))).save(root / "JPEGImages/b.png", exif=exif)
-
-
-def turned_as_stored(root):
-    turned(root, 6, (20, 30))
-
-
-def upside_down(root):
-    turned(root, 3, (20, 30))
-
-
-def only_evaluated(root):
-    write(root, "d", [CAT, DOG, ("emu", 5, 5, 9, 9)])
-
-
-FAULTS = [
-    (zero_area, "Annotations/b.xml: (5, 5, 5, 9) has no area in the image of 30 x 20: object 2"),
-    (outside, "Annotations/d.xml: (5, 5, 31, 9) is outside of the image of 30 x 20: object 3"),
-    (image_missing, "Annotations/b.xml: its image is missing"),
-    (image_cut_short, "JPEGImages/b.png: truncated or damaged: "),
-    (image_is_text, "JPEGImages/b.png: not an image, or in an unsupported format"),
-    (
-        size_of_another,
-        "JPEGImages/b.png: is 30 x 20, but Annotations/b.xml says 60 x 40: its boxes",
-    ),
-    (field_missing, "Annotations/b.xml: object 1 has no <name>"),
-    (duplicate, "Annotations/b.xml: warning: duplicate: the same box as object 1: object 3"),
-    (
-        near_duplicate,
-        "Annotations/b.xml: warning: duplicate? object 1 has the same class and overlaps it"
-        " (IoU 0.94): object 2",
-    ),
-    (
-        of_two_classes,
-        "Annotations/b.xml: warning: the same box as object 1, whose class is dog: object 2",
-    ),
-    (
-        fractions_for_pixels,
-        "JPEGImages/b.png: warning: no coordinate is above 1; are the",
-    ),
-    (listed_twice, "ImageSets/Main/train.txt: warning: names b 2 times"),
-    (in_both_splits, "JPEGImages/b.png: warning: is in train and in test"),
-    (
-        same_pixels_in_both,
-        "JPEGImages/d.png: warning: the same image as JPEGImages/b.png, which is in train (this"
-        " one in test)",
-    ),
-    (no_image, "Annotations/z.xml: warning: an annotation without an image"),
-    (no_annotation, "JPEGImages/z.png: warning: an image without an annotation"),
-    (
-        of_one_name,
-        "Annotations/b.xml: JPEGImages/b.jpg and JPEGImages/b.png have its name; rename or remove",
-    ),
-    (
-        turned_as_stored,
-        "JPEGImages/b.png: warning: EXIF turns the image (orientation 6); its boxes are taken as"
-        " those of the stored pixels",
-    ),
-    (
-        upside_down,
-        "JPEGImages/b.png: warning: EXIF turns the image (orientation 3); its boxes are taken as"
-        " those of the upright image",
-    ),
-    (only_evaluated, "class emu: warning: occurs 1 time in test, but not in train"),
-]
 
 
 @pytest.mark.parametrize("spoil, line", FAULTS, ids=[spoil.__name__ for spoil, _ in FAULTS])
@@ -288,8 +144,9 @@ def test_many_unit_warnings_are_merged(root):
         )
     for i, name in enumerate(names):
         cv2.imwrite(str(root / f"JPEGImages/{name}.png"), noise(1000 + i))
-    lists(root, train=names)
-    [finding] = inspect(config_for(root)).findings
+    lists(root, train=names, more="abc")
+    [error, finding] = inspect(config_for(root)).findings
+    assert str(error).startswith("Annotations: 22 of 22 boxes are between 0 and 1")
     assert str(finding).startswith(
         "split train: warning: 11 images, first JPEGImages/x0.png: no co"
     )
@@ -360,7 +217,7 @@ def test_the_held_out_examples_are_those_of_training(root):
 
 def test_a_doubtful_label_is_described_in_pixels_of_its_image(root):
     """Half of the boxes are in images of half the size, so sizes must be compared at the input."""
-    lists(root, train=[f"x{i}" for i in range(21)], test=["y"])
+    lists(root, train=[f"x{i}" for i in range(21)], test=["y"], more="abcde")
     for i in range(1, 21):
         times = 1 + i % 2
         objects = [
@@ -504,9 +361,9 @@ def test_as_many_unused_classes_as_allowed_are_listed_one_by_one(root):
 
 
 def test_three_ignored_files_are_all_named_and_of_four_the_first_three(tmp_path):
-    for i, split in enumerate(("train", "val")):
-        (tmp_path / split / "cat").mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / split / "cat" / "0.png"), noise(i))
+    for i, folder in enumerate(("train/cat", "train/dog", "val/cat", "val/dog")):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / "0.png"), noise(i))
     for name, ending in (("a", "a"), ("b", "b"), ("c", "c"), ("d", "c, ...")):
         (tmp_path / "train" / "cat" / name).touch()
         [finding] = inspect(config_for(tmp_path, "classify")).findings

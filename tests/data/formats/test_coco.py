@@ -532,10 +532,10 @@ def test_the_area_of_a_clipped_box_is_scaled_to_its_visible_part(tmp_path):
         box(4, 1, (0, 0, 30.01, 20), area=50),  # rounding is not clipping
     ]
     write(tmp_path / "annotations" / "train.json", [image(1, "a.jpg")], boxes)
-    record = open_train(config(tmp_path, on_bad_box="clip"))[0]
+    record = open_train(config(tmp_path, on_bad_box="clip", max_bad_boxes=1.0))[0]
     assert record.boxes.tolist() == [[20, 10, 30, 20]] * 2 + [[0, 0, 30, 20]]
     assert record.area.tolist() == [25, 100, 50] and record.bad_boxes == 3
-    dropped = open_train(config(tmp_path, on_bad_box="drop"))[0]
+    dropped = open_train(config(tmp_path, on_bad_box="drop", max_bad_boxes=1.0))[0]
     assert dropped.area.tolist() == [50] and dropped.area.dtype == np.float32
 
 

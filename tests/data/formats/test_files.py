@@ -6,8 +6,11 @@ import pytest
 
 from convmesh.config import defaults
 from convmesh.data.formats.files import (
+    Contents,
     by_normal_name,
+    contents,
     folder_named,
+    has_images,
     is_hidden,
     list_files,
     name_from,
@@ -30,6 +33,27 @@ def test_list_files_follows_links_but_no_cycles(tmp_path):
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
     with pytest.raises(DataError, match=f"^{tmp_path}/none: No such file"):
         list_files(tmp_path / "none")
+
+
+def test_the_contents_of_a_folder(tmp_path):
+    for name in ("b/c.jpg", "a.PNG", "n.txt", ".x.png", "__MACOSX/a.png", "Thumbs.db"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    assert contents(tmp_path) == Contents(["b", "link"], ["a.PNG"], ["n.txt"])
+    with pytest.raises(DataError, match=f"^{tmp_path}/none: No such file"):
+        contents(tmp_path / "none")
+
+
+def test_whether_there_are_images_below(tmp_path):
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "a/x.txt").touch()
+    assert not has_images(tmp_path)
+    (tmp_path / "a/b/c/x.jpg").touch()
+    assert has_images(tmp_path) and has_images(tmp_path, 3) and not has_images(tmp_path, 2)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/up").symlink_to(tmp_path / "d")
+    assert not has_images(tmp_path / "d")
 
 
 def test_names_are_relative_to_the_root_for_files_inside():

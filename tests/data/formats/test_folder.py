@@ -1,6 +1,7 @@
 """Folders named after their classes: src/convmesh/data/formats/folder.py."""
 
 import pickle
+import unicodedata
 
 import cv2
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from convmesh.config import defaults
 from convmesh.data import splits
-from convmesh.data.formats.folder import FolderSet
+from convmesh.data.formats.evidence import Evidence
+from convmesh.data.formats.folder import FolderSet, looks_like
 from convmesh.data.record import BadExample
 from convmesh.errors import ConfigError, DataError
 
@@ -70,7 +72,8 @@ def test_a_layout_without_splits_is_all_for_training(tmp_path):
 @pytest.mark.parametrize("asked", [None, "val", "valid", "validation"])
 def test_the_validation_split_has_three_names_in_folders(tmp_path, name, asked):
     for split in ("train", name, "test"):
-        write(tmp_path / split / "a" / f"{split}.png")
+        for label in "ab":
+            write(tmp_path / split / label / f"{split}.png")
     source = splits.open_eval(config_for(tmp_path), asked)
     assert source.split == name and source[0].file_name == f"{name}/a/{name}.png"
 
@@ -97,22 +100,93 @@ def test_a_class_that_only_evaluation_has_is_named(split_root):
         FolderSet(config_for(split_root))
 
 
+@pytest.mark.parametrize("spelling", ["Cat", "cat ", "CAT"])
+def test_another_spelling_of_a_class_in_another_split_is_named(split_root, spelling):
+    (split_root / "test/cat").rename(split_root / "test" / spelling)
+    message = f"test/{spelling}: class {spelling!r} is in split test.*; 'cat' is: rename"
+    with pytest.raises(DataError, match=message):
+        FolderSet(config_for(split_root))
+    with pytest.raises(DataError, match=f"{spelling!r} is not in data.classes; 'cat' is: rename"):
+        FolderSet(config_for(split_root, classes=("cat", "dog", "emu")))
+
+
+def test_a_decomposed_class_name_is_that_in_the_config(split_root):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    for split in ("train", "valid", "test"):
+        (split_root / split / "emu").rename(split_root / split / decomposed)
+    found = FolderSet(config_for(split_root, classes=("dog", composed, "cat")))
+    labels = found.source("train", training=True).stated_labels
+    assert found.classes == ("dog", composed, "cat") and labels(3).tolist() == [1]
+
+
+def test_a_split_has_the_spelling_of_its_folder_too(split_root):
+    (split_root / "train").rename(split_root / "Training")
+    found = FolderSet(config_for(split_root))
+    assert "train" in found.splits and "Training" not in found.splits
+    for name in ("train", "Training"):
+        source = found.source(name, training=True)
+        assert source.split == "train" and source.name(0) == "Training/cat/0.png"
+    config = config_for(split_root, train_split="Training", eval_split="valid")
+    assert splits.open_train(config).split == "train"
+    with pytest.raises(DataError, match="gnu' is in split test and not in train"):
+        write(split_root / "test/gnu/0.png")
+        FolderSet(config)
+
+
+def test_warnings_about_folders_are_problems_of_the_data_set(split_root):
+    write(split_root / "valid/loose.png")
+    [problem] = FolderSet(config_for(split_root)).problems
+    assert str(problem) == "valid: 1 image in no class folder, such as valid/loose.png; left out"
+    assert problem.split == "valid" and not problem.error
+
+
+@pytest.mark.parametrize(
+    "files, strengths",
+    [
+        (["train/cat/0.png"], {Evidence.LAYOUT, Evidence.POSSIBLE}),
+        (["Testing/cat/0.png"], {Evidence.LAYOUT, Evidence.POSSIBLE}),
+        (["train/images/0.png"], {Evidence.POSSIBLE}),
+        (["cat/0.png"], {Evidence.POSSIBLE}),
+        (["0.png"], set()),
+    ],
+)
+def test_the_evidence_for_class_folders(tmp_path, files, strengths):
+    for name in files:
+        write(tmp_path / name)
+    assert {one for one in Evidence if looks_like(tmp_path, "classify", one)} == strengths
+    assert not any(looks_like(tmp_path, "detect", one) for one in Evidence)
+
+
 def test_an_empty_class_is_refused_in_training_only(split_root):
     for split in ("train", "test"):
         (split_root / split / "gnu").mkdir()
     (split_root / "train/gnu/a.txt").write_text("")
     found = FolderSet(config_for(split_root))
     assert len(found.source("test", training=False)) == 9
-    with pytest.raises(DataError, match="train/gnu: no images for this class"):
+    with pytest.raises(DataError, match="train/gnu: no images for this class .1 other.*gnu/a.txt"):
         found.source("train", training=True)
 
 
 def test_missing_images_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no class folders"):
+    with pytest.raises(DataError, match="no class folders with images, expected CLASS/.*no files"):
         FolderSet(config_for(tmp_path))
     (tmp_path / "train/a").mkdir(parents=True)
-    with pytest.raises(DataError, match="no images in split 'train'"):
+    with pytest.raises(DataError, match="no class folders with images"):
+        FolderSet(config_for(tmp_path))
+    write(tmp_path / "val/a/0.png")
+    write(tmp_path / "train/a.png")
+    with pytest.raises(ConfigError, match="no split 'train' .*; it has val"):
         FolderSet(config_for(tmp_path)).source("train", training=True)
+
+
+def test_one_folder_beside_a_table_of_labels_is_no_class(tmp_path):
+    write(tmp_path / "photos/0.png")
+    assert FolderSet(config_for(tmp_path)).classes == ("photos",)
+    (tmp_path / "labels.csv").write_text("file,label\n0.png,cat\n")
+    message = r"one folder with images, photos, is no class; .*a table of labels \(labels.csv\)"
+    with pytest.raises(DataError, match=message):
+        FolderSet(config_for(tmp_path))
+    assert FolderSet(config_for(tmp_path, classes=("photos", "cat"))).splits == ("train",)
 
 
 def test_wrong_roots_splits_and_tasks_are_refused(split_root):

@@ -49,6 +49,7 @@ def test_auto_recognizes_class_folders(tmp_path):
         (["Annotations/0.xml", "JPEGImages/0.jpg", "ImageSets/Main/train.txt"], "voc"),
         (["train/0.xml", "train/0.jpg"], "voc"),
         (["0.xml", "0.jpg"], "voc"),
+        (["train/images/0.jpg", "train/annotations/0.xml"], "voc"),
         (["train/cat/0.jpg", "train/dog/0.jpg"], "folder"),
         (["cat/0.jpg", "dog/0.jpg", "notes.json"], "folder"),
         (["images/0.jpg", "labels/0.jpg"], "folder"),
@@ -74,6 +75,46 @@ def test_an_unknown_layout_or_format_is_refused(tmp_path):
         open_train(config_at(tmp_path))
     with pytest.raises(ConfigError, match="data.format: got 'zip', wanted auto or one of tfds, co"):
         open_train(config_at(tmp_path, format="zip"))
+
+
+@pytest.mark.parametrize("chosen", ["auto", "own"])
+@pytest.mark.parametrize(
+    "files, layout, what",
+    [
+        (["images/train/0.jpg", "labels/train/0.txt"], "yolo", "YOLO labels"),
+        (["Annotations/0.xml", "JPEGImages/0.jpg"], "voc", "Pascal VOC XML"),
+        (["annotations/instances_val2017.json"], "coco", "COCO annotations"),
+        (["set/train/_annotations.coco.json", "set/train/0.jpg"], "coco", "COCO annotations"),
+    ],
+)
+def test_boxes_are_refused_for_classification_by_name(tmp_path, files, layout, what, chosen):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    message = f"task: classify, but {tmp_path}.* holds boxes; set task to detect .* its {what}"
+    with pytest.raises(ConfigError, match=message):
+        open_train(config_at(tmp_path, format=layout if chosen == "own" else "auto"))
+
+
+def test_class_folders_are_refused_for_detection_without_talk_of_classes_first(tmp_path):
+    for name in ("train/cat/0.jpg", "train/dog/0.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError) as caught:
+        open_train(config_at(tmp_path, "detect"))
+    assert str(caught.value) == (
+        f"data.root: {tmp_path} has no known layout of boxes; found 2 images (train/cat/0.jpg);"
+        " convert it to COCO JSON, Pascal VOC XML or YOLO text, see docs/data.md; if its folders"
+        " are classes, set task to classify (recipe classify)"
+    )
+
+
+def test_a_json_file_of_another_tool_is_not_taken_for_coco(tmp_path):
+    (tmp_path / "x.json").write_text('{"_via_settings": {}}')
+    with pytest.raises(ConfigError, match="VGG Image Annotator"):
+        open_train(config_at(tmp_path, "detect"))
+    (tmp_path / "x.json").write_text("{}")
+    assert registry.find_format(config_at(tmp_path, "detect")) == "coco"
 
 
 def test_a_data_set_name_selects_tfds(tmp_path):

@@ -125,7 +125,7 @@ def test_labels_without_an_image_are_reported(tmp_path):
     text(tmp_path / "labels" / "b.txt", ROW)
     text(tmp_path / "labels" / "classes.txt", "cat")  # where labelImg puts it
     assert warnings(open_dataset(made)) == [
-        "labels: the label file labels/b.txt belongs to no image"
+        "labels: 1 label file has no image, such as labels/b.txt"
     ]
 
 
@@ -185,7 +185,8 @@ def test_data_yaml_with_a_path_lists_of_folders_and_lists_of_images(tmp_path):
     assert [len(val[i].boxes) for i in range(2)] == [3, 4] and len(val) == 3
     assert [val[i].image_id for i in range(2)] == [1, 2]
     assert warnings(dataset) == [
-        "deep/images/three/c.jpg: is 2 times in split 'val'; used once",
+        "data.yaml: 1 image is more than once in split 'val', such as deep/images/three/c.jpg;"
+        " used once",
         "data.yaml: test: ../test/images is neither a folder nor a list of images in the folder;"
         " ignored",
     ]

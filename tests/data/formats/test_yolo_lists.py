@@ -40,8 +40,8 @@ def test_matches_by_the_name_alone_are_counted(tmp_path):
     made = listed(tmp_path, ["a.jpg", "b.jpg"], ["/x/cam/a.jpg", "/x/cam/b.jpg"])
     assert len(open_train(made)) == 2
     assert warnings(open_dataset(made)) == [
-        "train.txt: 2 images that it lists were matched by the name of the file alone, such as"
-        " a.jpg for /x/cam/a.jpg"
+        "train.txt: 2 lines are matched by the name of the file alone, such as a.jpg for"
+        " /x/cam/a.jpg"
     ]
 
 
@@ -49,8 +49,8 @@ def test_images_in_other_folders_are_found_and_counted(tmp_path):
     made = listed(tmp_path, ["images/one/a.jpg"], ["a.jpg"])
     assert open_train(made).name(0) == "images/one/a.jpg"
     assert warnings(open_dataset(made)) == [
-        "train.txt: 1 images that it lists are in other folders than it states, such as"
-        " images/one/a.jpg for a.jpg"
+        "train.txt: 1 image is in other folders than the list states, such as images/one/a.jpg for"
+        " a.jpg"
     ]
 
 

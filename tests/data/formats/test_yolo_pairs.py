@@ -60,8 +60,7 @@ def test_two_label_files_of_one_image_are_refused_if_they_differ(tmp_path):
     text(tmp_path / "images" / "a.txt", "", ROW)
     assert len(open_train(made)[0].boxes) == 1
     assert warnings(open_dataset(made)) == [
-        "images: 1 label files are in two places, with the same boxes; used once, such as"
-        " images/a.txt"
+        "labels: 1 label file has a copy with the same boxes, such as images/a.txt; used once"
     ]
 
 
@@ -70,7 +69,7 @@ def test_a_caption_beside_an_image_is_no_label_file(tmp_path):
     text(tmp_path / "images" / "a.txt", "a cat on a mat")
     assert len(open_train(made)[0].boxes) == 1
     assert warnings(open_dataset(made)) == [
-        "images: 1 text files beside images hold no boxes; not used, such as images/a.txt"
+        "labels: 1 text file has the name of an image and no boxes, such as images/a.txt; not used"
     ]
 
 
@@ -94,13 +93,11 @@ def test_label_files_without_an_image_are_counted(tmp_path):
         text(tmp_path / name, "cat")
     text(tmp_path / "README.dataset.txt", "read me")
     assert warnings(open_dataset(made)) == [
-        "labels: 2 label files belong to no image, such as labels/b.txt"
+        "labels: 2 label files have no image, such as labels/b.txt"
     ]
     annotated(tmp_path / "images", "d.jpg", "d.txt")
     text(tmp_path / "images" / "e.txt", ROW)  # beside images that have labels beside them
-    assert (
-        "3 label files belong to no image, such as images/e.txt" in warnings(open_dataset(made))[0]
-    )
+    assert "3 label files have no image, such as images/e.txt" in warnings(open_dataset(made))[0]
 
 
 def test_where_no_image_has_labels_one_without_an_image_is_named(tmp_path):
@@ -112,9 +109,9 @@ def test_where_no_image_has_labels_one_without_an_image_is_named(tmp_path):
 
 def test_images_with_labels_that_are_in_no_split_are_counted(tmp_path):
     simple(tmp_path, ROW)
-    annotated(tmp_path, "more/images/b.jpg", "more/labels/b.txt")
+    annotated(tmp_path, "more/b.jpg", "more/b.txt")
     picture(tmp_path / "logo.png")  # has no labels
     text(tmp_path / "data.yaml", "train: images", "names: [cat, dog]")
     assert warnings(open_dataset(config(tmp_path))) == [
-        "more/images: 1 images with labels are in no split, such as more/images/b.jpg"
+        "more: 1 labelled image is in no split, such as more/b.jpg"
     ]

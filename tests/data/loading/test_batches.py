@@ -14,13 +14,15 @@ def test_counts_leave_out_padding_and_regions_to_ignore():
             "bad_boxes": np.array([2, 0, 0, 1]),
             "truncated": np.array([0, 0, 0, 7]),
             "bad_partners": np.array([1, 0, 0, 1]),
+            "replaced": np.array([0, 0, 0, 1]),
+            "source_boxes": np.array([4, 0, 0, 5]),
+            "left_out_boxes": np.array([1, 0, 0, 0]),
             "valid": np.array([[True, True], [False, False], [False, False], [True, False]]),
             "crowd": np.array([[False, True], [False, False], [False, False], [False, False]]),
         }
     )
-    assert counts == DataCounts(
-        images=2, unreadable=1, bad_boxes=3, truncated=7, bad_partners=2, boxes=2
-    )
+    counted = {"images": 1, "unreadable": 2, "bad_boxes": 3, "truncated": 7, "bad_partners": 2}
+    assert counts == DataCounts(boxes=2, source_boxes=9, left_out_boxes=1, **counted)
 
 
 def test_counts_of_classification_have_no_boxes():
@@ -29,8 +31,8 @@ def test_counts_of_classification_have_no_boxes():
 
 
 def test_counts_add_up_by_name():
-    total = DataCounts(1, 2, 3, 4, 5, 6) + DataCounts(10, 20, 30, 40, 50, 60)
-    assert total == DataCounts(11, 22, 33, 44, 55, 66)
+    total = DataCounts(1, 2, 3, 4, 5, 6, 7, 8) + DataCounts(10, 20, 30, 40, 50, 60, 70, 80)
+    assert total == DataCounts(11, 22, 33, 44, 55, 66, 77, 88)
 
 
 def test_the_placement_is_that_of_one_image():
@@ -53,7 +55,7 @@ def test_every_array_that_is_counted_is_kept_for_counting():
             seen.add(key)
             return super().__getitem__(key)
 
-    names = ("bad_boxes", "truncated", "bad_partners")
+    names = ("bad_boxes", "truncated", "bad_partners", "replaced", "source_boxes", "left_out_boxes")
     arrays = {name: np.ones(2, int) for name in names} | {"index": np.arange(2)}
     DataCounts.of(Seen(arrays | {name: np.ones(2, bool) for name in ("present", "valid", "crowd")}))
     assert seen == batches._COUNTED

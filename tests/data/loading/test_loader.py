@@ -136,8 +136,10 @@ def test_evaluation_is_deterministic():
     ],
     ids=str,
 )
-def test_the_batches_of_all_processes_make_the_global_batch(task, options, first):
-    source, config = Scenes(11, task, bad_boxes=1), config_for(task, max_boxes=2)
+@pytest.mark.parametrize("broken", [(), (2, 3, 8)])
+def test_the_batches_of_all_processes_make_the_global_batch(task, options, first, broken):
+    source = Scenes(11, task, bad_boxes=1, broken=broken)
+    config = config_for(task, max_boxes=2, on_bad_example="skip")
     config.train.batch_size = 8
     shards = shards_of(2, **options)
     assert shards[0].examples.tolist() == first
@@ -149,8 +151,10 @@ def test_the_batches_of_all_processes_make_the_global_batch(task, options, first
     assert_joined(shards, parts, expected)
     # Each example is counted once, by the first process that holds it.
     assert sum(part_counts, DataCounts()) == counts
-    assert part_counts[1].images == (0 if "rows" in options else 12)
-    assert counts.images == 24 and (task == "classify" or counts.bad_boxes == 24)
+    second = part_counts[1].images + part_counts[1].unreadable
+    assert second == (0 if "rows" in options else 12)
+    assert counts.images + counts.unreadable == 24 and (counts.unreadable > 0) == bool(broken)
+    assert task == "classify" or counts.bad_boxes == counts.images
 
 
 def test_the_mixed_batches_of_all_processes_make_the_global_batch():

@@ -6,6 +6,7 @@ from sources import (
     GreyImages,
     Scenes,
     arrays_of,
+    assert_same,
     config_for,
     mixing_config,
     take,
@@ -13,6 +14,7 @@ from sources import (
 )
 
 from convmesh.data import order
+from convmesh.data.loading.cache import with_cache
 from convmesh.data.record import Record
 from convmesh.errors import DataError
 
@@ -86,19 +88,47 @@ def test_an_unreadable_image_raises_an_error_with_its_name(workers):
 
 
 @pytest.mark.parametrize("task", ["detect", "classify"])
-def test_an_unreadable_image_is_skipped_with_weight_zero(task):
-    config = config_for(task, on_bad_example="skip")
-    batches, counts = take(Scenes(5, task, broken=(3, 4)), config, 5)
-    readable, _ = take(Scenes(5, task), config, 5)
+def test_the_next_readable_image_takes_the_place_of_an_unreadable_one(task):
+    config = config_for(task, on_bad_example="skip", image_size=(40, 30))
+    config.data.augment.flip = 0.5
+    batches, counts = take(Scenes(6, task, broken=(2, 3, 5)), config, 6)
+    readable, _ = take(Scenes(6, task), config, 6)
     for batch, sound in zip(batches, readable, strict=True):
-        assert np.array_equal(batch.index, sound.index)
-        bad = np.isin(batch.index, (3, 4))
-        assert np.array_equal(batch.present, ~bad)
-        assert not batch.image[bad].any()
-        assert np.array_equal(batch.image[~bad], sound.image[~bad])
-        if task == "detect":
-            assert not batch.valid[bad].any()
-    assert counts.unreadable == 8 and counts.images == 12
+        assert batch.present.all()
+        assert batch.index.tolist() == [{2: 4, 3: 4, 5: 0}.get(i, i) for i in sound.index]
+        drawn = np.isin(sound.index, (2, 3, 5))
+        assert np.array_equal(batch.image[~drawn], sound.image[~drawn])
+        if task == "classify":
+            assert (batch.label == batch.index % 3).all()
+    assert counts.unreadable == counts.images == 12  # of four epochs
+
+    # It is another crop than its own: three examples of one epoch are image 4.
+    first_epoch = np.concatenate([batch.image for batch in batches])[:6]
+    copies = first_epoch[np.concatenate([batch.index for batch in batches])[:6] == 4]
+    assert len(copies) == 3 == len(np.unique(copies, axis=0))
+
+
+def test_bad_boxes_of_a_replacement_are_not_counted_again():
+    config = config_for(on_bad_example="skip")
+    _, counts = take(Scenes(4, broken=(2,), bad_boxes=1), config, 3)
+    assert (counts.images, counts.unreadable, counts.bad_boxes) == (9, 3, 9)
+    assert counts.source_boxes == 3 * (0 + 1 + 3)
+
+
+def test_if_no_image_can_be_read_the_error_names_the_first_and_the_count():
+    config = config_for(on_bad_example="skip")
+    with pytest.raises(DataError, match="^0.png: cannot be read, .* any other of the 5 images"):
+        take(Scenes(5, broken=range(5)), config, 1)
+
+
+@pytest.mark.parametrize("options", [{"workers": 1}, {"cache": "true"}], ids=str)
+def test_replacements_are_the_same_in_workers_and_with_a_cache(options):
+    source = Scenes(7, broken=(1, 2, 6))
+    expected, counts = take(source, config_for(on_bad_example="skip"), 4)
+    config = config_for(on_bad_example="skip", **options)
+    found, found_counts = take(with_cache(source, str(config.data.cache)), config, 4)
+    assert_same(found, expected)
+    assert found_counts == counts
 
 
 def test_the_smallest_boxes_beyond_the_limit_are_truncated_and_counted():
@@ -200,9 +230,7 @@ def test_an_unreadable_partner_is_counted_and_left_out():
         for row, index in enumerate(batch.index):
             partners = batch.partners[row]
             assert not np.isin(partners, (2, 5)).any()
-            if index in (2, 5):
-                assert not batch.present[row] and (partners == -1).all()
-                continue
+            assert batch.present[row] and index not in (2, 5)
             bad += int((partners == -1).sum())
             labels = batch.labels[row, batch.valid[row]].tolist()
             assert sorted(labels) == sorted([index, *partners[partners >= 0]])

@@ -24,10 +24,12 @@ KINDS = {
     "units": "doubtful units",
     "exif_orientation": "images turned by EXIF",
     "set": "about the data set",
+    "limit": "limits exceeded",
 }
 # By the config key of the policy, the kind of a finding, and the values that accept it.
 POLICY_KINDS = {"data.on_bad_box": "box", "data.on_bad_example": "example"}
 _REMEDIES = {"box": "data.on_bad_box to drop or clip", "example": "data.on_bad_example to skip"}
+_SHOWN = 3  # findings of each kind at the start of a run
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Inspection:
     summary: dict[str, Any]
     classes: tuple[str, ...] = ()
     splits: list[ScannedSplit] = field(default_factory=list)
+    on_bad_box: str = "fail"
 
     @property
     def refused(self) -> bool:
@@ -73,6 +76,8 @@ class Inspection:
             by_kind = ", ".join(f"{n} {KINDS[kind]}" for kind, n in warnings.items())
             return f"{totals}{f' ({by_kind})' if by_kind else ''}: training accepts this data"
         remedies = [_REMEDIES[kind] for kind in errors if kind in _REMEDIES]
+        if self.on_bad_box == "clip":  # what it refuses are class ids that do not exist
+            remedies = [text.removesuffix(" or clip") for text in remedies]
         others = sum(n for kind, n in errors.items() if kind not in _REMEDIES)
         advice = f"fix them, or set {' and '.join(remedies)}" if remedies else "fix them"
         unavoidable = f" ({others} must be fixed)" if remedies and others else ""
@@ -162,6 +167,23 @@ class Inspection:
             "crowd": example.crowd,
             "doubted": np.isin(np.arange(len(example.boxes)), list(doubted)),
         }
+
+
+def brief_lines(findings: Sequence[Finding], sampled: Sequence[Finding], size: int) -> list[str]:
+    """Return the warnings that a run prints at its start: counted, the first of each kind.
+
+    sampled: those that opening the first `size` images has shown.
+    """
+    lines = []
+    for found, where in ((findings, ""), (sampled, f" in a sample of {count(size, 'image')}")):
+        for kind, name in KINDS.items():
+            own = [finding.problem for finding in found if finding.kind == kind]
+            if own:
+                lines.append(f"  {name}: {len(own)}{where}")
+                lines += [f"    {problem}" for problem in own[:_SHOWN]]
+                lines += ["    ..."] if len(own) > _SHOWN else []
+    total = count(len(findings) + len(sampled), "warning")
+    return [f"{total} about the data; `convmesh check-data` lists all", *lines] if lines else []
 
 
 def merge_unit_warnings(

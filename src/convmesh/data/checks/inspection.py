@@ -1,5 +1,7 @@
 """`convmesh check-data`: errors, warnings and statistics of a data set.
 
+`warnings_at_start` are those that a run prints, found without reading all images.
+
 Errors are what training would refuse under the policies of the config. Warnings are about data that
 training accepts although it looks like a mistake; nothing is corrected automatically.
 """
@@ -13,10 +15,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.data.checks import statistics
-from convmesh.data.checks.box_findings import duplicate_box_findings, label_findings
-from convmesh.data.checks.findings import POLICY_KINDS, Finding, Inspection, merge_unit_warnings
-from convmesh.data.checks.scan import ScannedExample, ScannedSplit, scan
-from convmesh.data.checks.set_findings import duplicate_image_findings, set_findings
+from convmesh.data.checks.box_findings import (
+    duplicate_box_findings,
+    examples_with_duplicates,
+    label_findings,
+)
+from convmesh.data.checks.findings import (
+    POLICY_KINDS,
+    Finding,
+    Inspection,
+    brief_lines,
+    merge_unit_warnings,
+)
+from convmesh.data.checks.limit_findings import limit_findings
+from convmesh.data.checks.scan import ScannedExample, ScannedSplit, scan, scan_files
+from convmesh.data.checks.set_findings import (
+    duplicate_image_findings,
+    left_out_findings,
+    run_findings,
+    set_findings,
+)
 from convmesh.data.formats.annotated import AnnotatedSet
 from convmesh.data.formats.registry import find_format, open_dataset
 from convmesh.data.problems import Problem
@@ -26,6 +44,9 @@ from convmesh.errors import DataError
 
 # More unit warnings than this in one split are merged into one.
 MAX_UNIT_WARNINGS = 10
+# At the start of a run this many images are opened, for findings of these kinds.
+SAMPLE_IMAGES = 16
+IMAGE_KINDS = ("exif_orientation",)
 
 
 def inspect(
@@ -41,12 +62,7 @@ def inspect(
     """
     try:
         dataset = open_dataset(config)
-        splits = [
-            ScannedSplit(split, source, indices)
-            for split, source, indices in used_splits(
-                dataset, config, lambda split: _open_unchecked(dataset, split, config.task)
-            )
-        ]
+        splits = _used_splits(dataset, config)
     except DataError as error:
         return Inspection([Finding(Problem("", str(error)), "file")], {"splits": {}})
     scan(splits, config.data.on_bad_example == "skip", progress)
@@ -54,16 +70,64 @@ def inspect(
     limits = statistics.InputLimits(size, config.data.max_boxes)
     summary = statistics.summarise(splits, classes, config.task, limits)
     findings = [
+        *_findings(dataset, splits, config),
+        *limit_findings(splits, config),
+        *run_findings(splits, config),
+    ]
+    findings.sort(key=lambda finding: finding.problem.file)
+    source = {"format": find_format(config), "data": config.data.name or config.data.root}
+    return Inspection(findings, source | summary, classes, splits, config.data.on_bad_box)
+
+
+def warnings_at_start(dataset: DataSet, config: ConfigDict) -> list[str]:
+    """Return the warnings about the data that a run prints at its start, as lines of text.
+
+    They are those of `inspect`, as far as the files state them and a sample of images shows them,
+    about the splits that the run uses.
+    """
+    splits = _used_splits(dataset, config)
+    scan_files(splits)
+    used = {"", *(split.source.split for split in splits)}
+    findings = [
+        finding
+        for finding in _findings(dataset, splits, config)
+        if finding.kind != "file" or finding.problem.split in used
+    ]
+    findings += left_out_findings(splits)
+    if not config.data.first:  # a run on the first few examples is to learn these by heart
+        findings += run_findings(splits, config)
+    train = splits[0]
+    sample = ScannedSplit(train.name, train.source, train.indices[:SAMPLE_IMAGES])
+    scan([sample], config.data.on_bad_example == "skip", lambda done, total: None)
+    sampled = [
+        finding
+        for finding in _example_findings([sample])
+        if finding.kind in IMAGE_KINDS and not finding.problem.error
+    ]
+    return brief_lines(findings, sampled, len(sample))
+
+
+def _used_splits(dataset: DataSet, config: ConfigDict) -> list[ScannedSplit]:
+    def open_split(split: str) -> Source:
+        return _open_unchecked(dataset, split, config.task)
+
+    return [ScannedSplit(*used) for used in used_splits(dataset, config, open_split)]
+
+
+def _findings(
+    dataset: DataSet, splits: Sequence[ScannedSplit], config: ConfigDict
+) -> list[Finding]:
+    """Return the findings about scanned splits, sorted by file."""
+    classes, size = splits[0].source.classes, tuple(config.data.image_size)
+    findings = [
         *(Finding(problem, "file") for problem in _file_problems(dataset, splits)),
         *_example_findings(splits),
         *label_findings(splits, classes, size),
         *duplicate_image_findings(splits),
-        *set_findings(splits, summary, config),
+        *set_findings(splits, config),
     ]
     findings = merge_unit_warnings(findings, splits, MAX_UNIT_WARNINGS)
-    findings.sort(key=lambda finding: finding.problem.file)
-    source = {"format": find_format(config), "data": config.data.name or config.data.root}
-    return Inspection(findings, source | summary, classes, splits)
+    return sorted(findings, key=lambda finding: finding.problem.file)
 
 
 def _open_unchecked(dataset: DataSet, split: str, task: str) -> Source:
@@ -87,9 +151,13 @@ def _file_problems(dataset: DataSet, splits: Sequence[ScannedSplit]) -> Iterator
 def _example_findings(splits: Sequence[ScannedSplit]) -> Iterator[Finding]:
     """Yield the findings about single examples."""
     for s, split in enumerate(splits):
+        duplicates = set()
+        if split.source.task == "detect":
+            duplicates = examples_with_duplicates(split.examples)
         for i, example in enumerate(split.examples):
             yield from _scan_findings(split, example, (s, i))
-            yield from duplicate_box_findings(split, example, (s, i))
+            if i in duplicates:
+                yield from duplicate_box_findings(split, example, (s, i))
 
 
 def _scan_findings(

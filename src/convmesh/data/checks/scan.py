@@ -1,11 +1,15 @@
-"""Reads every example of a run once, and keeps what the checks need; no pixels are kept."""
+"""Reads every example of a run once, and keeps what the checks need; no pixels are kept.
+
+`scan` opens the images; `scan_files` takes what the files state about them, for the start of a run.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -32,7 +36,11 @@ class ScannedExample:
     the upright image, or None if it is unusable. boxes: float64 [n, 4] in its pixels, as stated in
     the files. labels: int64 [n], class ids of the boxes; of a classification example one class id,
     without a box. bad, crowd, difficult: bool [n]. digest: of the pixels. warnings: (kind, message)
-    about the image.
+    about the image. bad_boxes: how many of its boxes are bad, without those of classes that
+    `data.classes` leaves out; all_boxes: how many there are without these.
+
+    If only its files were read, the size is the one that they state, and the boxes are fractions of
+    the image if they state none.
     """
 
     problems: list[tuple[Problem, str]]
@@ -44,6 +52,8 @@ class ScannedExample:
     difficult: np.ndarray = field(default_factory=_no_flags)
     digest: bytes = b""
     warnings: tuple[tuple[str, str], ...] = ()
+    bad_boxes: int = 0
+    all_boxes: int = 0
 
     @property
     def usable(self) -> np.ndarray:
@@ -136,12 +146,14 @@ def _scan_annotated(source: AnnotatedSource, index: int) -> ScannedExample:
     none = np.zeros(len(annotated.boxes), bool)
     height, width = opened.image.shape[:2]
     size = (height, width)
+    bad = np.array([bool(fault) for fault in opened.errors], bool)
+    counted = ~source.left_out(index)
     return ScannedExample(
         problems=[(problem, "data.on_bad_box") for problem in opened.problems],
         size=size,
         boxes=opened.boxes,
         labels=annotated.labels,
-        bad=np.array([bool(fault) for fault in opened.errors], bool),
+        bad=bad,
         crowd=none if annotated.crowd is None else annotated.crowd,
         difficult=none if annotated.difficult is None else annotated.difficult,
         digest=_digest(opened.image),
@@ -149,6 +161,8 @@ def _scan_annotated(source: AnnotatedSource, index: int) -> ScannedExample:
             *_unit_warnings(annotated, size),
             *_orientation_warnings(annotated, size, opened.orientation),
         ),
+        bad_boxes=int((bad & counted).sum()),
+        all_boxes=int(counted.sum()),
     )
 
 
@@ -182,6 +196,53 @@ def _scan_record(source: Source, index: int, skip_bad: bool) -> ScannedExample:
         crowd=record.crowd if detects else none,
         difficult=none,
         digest=_digest(record.image),
+        bad_boxes=record.bad_boxes - record.left_out_boxes,
+        all_boxes=len(record.boxes) + record.dropped_boxes - record.left_out_boxes,
+    )
+
+
+def scan_files(splits: Sequence[ScannedSplit]) -> None:
+    """Fill in the `examples` of `splits` from their files, as far as these describe the examples.
+
+    No image is opened. The examples of a split whose files do not state labels stay empty.
+    """
+    for split in splits:
+        source = split.source
+        if isinstance(source, AnnotatedSource):
+            split.examples = [_stated(source, index) for index in split.indices]
+        elif source.task == "classify" and len(split) and source.stated_labels(0) is not None:
+            by_label: dict[int, ScannedExample] = {}  # a million examples of a thousand classes
+            for index in split.indices:
+                labels = source.stated_labels(index)
+                assert labels is not None
+                none = np.zeros(len(labels), bool)
+                example = ScannedExample([], labels=labels, bad=none, crowd=none, difficult=none)
+                split.examples.append(by_label.setdefault(int(labels[0]), example))
+
+
+def _stated(source: AnnotatedSource, index: int) -> ScannedExample:
+    """Return an image as its files describe it, without the problem of each box that is left out.
+
+    There may be a million of these, on purpose.
+    """
+    annotated = source.annotated(index)
+    if annotated.broken:
+        [problem] = source.stated_problems(index)
+        return ScannedExample([(problem, "data.on_bad_example")])
+    bad, left_out = source.stated_bad(index), source.left_out(index)
+    problems: Iterable[Problem] = ()
+    if (bad & ~left_out).any():
+        problems = itertools.compress(source.stated_problems(index), ~left_out[bad])
+    none = np.zeros(len(annotated.boxes), bool)
+    return ScannedExample(
+        problems=[(problem, "data.on_bad_box") for problem in problems],
+        size=annotated.size,
+        boxes=annotated.pixel_boxes(annotated.size) if annotated.size else annotated.boxes,
+        labels=annotated.labels,
+        bad=bad,
+        crowd=none if annotated.crowd is None else annotated.crowd,
+        difficult=none if annotated.difficult is None else annotated.difficult,
+        warnings=tuple(_unit_warnings(annotated, annotated.size)),
     )
 
 
@@ -192,10 +253,15 @@ def _digest(image: np.ndarray) -> bytes:
     return hashed.digest()
 
 
-def _unit_warnings(annotated: AnnotatedImage, size: tuple[int, int]) -> list[tuple[str, str]]:
-    """Warn if boxes look like fractions where pixels are expected, or the reverse."""
+def _unit_warnings(
+    annotated: AnnotatedImage, size: tuple[int, int] | None
+) -> list[tuple[str, str]]:
+    """Warn if boxes look like fractions where pixels are expected, or the reverse.
+
+    size: (height, width) of the image, or None if it is not known.
+    """
     finite = annotated.boxes[np.isfinite(annotated.boxes).all(1)]
-    if not len(finite) or min(size) <= 2:
+    if not len(finite) or (size is not None and min(size) <= 2):
         return []
     largest = float(finite.max())
     if not annotated.relative and 0 < largest <= 1:

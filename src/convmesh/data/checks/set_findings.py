@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
+from convmesh.data.checks import statistics
 from convmesh.data.checks.findings import Finding, count
 from convmesh.data.checks.scan import ScannedSplit
+from convmesh.data.formats.annotated import AnnotatedSource
 from convmesh.data.problems import Problem
 
 # More classes than this that do not occur are one finding.
@@ -51,17 +52,28 @@ def _describe_duplicate(
     return what
 
 
-def set_findings(
-    splits: Sequence[ScannedSplit], summary: dict[str, Any], config: ConfigDict
-) -> Iterator[Finding]:
+def set_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterator[Finding]:
     """Yield the findings about splits and classes; the first split is that of training."""
-    problems = (
-        *_run_problems(splits, config),
-        *_split_problems(splits),
-        *_class_problems(splits, summary, config.task),
-        *_max_boxes_problems(splits[0].name, summary, config),
-    )
+    problems = [*_split_problems(splits)]
+    if all(len(split.examples) == len(split) for split in splits):  # else they are not known
+        problems += [*_class_problems(splits), *_max_boxes_problems(splits[0], config)]
     for problem in problems:
+        yield Finding(problem, "set")
+
+
+def left_out_findings(splits: Sequence[ScannedSplit]) -> Iterator[Finding]:
+    """Yield for each split how many boxes `data.classes` leaves out: one finding for all."""
+    for split in splits:
+        if isinstance(split.source, AnnotatedSource):
+            boxes = sum(int(split.source.left_out(index).sum()) for index in split.indices)
+            what = f"leaves out {count(boxes, 'box')} of {split.name}, which are dropped"
+            if boxes:
+                yield Finding(Problem("data.classes", what, error=False), "set")
+
+
+def run_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterator[Finding]:
+    """Yield the findings about what a run uses of the data set."""
+    for problem in _run_problems(splits, config):
         yield Finding(problem, "set")
 
 
@@ -91,24 +103,21 @@ def _split_problems(splits: Sequence[ScannedSplit]) -> Iterator[Problem]:
             yield Problem(f"split {split.name}", what, error=False)
 
 
-def _class_problems(
-    splits: Sequence[ScannedSplit], summary: dict[str, Any], task: str
-) -> Iterator[Problem]:
+def _class_problems(splits: Sequence[ScannedSplit]) -> Iterator[Problem]:
     """Yield errors for empty class folders, and warnings about classes missing in training."""
-    train = splits[0]
-    key = "boxes_by_class" if task == "detect" else "images_by_class"
-    counts = {name: split[key] for name, split in summary["splits"].items()}
+    train, classes = splits[0], splits[0].source.classes
+    counts = {split.name: statistics.count_classes(split.examples, classes) for split in splits}
     empty = {path.name for path in train.source.empty_folders}
     unused = [
         name
-        for name in summary["classes"]
+        for name in classes
         if name not in empty and not any(by_class[name] for by_class in counts.values())
     ]
     if len(unused) > MAX_CLASS_FINDINGS:
-        what = f"{len(unused)} of {len(summary['classes'])} do not occur: {', '.join(unused)}"
+        what = f"{len(unused)} of {len(classes)} do not occur: {', '.join(unused)}"
         yield Problem("classes", what, error=False)
         unused = []
-    for name in summary["classes"]:
+    for name in classes:
         present = {split: by_class[name] for split, by_class in counts.items() if by_class[name]}
         if name in empty:
             yield Problem(f"class {name}", f"its folder in {train.name} has no images")
@@ -120,16 +129,14 @@ def _class_problems(
             yield Problem(f"class {name}", what, error=False)
 
 
-def _max_boxes_problems(
-    train: str, summary: dict[str, Any], config: ConfigDict
-) -> Iterator[Problem]:
+def _max_boxes_problems(train: ScannedSplit, config: ConfigDict) -> Iterator[Problem]:
     """Yield a warning if images have more boxes than a batch can hold."""
-    numbers = summary["splits"][train]
-    over = numbers.get("over_max_boxes", 0)
+    over = statistics.count_over(train.examples, config.data.max_boxes)
     if over:
+        most = max(int(example.usable.sum()) for example in train.examples)
         what = (
-            f"{over} of {count(numbers['images'], 'image')} of {train} have more than"
-            f" {count(config.data.max_boxes, 'box')} (at most {numbers['most_boxes']}); training"
-            " drops the smallest ones"
+            f"{over} of {count(len(train), 'image')} of {train.name} have more than"
+            f" {count(config.data.max_boxes, 'box')} (at most {most}); training drops the smallest"
+            " ones"
         )
         yield Problem("data.max_boxes", what, error=False)

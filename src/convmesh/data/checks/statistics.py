@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,20 +58,54 @@ def without_point(boxes: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
     return ~found
 
 
-def sides_at_input(examples: Iterable[ScannedExample], input_size: tuple[int, int]) -> np.ndarray:
-    """Return float64 [n]: the square roots of the areas of all usable boxes, at the input."""
-    sides = [np.zeros(0)]
-    for example in examples:
-        if example.size is not None and len(example.boxes):
-            boxes = example.boxes[example.usable]
-            area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-            sides.append(np.sqrt(area) * letterbox_scale(example.size, input_size))
-    return np.concatenate(sides)
+@dataclass(frozen=True)
+class Objects:
+    """The objects to learn in some examples, in their order, without bad boxes and crowd regions.
+
+    boxes: float64 [n, 4]; [0, 4] for classification. labels: int64 [n]. example: int64 [n], index
+    of the example. box: int64 [n], index of the box in it.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    example: np.ndarray
+    box: np.ndarray
 
 
-def usable_labels(examples: Iterable[ScannedExample]) -> np.ndarray:
-    """Return int64 [n]: the class ids of all usable boxes, or of the images of classification."""
-    return np.concatenate([np.zeros(0, np.int64), *(e.labels[e.usable] for e in examples)])
+def usable_objects(examples: Sequence[ScannedExample]) -> Objects:
+    """Return the objects of `examples`; all at once, since a data set may have a million."""
+    counts = np.array([len(e.labels) for e in examples], np.int64)
+    example = np.repeat(np.arange(len(examples)), counts)
+    box = np.arange(len(example)) - np.repeat(np.cumsum(counts) - counts, counts)
+    usable = ~np.concatenate([np.zeros(0, bool), *(e.bad | e.crowd for e in examples)])
+    boxes = np.concatenate([np.zeros((0, 4)), *(e.boxes for e in examples)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(e.labels for e in examples)])
+    boxes = boxes[usable] if len(boxes) else boxes
+    return Objects(boxes, labels[usable], example[usable], box[usable])
+
+
+def sides_at_input(
+    objects: Objects, examples: Sequence[ScannedExample], input_size: tuple[int, int]
+) -> np.ndarray:
+    """Return float64 [n]: the square roots of the areas of `objects`, at the input.
+
+    objects: those of `examples`, whose sizes are known.
+    """
+    scales = np.array([letterbox_scale(e.size, input_size) for e in examples if e.size])
+    boxes = objects.boxes
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return np.sqrt(area) * scales[objects.example]
+
+
+def count_classes(examples: Sequence[ScannedExample], classes: Sequence[str]) -> dict[str, int]:
+    """Return how many objects of each class there are; for classification, how many images."""
+    counts = np.bincount(usable_objects(examples).labels, minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
+
+
+def count_over(examples: Sequence[ScannedExample], max_boxes: int) -> int:
+    """Return how many examples have more than `max_boxes` boxes, without bad ones."""
+    return sum(len(e.boxes) > max_boxes and int((~e.bad).sum()) > max_boxes for e in examples)
 
 
 def summarise(
@@ -107,9 +141,9 @@ def _summarise_split(
             for name, size in zip(("smallest", "median", "largest"), shown, strict=False)
         },
     }
-    counts = np.bincount(usable_labels(examples), minlength=len(classes))
+    counts = count_classes(examples, classes)
     if not detects:
-        return summary | {"images_by_class": dict(zip(classes, counts.tolist(), strict=True))}
+        return summary | {"images_by_class": counts}
     boxes = [int(e.usable.sum()) for e in examples if e.size]
     images = np.zeros(len(classes), np.int64)
     for example in examples:
@@ -121,8 +155,8 @@ def _summarise_split(
         "crowd": sum(int((e.crowd & ~e.bad).sum()) for e in examples),
         "difficult": sum(int((e.difficult & e.usable).sum()) for e in examples),
         "most_boxes": max(boxes, default=0),
-        "over_max_boxes": sum(len(e.boxes) - int(e.bad.sum()) > max_boxes for e in examples),
-        "boxes_by_class": dict(zip(classes, counts.tolist(), strict=True)),
+        "over_max_boxes": count_over(examples, max_boxes),
+        "boxes_by_class": counts,
         "images_by_class": dict(zip(classes, images.tolist(), strict=True)),
     }
 
@@ -131,11 +165,12 @@ def _summarise_sides(
     splits: Sequence[ScannedSplit], classes: Sequence[str], input_size: tuple[int, int]
 ) -> dict[str, Any]:
     """Return the distribution of box sides at the input, square roots of areas, by class."""
-    examples = [example for split in splits for example in split.examples]
-    sides, labels = sides_at_input(examples, input_size), usable_labels(examples)
+    examples = [example for split in splits for example in split.examples if example.size]
+    objects = usable_objects(examples)
+    sides, labels = sides_at_input(objects, examples, input_size), objects.labels
     unreachable = 0
     for example in examples:
-        if example.size is not None and len(example.boxes):
+        if example.size and len(example.boxes):
             boxes = letterbox_boxes(example.boxes[example.usable], example.size, input_size)
             unreachable += int(without_point(boxes, input_size).sum())
     small = sides < FINEST_STRIDE

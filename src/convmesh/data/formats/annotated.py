@@ -6,8 +6,9 @@ for each error in the files. Reading images and checking boxes is implemented he
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -24,14 +25,15 @@ from convmesh.data.box_checks import (
     check_boxes,
     invalid_boxes,
     kept_in_training,
+    refused_boxes,
 )
+from convmesh.data.limits import BOXES, IMAGES, Limit
 from convmesh.data.problems import Problem, raise_errors
 from convmesh.data.record import BadExample, DataSet, Record, Source
 from convmesh.errors import ConfigError, DataError, nearest
 
 # Without a stated image size, a pixel box cannot be too far right or down.
 _ANY_SIZE = (math.inf, math.inf)
-_ACTIONS = {"fail": "", "drop": " (dropped)", "clip": " (clipped, or dropped)"}
 
 
 class Numbered(Sequence[str]):
@@ -103,6 +105,11 @@ class AnnotatedImage:
         crowd = none if self.crowd is None else self.crowd
         return crowd if training or self.difficult is None else crowd | self.difficult
 
+    def has_known_name(self) -> np.ndarray:
+        """Return bool [n]: boxes that are of none of the classes, but of one that has a name."""
+        named = [isinstance(name, str) for name in self.unknown] or np.zeros(len(self.boxes), bool)
+        return (self.labels < 0) & named
+
     def location(self, i: int) -> str:
         """Return the location of box `i` in the annotation file."""
         return self.locations[i] if self.locations else f"box {i}"
@@ -111,6 +118,30 @@ class AnnotatedImage:
         """Return the size that boxes must fit in, in their own units, and the tolerance."""
         # The reader of relative boxes has already corrected rounding errors.
         return ((1, 1), 0.0) if self.relative else (self.size or _ANY_SIZE, ROUNDING)
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    """What the files show of all boxes of a split, in the order of its images: bool [n] each.
+
+    bad: what `data.on_bad_box` applies to. left_out: of these, those whose class `data.classes`
+    leaves out. unknown: of these, those with a class id that does not exist. kept: used in
+    training. starts: int64 [images + 1], index of the first box of each image.
+    """
+
+    bad: np.ndarray
+    left_out: np.ndarray
+    unknown: np.ndarray
+    kept: np.ndarray
+    starts: np.ndarray
+
+    def of_image(self, index: int) -> slice:
+        """Return the boxes of image `index`."""
+        return slice(self.starts[index], self.starts[index + 1])
+
+    def images(self, boxes: np.ndarray) -> np.ndarray:
+        """Return the image of each of `boxes`, bool [n]: int64, ascending."""
+        return np.searchsorted(self.starts, np.flatnonzero(boxes), side="right") - 1
 
 
 @dataclass(frozen=True)
@@ -163,11 +194,10 @@ class AnnotatedSet(DataSet):
         split = self._resolve(split)
         raise_errors([problem for problem in self.problems if problem.split in ("", split)])
         source = AnnotatedSource(self, split, self._images[split], self._config, training)
-        raise_errors(
-            [p for i in source.images_with_problems() for p in source.stated_problems(i) if p.error]
-        )
+        raise_errors(source.stated_errors())
         if not len(source):
             raise DataError(f"{self._config.data.root}: split {split!r} has no images")
+        raise_errors([*source.too_many_bad_images(), *source.too_many_bad_boxes()])
         return source
 
     def unchecked(self, split: str) -> AnnotatedSource:
@@ -208,11 +238,11 @@ class AnnotatedSource(Source):
     ):
         """Hold `examples`, whose boxes are checked as `config.data` states."""
         self.split, self.classes, self.category_ids = split, dataset.classes, dataset.category_ids
-        self._examples, self._training = examples, training
-        self._policy = BoxPolicy(len(dataset.classes), config.data.on_bad_box)
-        self._bad_example_is_error = config.data.on_bad_example == "fail"
-        self._kept: np.ndarray | None = None  # of all boxes, computed on first use
-        self._starts = np.zeros(0, np.int64)
+        self._examples, self._training, data = examples, training, config.data
+        self._policy = BoxPolicy(len(dataset.classes), data.on_bad_box)
+        self._selects_classes = bool(data.classes)
+        self._bad_example_is_error = data.on_bad_example == "fail"
+        self._limits = {limit.key: limit.of(config) for limit in (BOXES, IMAGES)}
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -235,9 +265,11 @@ class AnnotatedSource(Source):
         if size_error:
             raise BadExample(f"{example.name}: {size_error}")
         height, width = image.shape[:2]
-        if self._policy.on_bad_box == "fail":  # `check_boxes` does not know the line or object
+        if self._policy.on_bad_box != "drop":  # `check_boxes` does not know the line or object
             raise_errors(self._box_problems(example, boxes, (height, width)))
-        stated = StatedBoxes(boxes, example.labels, example.ignored(self._training), example.area)
+        left_out, _ = self._class_faults(example)
+        ignored = example.ignored(self._training)
+        stated = StatedBoxes(boxes, example.labels, ignored, example.area, left_out)
         checked = check_boxes(stated, (height, width), self._policy, example.file)
         return Record(
             image,
@@ -248,6 +280,8 @@ class AnnotatedSource(Source):
             crowd=checked.crowd,
             area=checked.area,
             bad_boxes=checked.bad,
+            dropped_boxes=checked.dropped,
+            left_out_boxes=checked.left_out,
         )
 
     def stated_labels(self, index: int) -> np.ndarray:
@@ -256,43 +290,104 @@ class AnnotatedSource(Source):
         int64 [n], as far as the files show; the image is not opened.
         """
         example = self._examples[index]
-        return example.labels[self._kept_boxes(index) & ~example.ignored(training=False)]
+        kept = self._judgement.kept[self._judgement.of_image(index)] & (not example.broken)
+        return example.labels[kept & ~example.ignored(training=False)]
 
-    def _kept_boxes(self, index: int) -> np.ndarray:
-        """Return bool [n]: the boxes of image `index` that training uses, none if it is broken."""
-        if self._kept is None:
-            self._starts = np.cumsum([0, *(len(example.boxes) for example in self._examples)])
-            boxes, labels, sizes, rounding, _ = self._all_boxes()
-            self._kept = kept_in_training(boxes, labels, sizes, self._policy, rounding)
-        kept = self._kept[self._starts[index] : self._starts[index + 1]]
-        return kept & (not self._examples[index].broken)
+    def stated_truth(self, index: int) -> bytes:
+        """Return the boxes, labels and ignored regions that the files state for image `index`."""
+        example = self._examples[index]
+        ignored = example.ignored(training=False)
+        return b"".join(array.tobytes() for array in (example.boxes, example.labels, ignored))
 
-    def _all_boxes(self) -> tuple[np.ndarray, ...]:
-        """Return the concatenated boxes of all images, as `invalid_boxes` takes them.
+    def stated_bad(self, index: int) -> np.ndarray:
+        """Return bool [n]: the boxes of image `index` that its files show to be bad."""
+        return self._judgement.bad[self._judgement.of_image(index)]
 
-        boxes float64 [n, 4]; labels int64 [n]; size of each box's frame float64 [n, 2]; tolerance
-        float64 [n, 1]; index of each box's image int64 [n].
-        """
-        counts = [len(example.boxes) for example in self._examples]
-        frames = [example.box_frame() for example in self._examples]
-        return (
-            np.concatenate([np.zeros((0, 4)), *(example.boxes for example in self._examples)]),
-            np.concatenate(
-                [np.zeros(0, np.int64), *(example.labels for example in self._examples)]
-            ),
-            np.repeat(np.reshape([size for size, _ in frames], (-1, 2)), counts, axis=0),
-            np.repeat(np.reshape([rounding for _, rounding in frames], (-1, 1)), counts, axis=0),
-            np.repeat(np.arange(len(counts)), counts),
+    def left_out(self, index: int) -> np.ndarray:
+        """Return bool [n]: the boxes of image `index` whose class `data.classes` leaves out."""
+        return self._judgement.left_out[self._judgement.of_image(index)]
+
+    @functools.cached_property
+    def _judgement(self) -> _Judgement:
+        """All boxes at once: one at a time takes a minute for a million."""
+        examples = self._examples
+        counts = [len(example.boxes) for example in examples]
+        frames = [example.box_frame() for example in examples]
+        boxes = np.concatenate([np.zeros((0, 4)), *(example.boxes for example in examples)])
+        labels = np.concatenate([np.zeros(0, np.int64), *(example.labels for example in examples)])
+        sizes = np.repeat(np.reshape([size for size, _ in frames], (-1, 2)), counts, axis=0)
+        rounding = np.repeat(np.reshape([r for _, r in frames], (-1, 1)), counts, axis=0)
+        found = _Judgement(
+            bad=invalid_boxes(boxes, labels, sizes, self._policy.num_classes, rounding),
+            left_out=np.zeros(len(boxes), bool),
+            unknown=np.zeros(len(boxes), bool),
+            kept=kept_in_training(boxes, labels, sizes, self._policy, rounding),
+            starts=np.cumsum([0, *counts]),
         )
+        for i in np.unique(found.images((labels < 0) | (labels >= self._policy.num_classes))):
+            part = found.of_image(i)
+            found.left_out[part], found.unknown[part] = self._class_faults(examples[i])
+        return found
+
+    def _class_faults(self, example: AnnotatedImage) -> tuple[np.ndarray, np.ndarray]:
+        """Return bool [n] twice: boxes whose class `data.classes` leaves out, or does not exist."""
+        unknown = (example.labels < 0) | (example.labels >= self._policy.num_classes)
+        if not self._selects_classes or not unknown.any():
+            return np.zeros(len(unknown), bool), unknown
+        named = example.has_known_name()
+        return unknown & named, unknown & ~named
 
     # Problems, for messages.
 
     def images_with_problems(self) -> list[int]:
         """Return the images for which `stated_problems` is not empty: one pass over all boxes."""
-        bad = np.array([bool(example.broken) for example in self._examples], bool)
-        boxes, labels, sizes, rounding, image = self._all_boxes()
-        bad[image[invalid_boxes(boxes, labels, sizes, len(self.classes), rounding)]] = True
-        return np.flatnonzero(bad).tolist()
+        bad = self._judgement.images(self._judgement.bad)
+        return sorted({*bad.tolist(), *self._broken()})
+
+    def stated_errors(self) -> list[Problem]:
+        """Return the problems of images and boxes for which training refuses the split."""
+        found, broken = self._judgement, self._broken() if self._bad_example_is_error else []
+        refused = found.images(refused_boxes(found.bad, found.unknown, self._policy))
+        images = sorted({*refused.tolist(), *broken})
+        return [p for i in images for p in self.stated_problems(i) if p.error]
+
+    def too_many_bad_images(self) -> list[Problem]:
+        """Return an error if more images are skipped than `data.max_bad_examples` allows."""
+        broken = [] if self._bad_example_is_error else self._broken()
+        first = (str(self.stated_problems(i)[0]) for i in broken)
+        return self._exceeded(IMAGES, len(broken), len(self), first)
+
+    def too_many_bad_boxes(self) -> list[Problem]:
+        """Return an error if more boxes are dropped or clipped than `data.max_bad_boxes` allows."""
+        if self._policy.on_bad_box == "fail":
+            return []
+        found = self._judgement
+        counted = ~found.left_out
+        for i in self._broken():
+            counted[found.of_image(i)] = False
+        bad = counted & found.bad
+        first = (str(self._stated_problem(int(box))) for box in np.flatnonzero(bad))
+        return self._exceeded(BOXES, int(bad.sum()), int(counted.sum()), first)
+
+    def _exceeded(
+        self, limit: Limit, bad: int, total: int, examples: Iterator[str]
+    ) -> list[Problem]:
+        """Return an error if `bad` of `total` is too much; examples: descriptions of the bad."""
+        what = limit.exceeded(bad, total, self._limits[limit.key])
+        if not what:
+            return []
+        what += f", such as {next(examples)}; fix them, or set {limit.key} higher"
+        return [Problem(f"split {self.split}", what, split=self.split)]
+
+    def _broken(self) -> list[int]:
+        """Return the images that cannot be used, as far as the files show."""
+        return [i for i, example in enumerate(self._examples) if example.broken]
+
+    def _stated_problem(self, box: int) -> Problem:
+        """Return the problem of a bad box, by its index in the split."""
+        found = self._judgement
+        index = int(np.searchsorted(found.starts, box, side="right")) - 1
+        return self.stated_problems(index)[int(found.bad[found.starts[index] : box].sum())]
 
     def stated_problems(self, index: int) -> list[Problem]:
         """Return the problems of image `index` that its files show; the image is not opened."""
@@ -330,12 +425,12 @@ class AnnotatedSource(Source):
         rounding: float = ROUNDING,
     ) -> list[Problem]:
         """Return the bad ones of `boxes` as problems; arguments as in `invalid_boxes`."""
-        policy, found = self._policy.on_bad_box, []
         frame = "the image" if example.relative or size == _ANY_SIZE else ""
         errors = box_errors(boxes, example.labels, size, len(self.classes), rounding, frame)
-        for i, error in enumerate(errors):
-            if not error:
-                continue
+        bad, (left_out, unknown) = np.array(errors, bool), self._class_faults(example)
+        refused, found = refused_boxes(bad, unknown, self._policy), []
+        for i in np.flatnonzero(bad).tolist():
+            error = errors[i]
             if example.labels[i] == -1 and example.unknown:
                 given = example.unknown[i]
                 name = f"class {given!r}" if isinstance(given, str) else f"category {given}"
@@ -344,8 +439,10 @@ class AnnotatedSource(Source):
                 error = "has no box"
             elif example.relative and _looks_like_pixels(boxes[i]):
                 error += "; in pixels? coordinates must be fractions of the image size"
-            what = error + _ACTIONS[policy]
-            found.append(Problem(example.file, what, example.location(i), policy == "fail"))
+            if not refused[i]:
+                dropped = self._policy.on_bad_box == "drop" or left_out[i]
+                error += " (dropped)" if dropped else " (clipped, or dropped)"
+            found.append(Problem(example.file, error, example.location(i), bool(refused[i])))
         return found
 
 

@@ -6,9 +6,11 @@ import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from convmesh.data.images import SUFFIXES
 from convmesh.errors import ConfigError, DataError
 
 # Files and folders that operating systems and archives add to those of the user, in lower case.
@@ -56,11 +58,40 @@ def list_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
+class Contents(NamedTuple):
+    """The names in one folder without hidden ones, sorted: folders, images, and other files."""
+
+    folders: list[str]
+    images: list[str]
+    others: list[str]
+
+
+def contents(folder: Path) -> Contents:
+    """Return the names in `folder`, without those in its folders. Raises DataError."""
+    found = Contents([], [], [])
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
+                kind = found.images if image else found.others
+                (found.folders if entry.is_dir() else kind).append(entry.name)
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
+    return Contents(*map(sorted, found))
+
+
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in `folder` without hidden ones, sorted by name."""
-    return sorted(
-        (path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)),
-        key=lambda path: path.name,
+    """Return the folders in `folder` without hidden ones, sorted by name. Raises DataError."""
+    return [folder / name for name in contents(folder).folders]
+
+
+def has_images(folder: Path, depth: int = 4) -> bool:
+    """Return whether there is an image in `folder` or up to `depth` folders below."""
+    found = contents(folder)
+    return bool(found.images) or (
+        depth > 0 and any(has_images(folder / name, depth - 1) for name in found.folders)
     )
 
 

@@ -14,12 +14,23 @@ from typing import Protocol, cast
 from ml_collections import ConfigDict
 
 from convmesh.config.keys import DATA_FORMATS
+from convmesh.data.formats import unread
 from convmesh.data.formats.evidence import Evidence
+from convmesh.data.formats.files import subfolders
+from convmesh.data.formats.root import Found, find_data_set, outer_data_set
 from convmesh.data.record import DataSet
 from convmesh.errors import ConfigError
 
 # Selected by `data.name` and not recognized by files, so that it has no `looks_like`.
 _BY_NAME = "tfds"
+# What the formats with boxes consist of, in messages.
+_WITH_BOXES = {
+    "coco": "COCO annotations",
+    "voc": "Pascal VOC XML",
+    "yolo": "YOLO labels",
+    "labelme": "LabelMe JSON",
+}
+_IF_CLASSES = "; if its folders are classes, set task to classify (recipe classify)"
 
 
 class Format(Protocol):
@@ -30,7 +41,7 @@ class Format(Protocol):
         ...
 
     def looks_like(self, root: Path, task: str, evidence: Evidence) -> bool:
-        """Return whether folder `root` shows `evidence` of this layout; opens no file."""
+        """Return whether folder `root` shows `evidence` of this layout; see `Evidence`."""
         ...
 
 
@@ -44,7 +55,15 @@ def open_dataset(config: ConfigDict) -> DataSet:
 
     Raises ConfigError, DataError.
     """
-    return load_format(find_format(config)).open_dataset(config)
+    found = _locate(config)
+    layout = load_format(found.format)
+    if not found.problems:
+        return layout.open_dataset(config)
+    inner = config.copy_and_resolve_references()
+    inner.data.root = str(found.root)
+    dataset = layout.open_dataset(inner)
+    dataset.problems = [*found.problems, *dataset.problems]
+    return dataset
 
 
 def find_format(config: ConfigDict) -> str:
@@ -52,31 +71,63 @@ def find_format(config: ConfigDict) -> str:
 
     Raises ConfigError if the name is unknown or no layout fits.
     """
+    return _locate(config).format
+
+
+def _locate(config: ConfigDict) -> Found:
+    """Return the format and the folder of the data set. Raises ConfigError."""
     data = config.data
-    if data.format != "auto":
-        if data.format not in DATA_FORMATS:  # of a config that was not checked
-            names = ", ".join(DATA_FORMATS)
-            raise ConfigError(f"data.format: got {data.format!r}, wanted auto or one of {names}")
-        return data.format
-    if data.name:
-        return _BY_NAME
+    if data.format not in ("auto", *DATA_FORMATS):  # of a config that was not checked
+        names = ", ".join(DATA_FORMATS)
+        raise ConfigError(f"data.format: got {data.format!r}, wanted auto or one of {names}")
+    if data.format == _BY_NAME or data.format == "auto" and data.name:
+        return Found(_BY_NAME, Path(), [])
+    if data.format != "auto" and not Path(data.root or "/dev/null").expanduser().is_dir():
+        return Found(data.format, Path(), [])  # its module says what is wrong
     if not data.root:
         raise ConfigError("data: set data.root to a folder or data.name to a TFDS data set")
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise ConfigError(f"data.root: {data.root} is not a folder")
     if data.train_annotations or data.eval_annotations:
-        return "coco"
-    return _recognize(root, data.root, config.task)
+        return Found("coco" if data.format == "auto" else data.format, root, [])
+    found = _find(root, config)
+    what = _WITH_BOXES.get(found.format)
+    if what and config.task == "classify":
+        raise ConfigError(
+            f"task: classify, but {found.root} holds boxes; set task to detect (recipe detect) to"
+            f" learn from its {what}"
+        )
+    return found
 
 
-def _recognize(root: Path, root_in_config: str, task: str) -> str:
-    """Return the layout with the strongest evidence in folder `root`."""
-    for evidence in sorted(Evidence, reverse=True):
-        for name in DATA_FORMATS:
-            if name != _BY_NAME and load_format(name).looks_like(root, task, evidence):
+def _find(root: Path, config: ConfigDict) -> Found:
+    """Return the data set in `root` or below. Raises ConfigError if there is none."""
+    chosen, task = config.data.format, config.task
+    names = [name for name in DATA_FORMATS if name != _BY_NAME and chosen in ("auto", name)]
+
+    def recognize(folder: Path, evidence: Evidence) -> str:
+        for name in names:
+            if load_format(name).looks_like(folder, task, evidence):
                 return name
+        return ""
+
+    found = find_data_set(root, task, recognize)
+    if found:
+        return found
+    if chosen != "auto":
+        return Found(chosen, root, [])
+    possible = recognize(root, Evidence.POSSIBLE)
+    # A JSON file may be one of many formats.
+    if possible and not (task == "detect" and unread.find(root, task, suffix=".json")):
+        return Found(possible, root, [])
+    if task == "classify":
+        raise ConfigError(
+            f"data.root: {root} has no known layout of classes, expected CLASS/* or SPLIT/CLASS/*;"
+            f" {unread.explain(root, task)}{outer_data_set(root, recognize)}"
+        )
+    hint = "" if unread.find(root, task) or not subfolders(root) else _IF_CLASSES
     raise ConfigError(
-        f"data.root: {root_in_config} has no known layout; expected folders named after the classes"
-        " (CLASS/* or SPLIT/CLASS/*), or data.format set"
+        f"data.root: {root} has no known layout of boxes; {unread.explain(root, task)}{hint}"
+        f"{outer_data_set(root, recognize)}"
     )

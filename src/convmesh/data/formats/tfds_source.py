@@ -122,6 +122,7 @@ class TfdsSource(Source):
             crowd=checked.crowd,
             area=checked.area,
             bad_boxes=checked.bad,
+            dropped_boxes=checked.dropped,
         )
 
     def _read(self, index: int) -> dict[str, Any]:

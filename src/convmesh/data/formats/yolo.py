@@ -21,6 +21,7 @@ from convmesh.data.formats import yolo_signs
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSet, Numbered
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import root_folder
+from convmesh.data.formats.tally import Tally, counted
 from convmesh.data.formats.yolo_labels import Rows, parse_labels, sixth_number_error
 from convmesh.data.formats.yolo_layout import Layout
 from convmesh.data.formats.yolo_pairs import Pairs, label_places
@@ -52,7 +53,7 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
     problems = list(layout.problems)
     for split, paths in layout.splits.items():
         problems += _missing_labels(layout, pairs, split, paths)
-    problems += [*pairs.problems(), *reader.problems()]
+    problems += [*pairs.problems(), *reader.tally.problems("labels")]
     problems += reader.survey.problems(len(names), layout.names_file or "data.classes")
     return AnnotatedSet(config, splits, classes, problems=problems, aliases=layout.aliases)
 
@@ -88,7 +89,7 @@ class _Reader:
     """Reads the label files of images.
 
     names: of the class ids in label files. classes: names of the class ids to return. survey: of
-    all rows.
+    all rows. tally: of files that are not used.
     """
 
     def __init__(self, root: Path, pairs: Pairs, names: Sequence[str], classes: Sequence[str]):
@@ -96,7 +97,7 @@ class _Reader:
         self.survey, self._surveyed = Survey(), set[str]()
         self._ids: dict[str | int, int] = {name: i for i, name in enumerate(classes)}
         self._six_numbers: dict[str, str] = {}  # images with such rows -> the error
-        self._no_labels, self._twice = list[str](), list[str]()
+        self.tally = Tally()
 
     def image(self, path: str, number: int) -> AnnotatedImage:
         """Return image `path`, which is number `number` of its split."""
@@ -159,11 +160,11 @@ class _Reader:
         try:
             same = rows.same(parse_labels(read_text(self._path(other))))
         except DataError:
-            self._no_labels.append(other)
+            self.tally.add("text files have the name of an image and no boxes; not used", other)
             return
         if not same:
             raise DataError(f"differs from {other}, which belongs to the same image; remove one")
-        self._twice.append(other)
+        self.tally.add("label files have a copy with the same boxes; used once", other)
 
     def _class_ids(self, rows: Rows) -> tuple[np.ndarray, tuple[str | int, ...]]:
         """Return the ids in `classes`, -1 for none, and then the classes that the rows name."""
@@ -173,18 +174,6 @@ class _Reader:
             self._names[i] if 0 <= i < len(self._names) else i for i in rows.labels.tolist()
         )
         return np.array([self._ids.get(name, -1) for name in stated], np.int64), stated
-
-    def problems(self) -> list[Problem]:
-        """Return warnings about files that are not used."""
-        found = []
-        for files, what in (
-            (self._no_labels, "text files beside images hold no boxes; not used"),
-            (self._twice, "label files are in two places, with the same boxes; used once"),
-        ):
-            if files:
-                what = f"{len(files)} {what}, such as {files[0]}"
-                found.append(Problem(os.path.dirname(files[0]) or ".", what, error=False))
-        return found
 
 
 def _missing_labels(
@@ -197,7 +186,7 @@ def _missing_labels(
         return []
     none = len(missing) == len(images)
     example = f"such as {label_places(missing[0])[0]} for {missing[0]}"
-    what = f"{len(missing)} images of split {split!r} have no label file, {example}"
+    what = counted(len(missing), f"images of split {split!r} have no label file, {example}")
     what += "; they are images without boxes"
     if none:
         what = f"none of the {len(images)} images of split {split!r} has a label file, {example}"

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from convmesh.data.formats import split_names
+from convmesh.data.formats.tally import counted
 from convmesh.data.formats.yolo_description import read_description
 from convmesh.data.formats.yolo_files import Files, stated_parts
 from convmesh.data.formats.yolo_lists import is_list, read_list
@@ -126,11 +127,14 @@ class Layout:
         return images
 
     def _unique(self, listed: list[str], split: str) -> list[str]:
-        for path, count in Counter(listed).items():
-            if count > 1:
-                what = f"is {count} times in split {split!r}; used once"
-                self.problems.append(Problem(path, what, error=False))
-        return list(dict.fromkeys(listed))
+        """Return the images of a split, each once."""
+        counts = Counter(listed)
+        repeated = [path for path, count in counts.items() if count > 1]
+        if repeated:
+            what = f"images are more than once in split {split!r}, such as {repeated[0]}; used once"
+            file = self.description or "."
+            self.problems.append(Problem(file, counted(len(repeated), what), error=False))
+        return list(counts)
 
     # Without a description: folders and lists with the names of splits.
 
@@ -189,8 +193,8 @@ class Layout:
     def _warn_of_images_outside(self, images: str) -> None:
         outside = [path for path in self.files.images if os.path.dirname(path) == images]
         if outside:
-            what = f"{len(outside)} images are in no folder of a split, such as {outside[0]}"
-            self.problems.append(Problem(images or ".", what, error=False))
+            what = f"images are in no folder of a split, such as {outside[0]}"
+            self.problems.append(Problem(images or ".", counted(len(outside), what), error=False))
 
     def _named(self, folders: dict[str, list[str]]) -> dict[str, list[str]]:
         """Return the images of each folder; `train2017` is `train` unless there are two years."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from convmesh.data.documents import read_text
+from convmesh.data.formats.tally import Tally
 from convmesh.data.formats.yolo_files import Files, Match, is_image, stated_parts
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
 _WITH_BOXES = re.compile(r"\S+\.\w{3,4}\s+(\d+,){3,}\d+")  # of keras-yolo3
+_BY_NAME = "lines are matched by the name of the file alone"
+_ELSEWHERE = "images are in other folders than the list states"
 
 
 def is_list(files: Files, file: str) -> bool:
@@ -39,15 +43,14 @@ def read_list(
 class _Reader:
     """The images of a list, and how those lines were matched that state another path.
 
-    images: found or missing. The others: numbers of lines, by what is to be said of them.
+    images: found or missing.
     """
 
     def __init__(self, files: Files, file: str, bases: Sequence[str]):
         self._files, self._file, self._bases = files, file, bases
         self.images: list[str] = []
         self._missing: list[str] = []
-        self._by_name_alone: list[tuple[str, str]] = []
-        self._elsewhere: list[tuple[str, str]] = []
+        self._tally = Tally()
         self._meant_by: dict[str, tuple[int, str]] = {}  # of inexact matches: image -> line, path
 
     def add(self, i: int, stated: str) -> None:
@@ -62,7 +65,7 @@ class _Reader:
         if match.dropped and match.kept == 1:
             if self._files.count_named(match.path) > 1:
                 self._refuse(i, stated, self._files.images_named_alike(stated))
-            self._by_name_alone.append((stated, match.path))
+            self._tally.add(_BY_NAME, f"{match.path} for {stated}")
         self.images.append(match.path)
 
     def _elsewhere_match(self, i: int, stated: str) -> Match | None:
@@ -74,7 +77,7 @@ class _Reader:
             self._refuse(i, stated, alike)
         if not alike:
             return None
-        self._elsewhere.append((stated, alike[0]))
+        self._tally.add(_ELSEWHERE, f"{alike[0]} for {stated}")
         return Match(alike[0], 1, 2)
 
     def _check_alone(self, i: int, stated: str, match: Match) -> None:
@@ -115,12 +118,4 @@ class _Reader:
             what = f"none of the {len(self.images)} images that it lists exists, such as"
             what += f" {self._missing[0]}; are they in {self._files.root}?"
             found.append(Problem(self._file, what, split=split))
-        for matches, how in (
-            (self._by_name_alone, "were matched by the name of the file alone"),
-            (self._elsewhere, "are in other folders than it states"),
-        ):
-            if matches:
-                (stated, path), count = matches[0], len(matches)
-                what = f"{count} images that it lists {how}, such as {path} for {stated}"
-                found.append(Problem(self._file, what, error=False, split=split))
-        return found
+        return found + [replace(p, split=split) for p in self._tally.problems(self._file)]

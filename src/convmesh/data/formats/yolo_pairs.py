@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from convmesh.data.formats.tally import counted
 from convmesh.data.formats.yolo_files import Files, fold, group_by
 from convmesh.data.formats.yolo_names import is_name_file
 from convmesh.data.problems import Problem
@@ -86,14 +87,13 @@ class Pairs:
         """Return warnings about label files without an image, and images that no split has."""
         found = []
         if self.orphans:
-            first, count = self.orphans[0], len(self.orphans)
-            what = f"{count} label files belong to no image, such as {first}"
-            what = what if count > 1 else f"the label file {first} belongs to no image"
-            found.append(Problem(os.path.dirname(first) or ".", what, error=False))
-        unused = [image for image, labels in self._labels.items() if labels]
-        unused = [image for image in unused if image not in self._used]
+            what = counted(
+                len(self.orphans), f"label files have no image, such as {self.orphans[0]}"
+            )
+            found.append(Problem(os.path.dirname(self.orphans[0]) or ".", what, error=False))
+        unused = [i for i, labels in self._labels.items() if labels and i not in self._used]
         if unused:
-            what = f"{len(unused)} images with labels are in no split, such as {unused[0]}"
+            what = counted(len(unused), f"labelled images are in no split, such as {unused[0]}")
             found.append(Problem(os.path.dirname(unused[0]) or ".", what, error=False))
         return found
 

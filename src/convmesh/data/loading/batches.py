@@ -17,8 +17,8 @@ from convmesh.distributed.batch import Batch, ProcessShard
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 # The arrays that `DataCounts.of` reads.
 _COUNTED = frozenset(
-    ("present", "index", "bad_boxes", "truncated", "bad_partners", "valid", "crowd")
-)
+    ("present", "index", "bad_boxes", "truncated", "bad_partners", "valid", "crowd", "replaced")
+) | {"source_boxes", "left_out_boxes"}
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,12 @@ class EvalBatch(Batch):
 class DataCounts:
     """Counts over examples.
 
-    images: that were read. unreadable: images with weight 0 because they could not be read.
-    bad_boxes: boxes of the source that were dropped or clipped. truncated: boxes beyond
-    `data.max_boxes`. bad_partners: unreadable images that were to be mixed into another.
-    boxes: objects to detect, without regions to ignore.
+    images: that were read, each for itself. unreadable: images that could not be read; in training
+    another took the place of each, in evaluation they have weight 0. bad_boxes: boxes of the source
+    that were dropped or clipped. truncated: boxes beyond `data.max_boxes`. bad_partners: unreadable
+    images that were to be mixed into another. boxes: objects to detect, without regions to ignore.
+    source_boxes: all boxes of the source. left_out_boxes: of the bad ones, those whose class
+    `data.classes` leaves out. The last two are counted in training only.
     """
 
     images: int = 0
@@ -67,6 +69,8 @@ class DataCounts:
     truncated: int = 0
     bad_partners: int = 0
     boxes: int = 0
+    source_boxes: int = 0
+    left_out_boxes: int = 0
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> DataCounts:
@@ -77,12 +81,14 @@ class DataCounts:
             return int(arrays[name].sum()) if name in arrays else 0
 
         return cls(
-            images=int(present.sum()),
-            unreadable=int(((arrays["index"] >= 0) & ~present).sum()),
+            images=int(present.sum()) - total("replaced"),
+            unreadable=int(((arrays["index"] >= 0) & ~present).sum()) + total("replaced"),
             bad_boxes=total("bad_boxes"),
             truncated=total("truncated"),
             bad_partners=total("bad_partners"),
             boxes=int((arrays["valid"] & ~arrays["crowd"]).sum()) if "valid" in arrays else 0,
+            source_boxes=total("source_boxes"),
+            left_out_boxes=total("left_out_boxes"),
         )
 
     def __add__(self, other: DataCounts) -> DataCounts:

@@ -53,6 +53,10 @@ class Cached(Source):
         """Return the class ids that the files state for example `index`."""
         return self._source.stated_labels(index)
 
+    def stated_truth(self, index: int) -> bytes:
+        """Return what the files state about example `index`."""
+        return self._source.stated_truth(index)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_records": len(self)}
 

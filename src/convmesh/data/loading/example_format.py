@@ -23,8 +23,8 @@ Example = dict[str, Any]
 class ExampleFormat:
     """Reads records and pads examples to fixed shapes.
 
-    size: (height, width) of the input. skip_bad: whether unreadable examples get weight 0 instead
-    of raising. rows: of the image to keep; None: all.
+    size: (height, width) of the input. skip_bad: whether unreadable examples are skipped instead of
+    raising. rows: of the image to keep; None: all.
     """
 
     task: str

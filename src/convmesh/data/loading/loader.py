@@ -38,13 +38,14 @@ def train_batches(
 
     A batch with B = `config.train.batch_size` and M = `config.data.max_boxes` holds
     image uint8 [B, H, W, 3], H and W those of the step (`sizes.size_of_step`); index int64 [B], in
-    `source`; present bool [B], False for an image that could not be read (weight 0).
+    `source`; present bool [B], all True: if `on_bad_example` skips an image that cannot be read,
+    the next one in the source takes its place, and has its index.
     Classification: label int32 [B].
     Detection: boxes float32 [B, M, 4], x0 y0 x1 y1 in pixels of the input, largest first;
     labels int32 [B, M]; valid bool [B, M]; crowd bool [B, M], True for a region to ignore (also
     valid); truncated int32 [B], the number of boxes beyond M.
 
-    Raises DataError, while iterating, where the source does.
+    Raises DataError, while iterating, where the source does, and if no image can be read.
     """
     examples = TrainExamples.of(source, config, shard, steps)
     positions = ShardPositions.of(config.train.batch_size, shard)
@@ -72,7 +73,7 @@ def eval_batches(
 
 
 def _train_batch(arrays: dict[str, Any]) -> TrainBatch:
-    counted_only = ("bad_boxes", "bad_partners")
+    counted_only = ("bad_boxes", "bad_partners", "replaced", "source_boxes", "left_out_boxes")
     return TrainBatch(**{key: a for key, a in arrays.items() if key not in counted_only})
 
 

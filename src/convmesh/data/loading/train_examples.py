@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from convmesh.data.loading.example_format import Example, ExampleFormat
 from convmesh.data.order import example_at
 from convmesh.data.record import Record, Source
 from convmesh.distributed.batch import ProcessShard
+from convmesh.errors import DataError
 
 # Separate the random numbers of one seed from each other and from those of order and sizes.
 _AUGMENT_STREAM, _MIX_STREAM = 2, 3
@@ -22,6 +24,11 @@ _AUGMENT_STREAM, _MIX_STREAM = 2, 3
 @dataclass(frozen=True)
 class TrainExamples:
     """Maps a position in the run to an augmented example.
+
+    If the example drawn for a position cannot be read and the config skips it, the next one of the
+    source that can be read takes its place: a black image would enter the batch statistics. It is
+    augmented with the random numbers of the drawn one, so it is another crop than its own. The
+    choice depends on the position alone, so it is the same in any process and worker.
 
     mixing_ends: the position from which on no images are mixed. sizes: see `input_sizes`.
     """
@@ -54,28 +61,42 @@ class TrainExamples:
         )
 
     def __call__(self, position: int) -> Example:
-        """Return the example at `position`. Raises what `ExampleFormat.read` does."""
-        epoch, index = example_at(int(position), len(self.source), self.seed)
+        """Return the example at `position`.
+
+        Raises what `ExampleFormat.read` does, and DataError if no example can be read.
+        """
+        epoch, drawn = example_at(int(position), len(self.source), self.seed)
         fmt = self._format_at(position)
-        record = fmt.read(self.source, index)
-        # Every example of a run that mixes images has these arrays, mixed or not.
-        unmixed = _partner_arrays(_NO_PARTNERS, 0) if self.settings.mixes else {}
-        if record is None:
-            return fmt.absent(index) | unmixed
+        index, record = self._readable(drawn, fmt)
+        counts = _counts(record, fmt.task, replaced=index != drawn)
         # Keyed by the example, not by the process or worker that prepares it.
-        rng = np.random.default_rng((self.seed, _AUGMENT_STREAM, epoch, index))
+        rng = np.random.default_rng((self.seed, _AUGMENT_STREAM, epoch, drawn))
         if fmt.task == "classify":
             image = augment.augment_for_classification(record.image, fmt.size, self.settings, rng)
-            return fmt.classification(image, index, record.label)
+            return fmt.classification(image, index, record.label) | counts
         if self.settings.mixes and position < self.mixing_ends:
             # A generator of its own: mixing does not change the augmentation of other examples.
-            partner_rng = np.random.default_rng((self.seed, _MIX_STREAM, epoch, index))
-            return self._mixed(record, index, fmt, rng, partner_rng)
+            partner_rng = np.random.default_rng((self.seed, _MIX_STREAM, epoch, drawn))
+            return self._mixed(record, index, fmt, rng, partner_rng) | counts
         image, boxes, crowd, kept = augment.augment_for_detection(
             record.image, record.boxes, record.crowd, fmt.size, self.settings, rng
         )
         instances = mixing.Instances(boxes, record.labels[kept], crowd)
-        return fmt.detection(image, index, instances, record.bad_boxes) | unmixed
+        # Every example of a run that mixes images has these arrays, mixed or not.
+        unmixed = _partner_arrays(_NO_PARTNERS, 0) if self.settings.mixes else {}
+        return fmt.detection(image, index, instances, 0) | unmixed | counts
+
+    def _readable(self, drawn: int, fmt: ExampleFormat) -> tuple[int, Record]:
+        """Return example `drawn`, or the next one in the source that can be read, and its index."""
+        count = len(self.source)
+        for index in itertools.chain(range(drawn, count), range(drawn)):
+            record = fmt.read(self.source, index)
+            if record is not None:
+                return index, record
+        raise DataError(
+            f"{self.source.name(0)}: cannot be read, and neither can any other of the {count}"
+            f" images of split {self.source.split}"
+        )
 
     def _format_at(self, position: int) -> ExampleFormat:
         """Return the format for the input size of the step that `position` belongs to."""
@@ -99,9 +120,20 @@ class TrainExamples:
         *mosaic, mixup = records
         partners = mixing.Partners(mosaic if wanted[0] >= 0 else None, mixup)
         image, instances = mixing.mix(record, partners, fmt.size, self.settings, rng, partner_rng)
-        # Bad boxes of partners are counted when these are read for themselves: once per epoch.
-        example = fmt.detection(image, index, instances, record.bad_boxes)
+        example = fmt.detection(image, index, instances, 0)
         return example | _partner_arrays(np.where(unreadable, -1, wanted), int(unreadable.sum()))
+
+
+def _counts(record: Record, task: str, replaced: bool) -> Example:
+    """Return the arrays that only `DataCounts` uses."""
+    counts = {"replaced": int(replaced)}
+    if task == "detect":
+        # Boxes of replacements and partners are counted when these are drawn: once per epoch.
+        own = not replaced
+        counts["bad_boxes"] = own * record.bad_boxes
+        counts["source_boxes"] = own * (len(record.boxes) + record.dropped_boxes)
+        counts["left_out_boxes"] = own * record.left_out_boxes
+    return {name: np.array(n, np.int32) for name, n in counts.items()}
 
 
 _NO_PARTNERS = np.full(mixing.PARTNERS, -1, np.int64)

@@ -1,0 +1,45 @@
+"""Findings about splits of which too much is bad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+from convmesh.data.checks.findings import Finding
+from convmesh.data.checks.scan import ScannedSplit
+from convmesh.data.formats.annotated import AnnotatedSource
+from convmesh.data.limits import BOXES, IMAGES
+from convmesh.data.problems import Problem
+from convmesh.data.record import Source
+
+
+def limit_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterator[Finding]:
+    """Yield a finding for each split that exceeds `data.max_bad_boxes` or `data.max_bad_examples`.
+
+    An error if the files show it, since training then refuses the data; a warning if only the
+    images do, which training says after it has read them.
+    """
+    told = set[Problem]()
+    for split in splits:
+        images, boxes = _errors(split.source)
+        for problem in {*images, *boxes} - told:  # a split that is held out shares its source
+            told.add(problem)
+            yield Finding(problem, "limit")
+        unusable = sum(example.size is None for example in split.examples)
+        bad = sum(example.bad_boxes for example in split.examples)
+        total = sum(example.all_boxes for example in split.examples)
+        for limit, errors, numbers in (
+            (IMAGES, images, (unusable, len(split))),
+            (BOXES, boxes, (bad, total)),
+        ):
+            what = limit.exceeded(*numbers, limit.of(config))
+            if what and not errors:
+                yield Finding(Problem(f"split {split.name}", what, error=False), "limit")
+
+
+def _errors(source: Source) -> tuple[list[Problem], list[Problem]]:
+    """Return the errors that the files of a source show, about its images and its boxes."""
+    if isinstance(source, AnnotatedSource):
+        return source.too_many_bad_images(), source.too_many_bad_boxes()
+    return [], []

@@ -1,0 +1,411 @@
+"""Which folders are classes, and of which split.
+
+Layouts: ROOT/SPLIT/CLASS, ROOT/CLASS without splits, and ROOT/CLASS/SPLIT. The names alone decide,
+so everything that could be meant otherwise is an error, or a warning, by name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from convmesh.data.formats import split_names
+from convmesh.data.formats.files import has_images, list_files, normal_name, subfolders
+from convmesh.data.images import SUFFIXES
+from convmesh.data.problems import Problem
+from convmesh.errors import DataError
+
+# Folders that hold the images or labels of a layout with boxes; no class is called so.
+PARTS = frozenset(
+    "images image imgs img jpegimages labels label annotations annotation ann masks mask".split()
+)
+# Parts of archives, or cameras: images_001, HAM10000_images_part_1, fold2.
+_NUMBERED_PART = re.compile(
+    r"(?:^|[\W_])(?:images?|imgs?|parts?|folds?|batch|chunk|split|subset|folder)[\W_]*\d+$"
+)
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """A class in a split: name of the class, path of its folder, and files in and below it.
+
+    Paths are relative to the root of the data set; files are sorted.
+    """
+
+    name: str
+    path: str
+    files: list[str]
+
+
+@dataclass
+class ClassFolders:
+    """splits: their class folders. aliases: a folder's spelling of a split -> name of the split."""
+
+    splits: dict[str, list[ClassFolder]]
+    aliases: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Folder:
+    """A folder of a data set: path, relative to the root of the data set; '' for the root."""
+
+    def __init__(self, path: str, below: Sequence[str]):
+        """Hold `below`: the paths of all files in and below the folder, relative to it."""
+        self.path, self._below = path, below
+
+    @cached_property
+    def folders(self) -> dict[str, Folder]:
+        """The folders in this one that have files in or below them, by name."""
+        grouped: dict[str, list[str]] = {}
+        for path in self._below:
+            name, separator, rest = path.partition("/")
+            if separator:
+                grouped.setdefault(name, []).append(rest)
+        return {name: Folder(self.join(name), grouped[name]) for name in sorted(grouped)}
+
+    @cached_property
+    def loose(self) -> list[str]:
+        """The names of the images in this folder itself."""
+        return [path for path in self._below if "/" not in path and is_image(path)]
+
+    @cached_property
+    def images(self) -> int:
+        """The number of images in and below this folder."""
+        return sum(map(is_image, self._below))
+
+    @property
+    def with_images(self) -> dict[str, Folder]:
+        """The folders in this one with images in or below them."""
+        return {name: folder for name, folder in self.folders.items() if folder.images}
+
+    def files(self) -> list[str]:
+        """Return the paths of all files, relative to the root of the data set, sorted."""
+        paths = map(self.join, self._below)
+        return sorted(paths, key=lambda path: path.split("/"))
+
+    def first_image(self) -> str:
+        """Return the path of one image, relative to the root of the data set."""
+        return self.join(next(path for path in self._below if is_image(path)))
+
+    def join(self, path: str) -> str:
+        """Return the path of a file or folder in this folder, relative to the data set."""
+        return f"{self.path}/{path}" if self.path else path
+
+
+def is_image(path: str) -> bool:
+    """Return whether a file is an image by its suffix."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def find_class_folders(
+    root: Path, given: Collection[str] = (), split_keys: Sequence[str] = ("train",)
+) -> ClassFolders:
+    """Return the class folders of each split of `root`; none if there are no images in folders.
+
+    given: names that the user states to be classes. split_keys: names of the splits in the config,
+    that of the training split first. Raises DataError if it is not clear which folders are the
+    classes.
+    """
+    top = Folder("", list_files(root))
+    known = {normal_name(name) for name in given}
+    splits = _split_folders(top, split_keys)
+    if splits:
+        found = _read_splits(root, top, splits, known)
+    elif all(
+        name in _longer_split_names(top) or not _is_class(name, known) for name in top.with_images
+    ):
+        return ClassFolders({})
+    elif any(_split_below(folder) for folder in top.with_images.values()):
+        found = _read_splits_in_classes(top)
+    else:
+        _refuse_other_names(top, known)
+        classes = _classes_in(root, top)
+        copies = [folder for folder in classes if _is_copy(top, folder)]
+        found = ClassFolders({split_keys[0]: [one for one in classes if one not in copies]})
+        found.problems += [_about_copy(top.folders[copy.path]) for copy in copies]
+        found.problems += _about_loose(top, split_keys[0])
+        found.problems += _about_a_class_train(top)
+    for split, folders in found.splits.items():
+        found.problems += _about_level(folders, split, known)
+    found.problems += _about_similar_names(found.splits)
+    return found
+
+
+def holds_class_folders(folder: Path) -> bool:
+    """Return whether folder `folder`, of a split, has folders in it that may be classes."""
+    inner = subfolders(folder)
+    if len(inner) == 1 and (inner[0].name == folder.name or inner[0].name.lower() in PARTS):
+        return holds_class_folders(inner[0])
+    return any(
+        _is_class(path.name) and path.name != folder.name and has_images(path) for path in inner
+    )
+
+
+def _is_class(name: str, known: Collection[str] = ()) -> bool:
+    """Return whether a folder of images may be a class, by its name."""
+    return normal_name(name) in known or not (split_names.parse(name) or name.lower() in PARTS)
+
+
+# ROOT/SPLIT/CLASS.
+
+
+def _split_folders(top: Folder, split_keys: Collection[str]) -> dict[str, str]:
+    """Return the folders of `top` that are splits, and the split of each.
+
+    They have a split's name, and class folders. Raises DataError if two are the same split.
+    """
+    holding = [
+        name for name, folder in top.with_images.items() if _holds_classes(_class_parent(folder))
+    ]
+    found = [name for name in holding if name in split_keys or split_names.parse(name)]
+    if found:
+        return split_names.name_splits(found)
+    longer = _longer_split_names(top)
+    return {name: split for name, split in longer.items() if name in holding}
+
+
+def _longer_split_names(top: Folder) -> dict[str, str]:
+    """Return the splits in names such as `seg_train` and `seg_test`, if there are several."""
+    found = {name: split.split for name in top.with_images if (split := split_names.find_in(name))}
+    different = len({*found.values()}) == len(found) > 1 and "train" in found.values()
+    return found if different else {}
+
+
+def _class_parent(split: Folder) -> Folder:
+    """Return `split`, or the only folder in it if that is no class: train/train, train/images."""
+    while not split.loose and len(split.with_images) == 1:
+        ((name, inner),) = split.with_images.items()
+        if not _is_loose(inner, _name(split)) or not _holds_classes(inner):
+            break
+        split = inner
+    return split
+
+
+def _holds_classes(folder: Folder) -> bool:
+    """Return whether the folders in `folder` may be classes."""
+    own = _name(folder)
+    return any(_is_class(name) and name != own for name in folder.with_images)
+
+
+def _is_loose(folder: Folder, split: str) -> bool:
+    """Return whether a folder in folder `split` is no class: test/test, val/images."""
+    return _name(folder) == split or _name(folder).lower() in PARTS
+
+
+def _name(folder: Folder) -> str:
+    return os.path.basename(folder.path)
+
+
+def _read_splits(
+    root: Path, top: Folder, names: dict[str, str], known: Collection[str]
+) -> ClassFolders:
+    """Return the classes in the folders `names`, and warnings about the other folders."""
+    found = ClassFolders({})
+    found.aliases = {own: name for own, name in names.items() if own != name}
+    for own, name in names.items():
+        parent = _class_parent(top.folders[own])
+        found.splits[name] = _classes_in(root, parent)
+        if parent.path != own:
+            what = "the class folders are in this folder of the split; used from there"
+            found.problems.append(Problem(parent.path, what, error=False, split=name))
+        found.problems += _about_loose(parent, name)
+    found.problems += _about_loose(top)
+    classes = {folder.name for folders in found.splits.values() for folder in folders} | {*known}
+    for name, folder in top.with_images.items():
+        if name not in names:
+            inner = {normal_name(inner) for inner in folder.with_images}
+            if inner and inner <= classes and not folder.loose:
+                found.splits[name] = _classes_in(root, folder)
+            what = _about_other_folder(folder, names, name in found.splits)
+            found.problems.append(Problem(name, what, error=False))
+    return found
+
+
+def _about_other_folder(folder: Folder, splits: Collection[str], has_classes: bool) -> str:
+    """Return the warning about a folder with images beside the folders `splits`."""
+    count = _count(folder.images)
+    if has_classes:
+        return (
+            f"{count} in a folder whose name is not that of a split; used only if data.train_split"
+            " or data.eval_split names it"
+        )
+    if split_names.find_in(folder.path):
+        return f"{count} in no class folder, such as {folder.first_image()}; left out"
+    for inner in (folder, *folder.with_images.values()):
+        if len({*inner.with_images} & {*splits}) >= min(2, len(splits)):
+            return _about_copy(folder).what
+    return f"{count} in a folder that is no split; left out"
+
+
+def _about_copy(folder: Folder) -> Problem:
+    what = f"looks like a copy of the data set, with {_count(folder.images)}; left out"
+    return Problem(folder.path, what, error=False)
+
+
+def _classes_in(root: Path, parent: Folder) -> list[ClassFolder]:
+    """Return the folders in `parent` as classes, also those without files, sorted by name."""
+    names = {*parent.folders, *(path.name for path in subfolders(root / parent.path))}
+    found = []
+    for name in sorted(names):
+        folder = parent.folders.get(name, Folder(parent.join(name), []))
+        if not (parent.path and folder.images and _is_loose(folder, _name(parent))):
+            found.append(ClassFolder(normal_name(name), folder.path, folder.files()))
+    return found
+
+
+def _about_loose(parent: Folder, split: str = "") -> Iterator[Problem]:
+    """Yield a warning for the images beside the class folders."""
+    apart = [parent.join(name) for name in parent.loose]
+    for folder in parent.with_images.values() if parent.path else ():
+        if _is_loose(folder, _name(parent)):
+            apart += filter(is_image, folder.files())
+    if apart:
+        what = f"{_count(len(apart))} in no class folder, such as {apart[0]}; left out"
+        yield Problem(parent.path or "data.root", what, error=False, split=split)
+
+
+def _count(images: int) -> str:
+    return f"{images} image{'' if images == 1 else 's'}"
+
+
+# ROOT/CLASS and ROOT/CLASS/SPLIT.
+
+
+def _split_below(folder: Folder) -> bool:
+    """Return whether a class folder holds splits: cat/train/*.jpg."""
+    return any(split_names.parse(name) for name in folder.with_images)
+
+
+def _read_splits_in_classes(top: Folder) -> ClassFolders:
+    """Return the classes of ROOT/CLASS/SPLIT. Raises DataError if only some have splits."""
+    classes = top.with_images
+    for folder in classes.values():
+        others = [name for name in folder.with_images if not split_names.parse(name)]
+        if others or folder.loose:
+            have = next(folder for folder in classes.values() if _split_below(folder))
+            raise DataError(
+                f"{have.path} holds folders of splits ({', '.join(have.with_images)}) and"
+                f" {folder.path} other {'folders' if others else 'images'}: which folders are the"
+                " classes is not clear; arrange them as SPLIT/CLASS/*"
+            )
+    names = split_names.name_splits(
+        dict.fromkeys(own for folder in classes.values() for own in folder.with_images)
+    )
+    splits: dict[str, list[ClassFolder]] = {split: [] for split in names.values()}
+    for name, folder in classes.items():
+        for own, part in folder.with_images.items():
+            splits[names[own]].append(ClassFolder(normal_name(name), part.path, part.files()))
+    aliases = {own: split for own, split in names.items() if own != split}
+    return ClassFolders(splits, aliases, list(_about_loose(top)))
+
+
+def _is_copy(top: Folder, folder: ClassFolder) -> bool:
+    """Return whether a folder in `top` holds folders of the same names as those beside it."""
+    names = {*top.with_images} - {folder.path}
+    inner = {*top.folders[folder.path].with_images} if folder.path in top.folders else set()
+    return len(inner & names) > 1 and inner <= names
+
+
+def _refuse_other_names(top: Folder, known: Collection[str]) -> None:
+    """Raise DataError if folders of images beside classes have the name of no class."""
+    for name, folder in top.with_images.items():
+        # There are trains in pictures, but no tests.
+        if not _is_class(name, known) and name.lower() != "train":
+            what = "a split" if split_names.parse(name) else "a part of another layout"
+            others = [other for other in top.with_images if _is_class(other, known)]
+            raise DataError(
+                f"{folder.path}: {_count(folder.images)} in a folder with the name of {what},"
+                f" beside the class folders {_some(others)}; arrange them as SPLIT/CLASS/*, remove"
+                " it, or list it in data.classes if it is a class"
+            )
+
+    classes = [normal_name(name) for name in top.with_images]
+    if not {*classes} <= {*known} and all(_NUMBERED_PART.search(name.lower()) for name in classes):
+        raise DataError(
+            f"{_some(classes)}: these folders look like parts of one data set, not classes; put the"
+            " images of each class into a folder of its name, or list them in data.classes"
+        )
+
+
+def _about_a_class_train(top: Folder) -> Iterator[Problem]:
+    """Yield a warning for a class that is called train."""
+    for name in top.with_images:
+        if name.lower() == "train":
+            what = "taken for a class, not for the training split, as it has no class folders"
+            yield Problem(name, what, error=False)
+
+
+def _about_level(
+    folders: Sequence[ClassFolder], split: str, known: Collection[str]
+) -> Iterator[Problem]:
+    """Yield a warning about class folders that hold images only in several folders in them.
+
+    Raises DataError if these look like the classes: all class folders have the same ones (a/cat,
+    a/dog, b/cat and b/dog).
+    """
+    inner = dict[str, set[str]]()
+    for folder in folders:
+        images = [path for path in folder.files if is_image(path)]
+        below = Folder(folder.path, [path.removeprefix(f"{folder.path}/") for path in images])
+        while not below.loose and len(below.folders) == 1 and below.folders.keys() <= PARTS:
+            (below,) = below.folders.values()  # CLASS/images/*.jpg
+        if images:
+            inner[folder.path] = set() if below.loose else {*below.folders}
+    if {folder.name for folder in folders} <= {*known}:
+        return
+    common = set.intersection(*inner.values()) if len(inner) > 1 else set()
+    if len(common) > 1:
+        names = _some(sorted(common))
+        raise DataError(
+            f"{_some(list(inner))} hold the same folders, {names}: if those are the classes, set"
+            " data.root to one of them or merge them; else list the outer ones in data.classes"
+        )
+    deep = [path for path, names in inner.items() if len(names) > 1]
+    if deep:
+        names = _some(sorted(inner[deep[0]]))
+        what = f"the folders in it ({names}) are one class, {os.path.basename(deep[0])}"
+        if len(deep) > 1:
+            what += f"; the same for {len(deep) - 1} more class folders"
+        yield Problem(deep[0], what, error=False, split=split)
+
+
+# Names.
+
+
+def _about_similar_names(splits: Mapping[str, Sequence[ClassFolder]]) -> Iterator[Problem]:
+    """Yield a warning for each class with two spellings, which differ only in case or space.
+
+    Raises DataError for two folders whose names look the same.
+    """
+    spellings: dict[str, dict[str, str]] = {}
+    for folders in splits.values():
+        for folder in folders:
+            spellings.setdefault(name_key(folder.name), {}).setdefault(folder.name, folder.path)
+        for name, count in Counter(folder.name for folder in folders).items():
+            if count > 1:
+                same = " and ".join(folder.path for folder in folders if folder.name == name)
+                raise DataError(
+                    f"{same} have the same name in composed and decomposed Unicode; merge them"
+                )
+    for paths in spellings.values():
+        if len(paths) > 1:
+            first, *others = paths.values()
+            what = f"differs only in case or space from {' and '.join(others)}; two classes?"
+            yield Problem(first, what, error=False)
+
+
+def name_key(name: str) -> str:
+    """Return what names have in common that differ only in case, spaces and their like."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"[\s_-]+", " ", folded).strip()
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)} in all)"

@@ -1,0 +1,285 @@
+"""The objects of one XML file in the form of Pascal VOC, and of tools that write a similar one.
+
+Tags may have any case, underscores and a namespace. The box of an object is <bndbox> with the
+corners, or with its left upper corner and its size; instead of it roLabelImg writes a rotated box
+(<robndbox>) and LabelMe an outline (<polygon>): the upright box around them is used. What is not
+understood is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from convmesh.errors import DataError
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# Names of the four numbers of a box that cannot be misread, and whether the last two are a size.
+_FIELDS = {
+    _CORNERS: False,
+    ("left", "top", "right", "bottom"): False,
+    ("x1", "y1", "x2", "y2"): False,
+    ("xmin", "ymin", "width", "height"): True,
+    ("left", "top", "width", "height"): True,
+}
+_BOXES = ("bndbox", "bbox", "boundingbox", "box")
+_ROTATED = ("robndbox", "rotatedbox", "rbox")
+_OUTLINES = ("polygon", "points")
+_PLAIN = frozenset(
+    "annotation folder filename path source database image owner size width height depth segmented"
+    " object name pose truncated occluded difficult bndbox xmin ymin xmax ymax part".split()
+)
+# The elements of an annotation that are not objects.
+_HEADER = frozenset(
+    "folder filename path source owner size imagesize segmented segmentation annotator verified"
+    " object id date".split()
+)
+_YES = ("1", "true", "yes", "y", "t", "1.0")
+_NO = ("", "0", "false", "no", "n", "f", "0.0", "none", "unspecified")
+
+
+@dataclass
+class Objects:
+    """The objects of an XML file.
+
+    boxes: x0, y0, x1, y1 of each, in pixels. names: of their classes. difficult: of each.
+    locations: where each is, `object 2`. size: the stated (height, width) of the image, or None.
+    image: the image file that it names, or ''. remarks: what is worth a warning, with the location.
+    foreign: tags that are neither of an object nor of VOC. foreign_numbers: how many numbers are in
+    them. found: number of elements <object>.
+    """
+
+    boxes: list[list[float]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    image: str = ""
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+    foreign: set[str] = field(default_factory=set)
+    foreign_numbers: int = 0
+    found: int = 0
+
+
+def read_objects(root: ElementTree.Element, file: str) -> Objects:
+    """Return the objects of an annotation. Raises DataError for what is not understood."""
+    shown = _short(root.tag)
+    _use_plain_tags(root)
+    if root.tag != "annotation":
+        raise DataError(
+            f"{file}: its root is <{shown}>, wanted <annotation>: this is not Pascal VOC's XML"
+        )
+    found = Objects(image=stated_image(root))
+    for i, element in enumerate(root.iter("object"), start=1):
+        found.found = i
+        _add_object(found, element, i, file)
+    for element in root:
+        if element.tag not in _HEADER:
+            _note_foreign(found, element, file)
+    stated = [root.findtext(f"size/{side}") for side in ("height", "width")]
+    sides = [int(float(text)) for text in stated if text and is_number(text)]
+    found.size = (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None
+    return found
+
+
+def stated_image(root: ElementTree.Element) -> str:
+    """Return the name of the image file in <filename>, else in <path>, else ''."""
+    for element in root:
+        if _plain(element.tag) in ("filename", "path") and (element.text or "").strip():
+            return (element.text or "").strip()
+    return ""
+
+
+def is_number(text: str) -> bool:
+    """Return whether `text` is a finite number."""
+    try:
+        return math.isfinite(float(text)) and "_" not in text
+    except ValueError:
+        return False
+
+
+def _use_plain_tags(root: ElementTree.Element) -> None:
+    for element in root.iter():
+        if element.tag not in _PLAIN:
+            element.tag = _plain(element.tag)
+
+
+def _plain(tag: str) -> str:
+    """Return a tag in lower case, without namespace, `_` and `-`."""
+    return tag if tag in _PLAIN else _short(tag).lower().replace("_", "").replace("-", "")
+
+
+def _short(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _note_foreign(found: Objects, element: ElementTree.Element, file: str) -> None:
+    """Count an element that VOC does not have. Raises DataError if boxes are in it."""
+    everything = list(element.iter())
+    inside = {part for thing in element.iter("object") for part in thing.iter()}
+    rest = [part for part in everything if part not in inside]
+    for part in rest:
+        if part.tag in (*_BOXES, *_ROTATED, "polygon", "xmin"):
+            inside_of = f"in <{element.tag}>, " if part is not element else ""
+            raise DataError(f"{file}: <{part.tag}> is {inside_of}not in an <object>")
+    if len(rest) == len(everything):
+        numbers = sum(is_number(part.text or "") for part in rest)
+        numbers += sum(is_number(value) for part in rest for value in part.attrib.values())
+        found.foreign_numbers += numbers
+        found.foreign.add(element.tag)
+
+
+def _add_object(found: Objects, element: ElementTree.Element, i: int, file: str) -> None:
+    """Add the boxes of object `i` to `found`. Raises DataError for one without name or box."""
+    where = f"object {i}"
+    names, boxes, texts = [], [], {}
+    for child in element:
+        if child.tag == "bndbox":
+            boxes.append(_corners(child, where, file))
+        elif child.tag == "name":
+            names.append((child.text or "").strip())
+        else:
+            texts[child.tag] = child.text
+    name = names[0] if names else element.get("name", "").strip()
+    if not name or len(names) > 1:
+        raise DataError(f"{file}: {where} has {'several <name>' if name else 'no <name>'}")
+    if (texts.get("deleted") or "").strip() == "1":
+        found.remarks.append(("objects are marked as deleted; left out", where))
+        return
+    if not boxes:
+        boxes = list(_other_boxes(found, element, where, file))
+    if len(boxes) > 1:
+        found.remarks.append(("objects have several boxes; each is used, with its class", where))
+    difficult = (texts.get("difficult") or "").strip().lower()
+    if difficult not in _YES and difficult not in _NO:
+        what = f"objects have a <difficult> that is neither 0 nor 1 but {difficult!r}; taken as 0"
+        found.remarks.append((what, where))
+    for k, box in enumerate(boxes, start=1):
+        found.boxes.append(box)
+        found.names.append(name)
+        found.difficult.append(difficult in _YES)
+        found.locations.append(where if len(boxes) == 1 else f"{where}, box {k}")
+
+
+def _other_boxes(
+    found: Objects, element: ElementTree.Element, where: str, file: str
+) -> Iterator[list[float]]:
+    """Yield the boxes of an object without <bndbox>.
+
+    Raises DataError if it has none, or boxes of two kinds.
+    """
+    taken = list[str]()
+    for child in element:
+        if child.tag in _BOXES:
+            yield _corners(child, where, file)
+        elif child.tag in _ROTATED:
+            found.remarks.append(("objects are rotated boxes; the upright box is used", where))
+            yield _around_rotated(child, where, file)
+        elif child.tag in _OUTLINES:
+            found.remarks.append(("objects are outlines; the box around is used", where))
+            yield _around_points(_points(child, where, file), child.tag, where, file)
+        else:
+            continue
+        taken.append(child.tag)
+    if not taken:
+        others = ", ".join(f"<{child.tag}>" for child in element if child.tag not in _PLAIN)
+        raise DataError(f"{file}: {where} has no <bndbox>{f', but {others}' if others else ''}")
+    if len(set(taken)) > 1:
+        raise DataError(f"{file}: {where} has <{taken[0]}> and <{taken[1]}>; which is its box?")
+
+
+def _corners(box: ElementTree.Element, where: str, file: str) -> list[float]:
+    """Return x0, y0, x1, y1 of a box."""
+    fields = _fields(box, where, file)
+    if tuple(fields) == _CORNERS:  # nearly always
+        return [_number(text, name, where, file) for name, text in fields.items()]
+    for names, is_size in _FIELDS.items():
+        if len(fields) == 4 and all(name in fields for name in names):
+            x0, y0, x1, y1 = (_number(fields[name], name, where, file) for name in names)
+            return [x0, y0, x0 + x1, y0 + y1] if is_size else [x0, y0, x1, y1]
+    if len(fields) >= 6 and _numbered_points(fields):
+        return _around_points(_points(box, where, file), box.tag, where, file)
+    for name in _CORNERS:
+        if name in fields:  # one that is no number, before what is missing
+            _number(fields[name], name, where, file)
+    given = ", ".join(fields) or "nothing"
+    raise DataError(f"{file}: {where}: <{box.tag}> has {given}; wanted xmin, ymin, xmax, ymax")
+
+
+def _fields(box: ElementTree.Element, where: str, file: str) -> dict[str, str]:
+    """Return the fields of a box by name, from its elements or else its attributes."""
+    fields: dict[str, str] = {}
+    for child in box:
+        if child.tag in fields:
+            raise DataError(f"{file}: {where}: <{box.tag}> has several <{child.tag}>")
+        fields[child.tag] = child.text or ""
+    return fields or {_plain(name): value for name, value in box.attrib.items()}
+
+
+def _around_rotated(box: ElementTree.Element, where: str, file: str) -> list[float]:
+    """Return the upright box around a rotated one: centre, size, and angle in radians."""
+    fields = _fields(box, where, file)
+    if _numbered_points(fields):
+        return _around_points(_points(box, where, file), box.tag, where, file)
+    names = ("cx", "cy", "w", "h", "angle")
+    if not all(name in fields for name in names):
+        given = ", ".join(fields) or "nothing"
+        raise DataError(f"{file}: {where}: <{box.tag}> has {given}; wanted {', '.join(names)}")
+    x, y, width, height, angle = (_number(fields[name], name, where, file) for name in names)
+    if abs(angle) > 2 * math.pi + 0.01:
+        raise DataError(f"{file}: {where}: <angle> is {angle:g}, wanted radians")
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    x_side, y_side = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return [x - x_side, y - y_side, x + x_side, y + y_side]
+
+
+def _numbered_points(fields: dict[str, str]) -> bool:
+    """Return whether the fields are x1, y1, x2, y2, ... of at least three points."""
+    numbers = [name[1:] for name in fields if name[0] == "x"]
+    wanted = {f"{axis}{number}" for number in numbers for axis in "xy"}
+    return len(numbers) >= 3 and all(map(str.isdecimal, numbers)) and fields.keys() == wanted
+
+
+def _points(outline: ElementTree.Element, where: str, file: str) -> list[list[float]]:
+    """Return the points x, y of an outline: <pt>s, x1, y1, x2, ..., or text `x,y;x,y`."""
+    points = []
+    for child in outline:
+        if child.tag in ("pt", "point") and len(child) + len(child.attrib):
+            fields = _fields(child, where, file)
+            texts = [fields.get(axis, "") for axis in "xy"]
+        elif child.tag in ("pt", "point"):
+            texts = re.split(r"[\s,;]+", (child.text or "").strip())
+        else:
+            continue
+        points.append([_number(text, "x, y", where, file) for text in texts])
+    fields = {} if points else _fields(outline, where, file)
+    if _numbered_points(fields):
+        numbers = sorted(int(name[1:]) for name in fields if name[0] == "x")
+        names = [(f"x{n}", f"y{n}") for n in numbers]
+        points = [[_number(fields[n], n, where, file) for n in pair] for pair in names]
+    elif not points:
+        texts = [text for text in re.split(r"[\s,;]+", (outline.text or "").strip()) if text]
+        values = [_number(text, outline.tag, where, file) for text in texts]
+        points = [values[i : i + 2] for i in range(0, len(values), 2)]
+    return points
+
+
+def _around_points(points: list[list[float]], tag: str, where: str, file: str) -> list[float]:
+    """Return the box around points x, y. Raises DataError if they are not at least two."""
+    if len(points) < 2 or any(len(point) != 2 for point in points):
+        raise DataError(f"{file}: {where}: <{tag}> has no points x, y that are understood")
+    xs, ys = zip(*points, strict=True)
+    return [min(xs), min(ys), max(xs), max(ys)]
+
+
+def _number(text: str, name: str, where: str, file: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or "_" in text:
+        raise DataError(f"{file}: {where}: <{name}> is {text!r}, wanted a number")
+    return value
