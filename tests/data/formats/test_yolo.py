@@ -48,6 +48,7 @@ def test_a_side_on_the_edge_may_be_rounded_over_it(tmp_path):
         ("0 0.5 0.5 0.2 0.2 0.9 0.9 2", "line 2: 8 numbers, .*; keypoints?"),
         ("cat 0.5 0.5 0.2 0.2", "line 2: 'cat' is not a number"),
         ("0 0.5 nan 0.2 0.2", "line 2: 'nan' is not a number"),
+        ("0 0.5 0.5 0.2 0.2_0", "line 2: '0.2_0' is not a number"),
         ("0.5 0.5 0.5 0.2 0.2", "line 2: class id 0.5 is not an integer"),
         ("1e99 0.5 0.5 0.2 0.2", "line 2: class id 1e99 is not an integer"),
     ],

@@ -47,6 +47,13 @@ def test_other_ids_do_not_start_at_1(tmp_path, ids):
     assert len(open_train(made)) == 9 and open_dataset(made).problems == []
 
 
+def test_ids_beyond_the_number_of_names_do_not_start_at_1(tmp_path):
+    rows = [((1, 2, 90)[i % 3], *box) for i, box in enumerate(BOXES)]
+    assert open_dataset(made_of(tmp_path, rows)).problems == []
+    with pytest.raises(DataError, match="class id 90 is not one of 0..1"):
+        open_train(config(tmp_path))
+
+
 def corners(x, y, w, h):
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
@@ -143,12 +150,19 @@ def test_track_ids_are_not_used_and_it_is_said(tmp_path):
     assert [len(open_train(made)[i].boxes) for i in range(4)] == [2, 2, 2, 1]
 
 
+def test_a_track_has_one_class(tmp_path):
+    rows = [(i % 3 % 2, *row[1:]) for i, row in enumerate(tracks([1, 2, 1, 2, 1, 3]))]
+    with pytest.raises(DataError, match="is the last one a track id or an angle"):
+        open_train(made_of(tmp_path, rows))
+
+
 @pytest.mark.parametrize(
     "ids",
     [
         (0.9, 0.8, 0.9, 0.7),  # confidences
         (0, 90, 45, 90),  # angles
-        (2, 2, 2, 2),  # the same twice in an image
+        (2, 2, 2, 2),
+        (1, 1, 1, 2),  # the same twice in an image
         (0, 1, 0, 1),  # flags
         (1, 2, 3, 4),  # no track is in two images
     ],
