@@ -175,3 +175,10 @@ def test_other_sixth_numbers_are_refused_with_what_they_may_be(tmp_path, ids):
     )
     found = problems(open_dataset(made))
     assert len(found) == 2 and all(f"line 1: {said}" in problem for problem in found)
+
+
+def test_an_image_in_two_splits_is_not_two_images_of_a_track(tmp_path):
+    made = made_of(tmp_path, tracks([1, 2, 3, 4]))
+    text(tmp_path / "data.yaml", "train: images", "val: images", "names: [cat, dog]")
+    with pytest.raises(DataError, match="is the last one a track id or an angle"):
+        open_train(made)
