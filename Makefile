@@ -30,7 +30,11 @@ TEST_FLAGS =
 CHECK_TESTS := tests/test_house.py tests/test_api.py tests/config \
     tests/distributed/test_batch.py tests/distributed/test_clusters.py \
     tests/distributed/test_console.py \
-    tests/data/formats/test_coco.py tests/data/formats/test_folder.py \
+    tests/data/formats/test_coco.py tests/data/formats/test_coco_categories.py \
+    tests/data/formats/test_coco_file.py \
+    tests/data/formats/test_coco_images.py tests/data/formats/test_coco_layout.py \
+    tests/data/formats/test_coco_units.py tests/data/formats/test_coco_unlike.py \
+    tests/data/formats/test_folder.py \
     tests/data/formats/test_labelme.py tests/data/formats/test_paired_files.py \
     tests/data/formats/test_pixel_boxes.py tests/data/formats/test_tally.py \
     tests/data/formats/test_voc.py tests/data/formats/test_voc_lists.py \
