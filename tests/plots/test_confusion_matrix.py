@@ -117,8 +117,31 @@ def test_counts_are_white_on_dark_cells_and_dark_on_light_ones():
 def test_the_last_row_and_column_always_have_their_name():
     axis = new_figure(3, 3).subplots()
     names = [f"c{i}" for i in range(9)] + ["background"]
-    layout = confusion_matrix._Layout.of(names, False)
+    layout = confusion_matrix._Layout.of(names, "a summary")
     layout = dataclasses.replace(layout, cell=0.05, font_size=6.0)  # 7.2 points for 3.6: every 2nd
     confusion_matrix._draw_names(axis, names, layout)
     for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
         assert [tick.get_text() for tick in ticks] == ["c0", "c2", "c4", "c6", "background"]
+
+
+def test_names_of_any_script_are_in_the_matrix_and_in_its_summary(monkeypatch, tmp_path, use_fonts):
+    use_fonts(opencv=False)
+    names, shown = ["猫", "毛", "Кошка", *(f"c{i}" for i in range(24))], []
+    monkeypatch.setattr(confusion_matrix, "_draw_names", lambda axis, these, _: shown.extend(these))
+    summary = []
+    monkeypatch.setattr(confusion_matrix, "_summary", lambda _, these: summary.extend(these) or "x")
+    pairs = [{"truth": "毛", "predicted": "Кошка", "count": 3}]
+    table = np.zeros((28, 28), int)
+    draw_confusion(table, names, tmp_path / "a.png", iou=0.5, score=0.25, pairs=pairs)
+    assert shown == ["Mao #0", "Mao #1", *names[2:], "background"]
+    assert summary == [{"truth": "Mao #1", "predicted": "Кошка", "count": 3}]
+
+
+def test_names_of_other_scripts_are_large_enough_and_have_room():
+    many = [f"c{i}" for i in range(40)]
+    small, large = (confusion_matrix._Layout.of(n, "x") for n in (many, [*many, "猫"]))
+    assert small.font_size < 6 and large.font_size == 7.5
+    one, two = (confusion_matrix._Layout.of(n, "") for n in (["红细胞"], ["红细胞红细胞"]))
+    assert two.left - one.left == pytest.approx(3 * one.font_size / 72, rel=0.15)
+    wide = confusion_matrix._Layout.of(many, "9" * 80)
+    assert wide.text_width > 80 * 0.6 * 9 / 72 > 3.6

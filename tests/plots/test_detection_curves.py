@@ -92,3 +92,10 @@ def test_the_best_f1_and_its_threshold_are_in_the_title_and_marked():
     axis = new_figure(3, 3).subplots()
     detection_curves._describe_f1(axis, None, 0.0)
     assert axis.get_title(loc="left") == "F1 by threshold" and len(axis.lines) == 0
+
+
+def test_names_in_the_legend_differ(use_fonts):
+    use_fonts(opencv=False)
+    classes = detection_curves._Classes.of({"猫": [0.5, 0.5], "none": None, "毛": [0.25, 0.25]})
+    _, labels = detection_curves._legend(classes, None)
+    assert labels == ["Mao #0  0.500", "Mao #2  0.250", "1 without an object"]

@@ -163,3 +163,21 @@ def test_wrong_images_boxes_and_lengths_are_refused(image, boxes, names, scores,
 def test_a_class_id_without_a_name_is_shown_as_such():
     names = [detections.class_name(("cat", "dog"), label) for label in (0, 1, 2, -1)]
     assert names == ["cat", "dog", "class 2?", "class -1?"]
+
+
+def drawn_texts(monkeypatch, names, labels):
+    texts = []
+    monkeypatch.setattr(
+        detections, "draw_boxes", lambda canvas, boxes, these, *_: texts.extend(these)
+    )
+    draw_detections(plain(90, 90), [[9, 9, 50, 50]] * len(names), names, labels=labels)
+    return texts
+
+
+def test_names_without_a_font_carry_their_class_id(monkeypatch, use_fonts):
+    use_fonts(opencv=False)
+    names = ["猫", "cat", "毛", "猫"]
+    assert drawn_texts(monkeypatch, names, [5, 0, 9, 5]) == ["Mao #5", "cat", "Mao #9", "Mao #5"]
+    assert drawn_texts(monkeypatch, names, None) == ["Mao #0", "cat", "Mao #2", "Mao #0"]
+    use_fonts()
+    assert drawn_texts(monkeypatch, names, [5, 0, 9, 5]) == names

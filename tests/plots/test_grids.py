@@ -216,3 +216,15 @@ def test_matched_images_have_names_scores_and_a_caption(monkeypatch):
     draw_matched_grid([matched()], CLASSES, "The worst")
     texts = ["cell 0.90", "cat 0.80", "dog 0.70", "missed cat"]
     assert sorted(written[:4]) == sorted(texts) and "a.png" in written
+
+
+def test_class_names_and_file_names_without_a_font_are_in_latin(monkeypatch, use_fonts):
+    use_fonts(opencv=False)
+    written, classes = record_texts(monkeypatch), ["猫", "毛"]
+    found = {"labels": np.array([1]), "scores": np.array([0.5])}
+    draw_predictions_grid([plain(30, 30)], [found], classes, [1])
+    draw_batch(Batch(image=np.zeros((1, 28, 28, 3), np.uint8), label=np.array([0])), classes)
+    draw_examples([plain(30, 30)], [{"name": "猫.jpg", "label": 1}], classes)
+    assert written[:2] == ["Mao #1 0.50", "Mao #0"]
+    draw_matched_grid([matched()], [*classes, "dog"], "The worst")
+    assert {"Mao #0 0.90", "Mao #1 0.80", "dog 0.70", "missed Mao #1"} <= set(written)

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from convmesh.plots.figures import TITLE, new_figure, save_figure, short_name
+from convmesh.plots.figures import TITLE, name_width, new_figure, save_figure, short_name
+from convmesh.plots.names import shown_names
+from convmesh.plots.scripts import is_plain
 
 MAX_NUMBERED = 25  # classes up to which the cells hold their counts
 NAMED_PAIRS = 12  # confusions that are listed next to a matrix without counts
+SUMMARY_SIZE = 9  # of its text, in points
 CORRECT = np.array((22, 110, 66)) / 255
 WRONG = np.array((190, 30, 45)) / 255
 
@@ -37,15 +40,18 @@ class _Layout:
     text_width: float
 
     @classmethod
-    def of(cls, names: Sequence[str], numbered: bool) -> _Layout:
-        """For a matrix with these names of rows and columns."""
+    def of(cls, names: Sequence[str], summary: str) -> _Layout:
+        """For a matrix with these names of rows and columns, numbered if there is no summary."""
+        numbered = not summary
         count = len(names)
         cell = min(1.6, 14 / count, max(0.42 if numbered else 0.13, 3.6 / count))
-        font_size = max(5.0, min(9.0, 72 * cell * 0.62))
-        label = 0.1 + max(map(len, names)) * font_size * 0.58 / 72
+        smallest = 5.0 if all(map(is_plain, names)) else 7.5  # ideographs have finer lines
+        font_size = max(smallest, min(9.0, 72 * cell * 0.62))
+        label = 0.1 + max(name_width(name, font_size) for name in names)
         side, left, bottom, top = cell * count, label + 0.35, label + 0.4, 0.75
         width, height = max(left + side + 0.2, 5.4), bottom + side + top
-        text_width = 0.0 if numbered else 3.6
+        lines = [1.1 * name_width(line, SUMMARY_SIZE) for line in summary.splitlines()]
+        text_width = max([3.6, *lines]) if summary else 0.0
         return cls(cell, font_size, side, left, bottom, top, width, height, text_width)
 
     @property
@@ -83,8 +89,11 @@ def draw_confusion(
       pairs: of `detection_report.most_confused`.
     """
     numbered = len(classes) <= MAX_NUMBERED
-    names = [*(short_name(name) for name in classes), "background"]
-    layout = _Layout.of(names, numbered)
+    shown = dict(zip(classes, shown_names(classes, shorten=short_name), strict=True))
+    pairs = [{**p, "truth": shown[p["truth"]], "predicted": shown[p["predicted"]]} for p in pairs]
+    names = [*(shown[name] for name in classes), "background"]
+    summary = "" if numbered else _summary(table, pairs)
+    layout = _Layout.of(names, summary)
     figure = new_figure(layout.total_width, layout.height, layout=None)
     axis = figure.add_axes(layout.axis_area())
     fraction = table / np.maximum(table.sum(1, keepdims=True), 1)
@@ -101,7 +110,7 @@ def draw_confusion(
     legend = "Green: right. Red: wrong. The darker, the larger a part of the row."
     write(0.12, 0.52, legend, fontsize=9)
     if not numbered:
-        write(layout.width + 0.1, layout.top, _summary(table, pairs), va="top", fontsize=9,
+        write(layout.width + 0.1, layout.top, summary, va="top", fontsize=SUMMARY_SIZE,
               family="monospace", linespacing=1.5)  # fmt: skip
     save_figure(figure, path)
 
@@ -144,7 +153,7 @@ def _draw_counts(axis: Any, table: np.ndarray, fraction: np.ndarray, cell: float
 
 
 def _summary(table: np.ndarray, pairs: Sequence[Mapping[str, Any]]) -> str:
-    """Totals and the most frequent confusions, for a matrix without counts."""
+    """Totals and the most frequent confusions, for a matrix without counts, with names as shown."""
     right, localised = int(np.trace(table[:-1, :-1])), int(table[:-1, :-1].sum())
     totals = [
         (int(table[:-1].sum()), "objects"),
@@ -154,7 +163,7 @@ def _summary(table: np.ndarray, pairs: Sequence[Mapping[str, Any]]) -> str:
         (int(table[-1].sum()), "detections of nothing"),
     ]
     confused = [
-        (pair["count"], f"{short_name(pair['truth'])} called {short_name(pair['predicted'])}")
+        (pair["count"], f"{pair['truth']} called {pair['predicted']}")
         for pair in pairs[:NAMED_PAIRS]
     ]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from convmesh.plots.colors import class_color
 from convmesh.plots.figures import TITLE, new_figure, save_figure, short_name
+from convmesh.plots.names import shown_names
 
 MAX_COLORED = 12  # with more classes, only the best and the worst few have a colour
 BEST_AND_WORST = 3  # how many of the best, and of the worst, then have a colour
@@ -23,12 +24,14 @@ class _Classes:
     """The classes of the curves.
 
     score: AP50 of each class that has objects. ranked: their names, best first.
+    shown: how each name is shown.
     colors: of the classes that have one, in the order of drawing.
     without_objects: how many classes have none, and so no curve.
     """
 
     score: Mapping[str, float]
     ranked: list[str]
+    shown: Mapping[str, str]
     colors: Mapping[str, PlotColor]
     without_objects: int
 
@@ -41,7 +44,9 @@ class _Classes:
         if len(ranked) > MAX_COLORED:  # easily distinguished colours instead of the classes' own
             ends = ranked[:BEST_AND_WORST] + ranked[-BEST_AND_WORST:]
             colors = {name: line_color(i) for i, name in enumerate(ends)}
-        return cls(score, ranked, colors, len(precision) - len(ranked))
+        names = list(precision)
+        shown = dict(zip(names, shown_names(names, shorten=short_name), strict=True))
+        return cls(score, ranked, shown, colors, len(precision) - len(ranked))
 
 
 def draw_detection_curves(curves: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -130,7 +135,7 @@ def _legend(classes: _Classes, mean: list[float] | None) -> tuple[list[Any], lis
         labels.append(f"mean  {np.mean(mean):.3f}")
     for name in (name for name in classes.ranked if name in classes.colors):
         lines.append(Line2D([], [], color=classes.colors[name], linewidth=1.8))
-        labels.append(f"{short_name(name)}  {classes.score[name]:.3f}")
+        labels.append(f"{classes.shown[name]}  {classes.score[name]:.3f}")
     for count, color, description in (
         (len(classes.ranked) - len(classes.colors), "0.75", "more classes between"),
         (classes.without_objects, "none", "without an object"),

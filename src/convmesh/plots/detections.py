@@ -25,6 +25,7 @@ from convmesh.plots.chips import (
     place_chip,
 )
 from convmesh.plots.colors import DARK, GREY, WHITE, Color, class_colors, name_color
+from convmesh.plots.names import shown_names
 from convmesh.plots.png import check_image
 
 MIN_SIDE = 480  # pixels; smaller images are enlarged, so that text is legible
@@ -50,7 +51,8 @@ def draw_detections(
       boxes: [n, 4] x0 y0 x1 y1 in pixels of the image, clipped to it.
       names: [n] class names.
       scores: [n], shown with two digits, or None.
-      labels: [n] class ids, which choose the colours; by default the names do.
+      labels: [n] class ids, which choose the colours, by default the names do, and are added to
+        names that look the same or are written in Latin letters for want of a font.
       truth_boxes: [m, 4], drawn as dashed white lines below the others.
 
     Returns:
@@ -64,7 +66,7 @@ def draw_detections(
     if not len(names) == len(boxes) == len(boxes if scores is None else scores):
         raise ValueError(f"{len(boxes)} boxes, {len(names)} names, scores: {scores!r}")
     height, width = image.shape[:2]
-    texts = chip_texts(names, scores)
+    texts = chip_texts(_shown(names, labels), scores)
     for_chips = math.sqrt(chips_area(texts, DEFAULT_TEXT_SCALE) / MAX_COVERED / (height * width))
     scale = min(max(MIN_SIDE / min(height, width), for_chips), MAX_SIDE / max(height, width))
     canvas, factors = resized(image, max(1.0, scale))
@@ -191,6 +193,12 @@ def finite_boxes(boxes: Any) -> np.ndarray:
     if not np.isfinite(boxes).all():
         raise ValueError("a box is not finite and cannot be drawn")
     return boxes
+
+
+def _shown(names: Sequence[str], labels: Sequence[int] | np.ndarray | None) -> list[str]:
+    """The names as they are shown; without class ids they are numbered where that is needed."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return shown_names(names, [numbers[name] for name in names] if labels is None else labels)
 
 
 def class_name(classes: Sequence[str], label: Any) -> str:

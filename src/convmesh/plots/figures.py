@@ -1,4 +1,7 @@
-"""Matplotlib figures without pyplot. Matplotlib is slow to import, so functions import it."""
+"""Matplotlib figures without pyplot, with text in any script.
+
+Matplotlib is slow to import, so functions import it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from convmesh.plots.png import write_png
+from convmesh.plots.scripts import is_plain
+from convmesh.plots.typeset import typeset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,11 +26,12 @@ def new_figure(
 
     Not through pyplot: no global state, and a notebook keeps its own backend.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from convmesh.plots.canvas import Canvas
+
     figure = Figure(figsize=(width, height), layout=layout, dpi=110)
-    FigureCanvasAgg(figure)
+    Canvas(figure)
     return figure
 
 
@@ -41,3 +47,10 @@ def short_name(name: str, max_length: int = 22) -> str:
     if len(name) > max_length:
         name = f"{name[: max_length - 8]}...{name[-5:]}"
     return name.replace("$", r"\$")
+
+
+def name_width(name: str, font_size: float) -> float:
+    """Return the width of a name in inches, about, at a font size in points."""
+    if is_plain(name):
+        return len(name) * 0.58 * font_size / 72
+    return typeset(name, 100).width / 100 * font_size / 72

@@ -29,6 +29,7 @@ from convmesh.plots.detections import (
     hatch_boxes,
     resized,
 )
+from convmesh.plots.names import shown_names
 from convmesh.plots.png import check_image
 from convmesh.plots.text import fit_text, put_text, text_size
 
@@ -100,7 +101,7 @@ def draw_batch(
     Returns:
       [height', width', 3] uint8 RGB.
     """
-    detection = batch.boxes is not None
+    classes, detection = shown_names(classes), batch.boxes is not None
     columns = columns or _default_columns(detection)
     present = np.ones(len(batch.image), bool) if batch.present is None else batch.present
     draw_tile = _detection_batch_tile if detection else _classification_batch_tile
@@ -132,7 +133,7 @@ def draw_predictions_grid(
     Returns:
       [height', width', 3] uint8 RGB.
     """
-    detection = bool(predictions) and "boxes" in predictions[0]
+    classes, detection = shown_names(classes), bool(predictions) and "boxes" in predictions[0]
     tiles = []
     for i, (image, predicted) in enumerate(zip(images, predictions, strict=True)):
         true = None if truth is None else truth[i]
@@ -151,6 +152,7 @@ def draw_matched_grid(
     Objects that were found are dashed in white, crowd regions are hatched in grey. The title and a
     legend of the colours are above all. Returns [height', width', 3] uint8 RGB.
     """
+    classes = shown_names(classes)
     grid = _grid([_matched_tile(image, classes) for image in images], columns)
     return np.concatenate([_heading(title, LEGEND, grid.shape[1]), grid])
 
@@ -175,7 +177,7 @@ def draw_examples(
     Returns:
       [height', width', 3] uint8 RGB.
     """
-    detection = bool(examples) and "boxes" in examples[0]
+    classes, detection = shown_names(classes), bool(examples) and "boxes" in examples[0]
     tiles = []
     for image, example in zip(images, examples, strict=True):
         canvas, factors = _tile_canvas(image, detection)
