@@ -38,7 +38,7 @@ CHECK_TESTS := tests/test_house.py tests/test_api.py tests/config \
     tests/data/formats/test_labelme.py tests/data/formats/test_paired_files.py \
     tests/data/formats/test_pixel_boxes.py tests/data/formats/test_tally.py \
     tests/data/formats/test_voc.py tests/data/formats/test_voc_lists.py \
-    tests/data/formats/test_voc_xml.py tests/data/formats/test_yolo.py \
+    tests/data/formats/test_voc_xml.py $(wildcard tests/data/formats/test_yolo*.py) \
     tests/data/test_documents.py tests/data/test_record.py tests/data/test_splits.py \
     tests/ops/test_points.py tests/ops/test_losses.py \
     tests/workdir/test_json_lines.py tests/workdir/test_lock.py

@@ -28,6 +28,16 @@ def test_plain_documents_are_parsed(write):
     assert root.findtext("size/width") == "3"
 
 
+def test_yaml_below_some_keys_is_text_as_written(write):
+    path = write("Names: {010: 0x1F, 1: [no, ~, 1e3]}\nnc: 2\nnames: 80")
+    assert documents.read_yaml(path, text_keys=["names"]) == {
+        "Names": {"010": "0x1F", "1": ["no", "~", "1e3"]},
+        "nc": 2,
+        "names": 80,
+    }
+    assert documents.read_yaml(path)["Names"] == {8: 31, 1: [False, None, "1e3"]}
+
+
 @pytest.mark.parametrize(
     "read, data, message",
     [
@@ -48,6 +58,7 @@ def test_plain_documents_are_parsed(write):
         (documents.read_yaml, "a: &x [1]\nb: *x", r"line 2: an alias"),
         (documents.read_yaml, "[" * 5000, "nested too deeply"),
         (documents.read_yaml, "d: 2020-13-45", "invalid YAML"),
+        (documents.read_yaml, "a:\n  b: 1\n  b: 2", "line 2: b occurs 2 times"),
     ],
 )
 def test_an_invalid_or_malicious_document_raises_an_error_with_its_path(write, read, data, message):

@@ -1,5 +1,7 @@
 """Wrong calls and unusable data: one line, the right status, nothing written."""
 
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,10 @@ import runs
 import tensorflow_datasets as tfds
 
 from convmesh.cli import command_line
+from convmesh.config import defaults
+from convmesh.data.record import Record, Source
+from convmesh.errors import DataError
+from convmesh.training.loop import _read_sample
 from convmesh.workdir.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
@@ -150,3 +156,40 @@ def test_a_class_id_out_of_range(refused, call, tmp_path, capsys):
     assert "2 images could not be read and were skipped" in err
     train, val = read_metrics(tmp_path / "run/metrics.jsonl")
     assert np.isfinite(train["loss"]) and val["images"] == 6
+
+
+class Boxes(Source):
+    """Images of 4 good boxes, or of as many bad ones as listed."""
+
+    task, classes, split = "detect", ("a",), "train"
+
+    def __init__(self, bad):
+        self.bad = bad
+
+    def __len__(self):
+        return len(self.bad)
+
+    def name(self, index):
+        return str(index)
+
+    def __getitem__(self, index):
+        bad = self.bad[index]
+        boxes = np.tile(np.float32([1, 1, 5, 5]), (4 - bad, 1))
+        image = np.zeros((8, 8, 3), np.uint8)
+        return Record(image, index, str(index), boxes=boxes, bad_boxes=bad, dropped_boxes=bad)
+
+
+@pytest.mark.parametrize(
+    "bad, allowed, refused",
+    [([3, 3], 0.1, True), ([2, 2], 0.1, False), ([3, 3], 0.9, False), ([2], 0.1, False)],
+)
+def test_a_sample_of_which_most_boxes_are_bad_is_refused(bad, allowed, refused):
+    config = defaults("detect")
+    config.data.on_bad_box, config.data.max_bad_boxes = "drop", allowed
+    expected = contextlib.nullcontext()
+    if refused:
+        expected = pytest.raises(
+            DataError, match="first images 6 of 8 boxes are bad, more than dat"
+        )
+    with expected:
+        _read_sample(Boxes(bad), config)

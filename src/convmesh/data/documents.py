@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 import json
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from convmesh.errors import DataError
+
+if TYPE_CHECKING:
+    import yaml
 
 MAX_JSON, MAX_XML, MAX_YAML = 2**31, 2**24, 2**24  # bytes; the largest JSON of COCO has 0.5 GB
 MAX_XML_DEPTH = 100
@@ -190,18 +195,40 @@ def _strict_parser(path: AnyPath) -> expat.XMLParserType:
     return parser
 
 
-def read_yaml(path: AnyPath) -> Any:
-    """Parse a YAML file of plain values. Raises DataError with the file and, if known, the line."""
+def read_yaml(path: AnyPath, text_keys: Collection[str] = ()) -> Any:
+    """Parse a YAML file of plain values.
+
+    text_keys: keys of the document, in lower case, below which every value and key is text as
+    written: 010 and 12:30 are numbers otherwise, `no` is False. Raises DataError with the file and,
+    if known, the line, also for a key that occurs twice.
+    """
     import yaml
 
     class PlainLoader(yaml.SafeLoader):
-        """A safe loader that rejects aliases."""
+        """A safe loader that rejects aliases and repeated keys."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 line = self.peek_event().start_mark.line + 1
                 raise DataError(f"{path}: line {line}: an alias (*name); write the value")
             return super().compose_node(parent, index)
+
+        def compose_document(self) -> Any:
+            document = super().compose_document()
+            if isinstance(document, yaml.MappingNode):
+                for key, value in document.value:
+                    if str(key.value).lower() in text_keys:
+                        _make_text(value)
+            return document
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            counts = Counter(key.value for key in keys)
+            for key in keys:
+                if counts[key.value] > 1:
+                    what = f"{key.value} occurs {counts[key.value]} times"
+                    raise DataError(f"{path}: line {key.start_mark.line + 1}: {what}")
+            return super().construct_mapping(node, deep)
 
     text = read_text(path, MAX_YAML)
     try:
@@ -215,6 +242,16 @@ def read_yaml(path: AnyPath) -> Any:
         raise DataError(f"{path}: invalid YAML: {error}") from None
     except RecursionError:
         raise DataError(f"{path}: nested too deeply") from None
+
+
+def _make_text(node: yaml.Node) -> None:
+    """Make every scalar in a list or mapping text; a scalar alone stays what it is."""
+    parts = node.value if isinstance(node.value, list) else []
+    for part in itertools.chain.from_iterable(p if isinstance(p, tuple) else (p,) for p in parts):
+        if isinstance(part.value, str):
+            part.tag = "tag:yaml.org,2002:str"
+        else:
+            _make_text(part)
 
 
 def path_inside(root: Path, name: Any, named_by: AnyPath) -> Path:

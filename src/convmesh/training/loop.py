@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convmesh.config import check, check_complete, check_resume
+from convmesh.data.limits import BOXES
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache
@@ -20,6 +21,8 @@ from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
+
+SAMPLE_IMAGES = 16  # that are read before anything is written, or a batch if that is more
 
 
 def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, float]:
@@ -92,7 +95,7 @@ def check_run(setup: Setup, data: RunData, workdir: Workdir, hooks: Sequence[Hoo
     """
     for hook in hooks:
         hook.check(setup, workdir)
-    _read_one_batch(data.train, setup.config)
+    _read_sample(data.train, setup.config)
     if workdir.read_classes() not in (None, setup.classes):
         raise DataError(
             f"{workdir.classes_file}: the data now has other classes, {', '.join(setup.classes)}; "
@@ -100,11 +103,25 @@ def check_run(setup: Setup, data: RunData, workdir: Workdir, hooks: Sequence[Hoo
         )
 
 
-def _read_one_batch(source: Source, config: Any) -> None:
-    """Raises DataError as the source does; skips unreadable images if the config does."""
-    for index in range(min(config.train.batch_size, len(source))):
+def _read_sample(source: Source, config: Any) -> None:
+    """Raises DataError as the source does, or if most boxes of the sample are bad.
+
+    Skips unreadable images if the config does.
+    """
+    bad = total = 0
+    for index in range(min(max(config.train.batch_size, SAMPLE_IMAGES), len(source))):
         try:
-            source[index]
+            record = source[index]
         except BadExample:
             if config.data.on_bad_example == "fail":
                 raise
+        else:
+            bad += record.bad_boxes - record.left_out_boxes
+            total += len(record.boxes) + record.dropped_boxes - record.left_out_boxes
+    # The whole split may have fewer bad boxes than the sample, but hardly so many fewer.
+    allowed = BOXES.of(config)
+    if BOXES.exceeded(bad, total, max(0.5, allowed)):
+        raise DataError(
+            f"split {source.split}: of its first images {BOXES.exceeded(bad, total, allowed)};"
+            " `convmesh check-data` lists them"
+        )

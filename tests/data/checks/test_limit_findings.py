@@ -57,6 +57,14 @@ def test_what_only_images_show_is_a_warning_of_the_used_split(tmp_path):
     assert len(open_data(config).train) == 23
 
 
+def test_if_most_are_bad_it_is_an_error_even_if_only_images_show_it(tmp_path):
+    config = config_for(write_bad(tmp_path, 12, 11, stated=False), on_bad_box="clip")
+    [problem] = limits(config)
+    assert problem.error and problem.what.startswith("12 of 23 boxes are bad")
+    config.data.max_bad_boxes = 0.6
+    assert limits(config) == []
+
+
 def test_too_many_missing_images_are_refused_and_unreadable_ones_a_warning(tmp_path):
     config = config_for(write_bad(tmp_path, 0, 20), on_bad_example="skip")
     for i in range(3):

@@ -318,3 +318,15 @@ def test_an_empty_class_hides_no_wrong_level(tmp_path):
     make(tmp_path, *of("camA", "camB"), "camC/a.txt")
     with pytest.raises(DataError, match="camA, camB hold the same folders"):
         find_class_folders(tmp_path)
+
+
+def test_the_only_split_among_class_folders_may_be_a_class(tmp_path):
+    make(tmp_path, "bus", "car", "boat", "train/steam", "train/diesel")
+    with pytest.raises(DataError, match="^train: the only folder with the name of a split, beside"):
+        find_class_folders(tmp_path)
+
+
+def test_one_folder_of_images_beside_the_only_split_is_left_out(tmp_path):
+    found = find_class_folders(make(tmp_path, *of("train"), "extra"))
+    assert list(found.splits) == ["train"]
+    assert warnings(found) == ["extra: 2 images in a folder that is no split; left out"]

@@ -58,7 +58,7 @@ CASES = [
     ({"train/a.jpg": "", "train.csv": "id,label\na,1\n"}, "a table of labels", ("classify",)),
     ({"images/a.jpg": "", "train.txt": "images/a.jpg 3\n"}, "a list of labels", ("classify",)),
     ({"images/a.jpg": "", "train_labels.json": '{"a.jpg": 1}'}, "JSON labels", ("classify",)),
-    ({"train/a.jpg": "", "train/a.txt": ROW}, "YOLO labels", ("classify",)),
+    ({"train/a.jpg": "", "boxes/a.txt": ROW}, "YOLO labels", ("classify",)),
     ({"images/a.jpg": "", "x.json": '{"images": []}'}, "COCO annotations", ("classify",)),
     ({"images/a.jpg": "", "masks/a.png": ""}, "masks instead of boxes", BOTH),
     (

@@ -2,49 +2,16 @@
 
 import re
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from yolo_sets import ROW, config, picture, simple, text, warnings
 
-from convmesh.config import defaults
 from convmesh.data.formats import yolo
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.registry import find_format, open_dataset
 from convmesh.data.splits import open_eval, open_train
 from convmesh.errors import ConfigError, DataError
-
-ROW = "1 0.5 0.25 0.2 0.1"  # in 30 x 20: 12 4 18 6
-
-
-def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
-
-
-def text(path, *lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def config(root, **data):
-    made = defaults("detect")
-    made.data.root = str(root)
-    made.data.val_fraction, made.data.cache = 0.0, "false"
-    made.data.update(data)
-    return made
-
-
-def simple(root, *rows, names=("cat", "dog")):
-    """A set of one image with these rows."""
-    picture(root / "images" / "a.jpg")
-    text(root / "labels" / "a.txt", *rows)
-    text(root / "classes.txt", *names)
-    return config(root)
-
-
-def warnings(dataset):
-    return [str(problem) for problem in dataset.problems if not problem.error]
 
 
 def test_a_row_is_a_class_and_a_box_relative_to_the_image(tmp_path):
@@ -81,6 +48,7 @@ def test_a_side_on_the_edge_may_be_rounded_over_it(tmp_path):
         ("0 0.5 0.5 0.2 0.2 0.9 0.9 2", "line 2: 8 numbers, .*; keypoints?"),
         ("cat 0.5 0.5 0.2 0.2", "line 2: 'cat' is not a number"),
         ("0 0.5 nan 0.2 0.2", "line 2: 'nan' is not a number"),
+        ("0 0.5 0.5 0.2 0.2_0", "line 2: '0.2_0' is not a number"),
         ("0.5 0.5 0.5 0.2 0.2", "line 2: class id 0.5 is not an integer"),
         ("1e99 0.5 0.5 0.2 0.2", "line 2: class id 1e99 is not an integer"),
     ],
@@ -157,7 +125,9 @@ def test_labels_without_an_image_are_reported(tmp_path):
     made = simple(tmp_path)
     text(tmp_path / "labels" / "b.txt", ROW)
     text(tmp_path / "labels" / "classes.txt", "cat")  # where labelImg puts it
-    assert warnings(open_dataset(made)) == ["labels/b.txt: labels without an image"]
+    assert warnings(open_dataset(made)) == [
+        "labels: 1 label file has no image, such as labels/b.txt"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +186,8 @@ def test_data_yaml_with_a_path_lists_of_folders_and_lists_of_images(tmp_path):
     assert [len(val[i].boxes) for i in range(2)] == [3, 4] and len(val) == 3
     assert [val[i].image_id for i in range(2)] == [1, 2]
     assert warnings(dataset) == [
-        "deep/images/three/c.jpg: is 2 times in split 'val'; used once",
+        "data.yaml: 1 image is more than once in split 'val', such as deep/images/three/c.jpg;"
+        " used once",
         "data.yaml: test: ../test/images is neither a folder nor a list of images in the folder;"
         " ignored",
     ]
@@ -251,7 +222,7 @@ def test_nothing_outside_of_the_root_is_read(tmp_path):
         (["names: {0: cat, 2: dog}"], "names: the ids are not 0..1"),
         (["names: cat"], "names: 'cat' is not a list of names"),
         (["names: []"], r"names: \[\] is not a list of names"),
-        (["names: [yes, no]"], "names: True is not text; write it in quotes"),
+        (["names: [cat, '']"], "names: '' is not text; write it in quotes"),
         (["names: [cat, cat]"], "names: 'cat' occurs 2 times"),
         (["names: [cat", "x"], "line 3: invalid YAML|line 2: invalid YAML"),
         (["- names"], "has no keys and values"),

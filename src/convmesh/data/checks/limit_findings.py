@@ -17,8 +17,9 @@ from convmesh.data.record import Source
 def limit_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterator[Finding]:
     """Yield a finding for each split that exceeds `data.max_bad_boxes` or `data.max_bad_examples`.
 
-    An error if the files show it, since training then refuses the data; a warning if only the
-    images do, which training says after it has read them.
+    An error if the files show it, since training then refuses the data, and for boxes if most are
+    bad, which a sample of the images shows to training. Otherwise a warning, which training says
+    after it has read the images.
     """
     told = set[Problem]()
     for split in splits:
@@ -35,7 +36,8 @@ def limit_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterat
         ):
             what = limit.exceeded(*numbers, limit.of(config))
             if what and not errors:
-                yield Finding(Problem(f"split {split.name}", what, error=False), "limit")
+                most = limit is BOXES and limit.exceeded(*numbers, max(0.5, limit.of(config)))
+                yield Finding(Problem(f"split {split.name}", what, error=bool(most)), "limit")
 
 
 def _errors(source: Source) -> tuple[list[Problem], list[Problem]]:

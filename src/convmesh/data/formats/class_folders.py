@@ -206,6 +206,7 @@ def _read_splits(
     root: Path, top: Folder, names: dict[str, str], known: Collection[str]
 ) -> ClassFolders:
     """Return the classes in the folders `names`, and warnings about the other folders."""
+    _refuse_one_split_among_classes(top, names)
     found = ClassFolders({})
     found.aliases = {own: name for own, name in names.items() if own != name}
     for own, name in names.items():
@@ -225,6 +226,19 @@ def _read_splits(
             what = _about_other_folder(folder, names, name in found.splits)
             found.problems.append(Problem(name, what, error=False))
     return found
+
+
+def _refuse_one_split_among_classes(top: Folder, names: Collection[str]) -> None:
+    """Raise DataError if the only split may be a class, such as `train` beside `bus` and `car`."""
+    others = [name for name, folder in top.with_images.items() if folder.loose]
+    others = [name for name in others if name not in names and _is_class(name)]
+    if len(names) == 1 and len(others) > 1:
+        (own,) = names
+        raise DataError(
+            f"{own}: the only folder with the name of a split, beside folders of images"
+            f" {_some(others)}: which folders are the classes is not clear; rename {own} if it is a"
+            f" class, or move {_some(others)} out of data.root"
+        )
 
 
 def _about_other_folder(folder: Folder, splits: Collection[str], has_classes: bool) -> str:

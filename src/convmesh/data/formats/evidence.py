@@ -8,7 +8,8 @@ import enum
 class Evidence(enum.IntEnum):
     """Strength of the evidence for a layout, from its files' names.
 
-    No file is opened but one JSON file, whose first bytes tell LabelMe's from COCO's.
+    No file is opened but one JSON file, whose first bytes tell LabelMe's from COCO's, and a few
+    text files with the names of images: YOLO's labels, or captions.
     """
 
     POSSIBLE = 1  # it can be read in this layout, but nothing is specific to it

@@ -1,42 +1,33 @@
 """YOLO: for each image a text file of boxes, as fractions of the image size.
 
-The splits are those of data.yaml: folders, lists of folders, or .txt files that list images. If it
-states none, or is missing: ROOT/{images,labels}/SPLIT, ROOT/SPLIT/{images,labels}, or
-ROOT/{images,labels} without splits. The label file of an image is in the same path with the last
-folder `images` replaced by `labels`, or next to the image. Paths in data.yaml that are those of
-another machine are matched to folders in ROOT; nothing outside of ROOT is read.
+The splits are those of data.yaml or Darknet's obj.data: folders, or .txt files that list images. If
+there is none, or it states none, they are folders (images/SPLIT, SPLIT/images, SPLIT) or lists
+(train.txt) with names of splits; otherwise all images are for training. The label file of an image
+is in the same path with the last folder `images` replaced by `labels`, or next to the image.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from convmesh.data.documents import read_json, read_text, read_yaml
-from convmesh.data.formats import split_names
+from convmesh.data.documents import read_text
+from convmesh.data.formats import yolo_signs
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSet, Numbered
 from convmesh.data.formats.evidence import Evidence
-from convmesh.data.formats.files import list_files, root_folder
-from convmesh.data.images import SUFFIXES
+from convmesh.data.formats.files import root_folder
+from convmesh.data.formats.tally import Tally, counted
+from convmesh.data.formats.yolo_labels import Rows, parse_labels, sixth_number_error
+from convmesh.data.formats.yolo_layout import Layout
+from convmesh.data.formats.yolo_pairs import Pairs, label_places
+from convmesh.data.formats.yolo_rows import Survey
 from convmesh.data.problems import Problem
 from convmesh.errors import ConfigError, DataError, nearest
-
-_YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-_NAMES = ("classes.txt", "obj.names", "labels/classes.txt", "train/labels/classes.txt")
-_NO_LABELS = ("classes.txt", "predefined_classes.txt")  # .txt files in folders of labels
-# A side may leave the image by this fraction of its size: files have three decimals or more, and a
-# corner is a centre plus half a length.
-ROUNDING = 1e-3
 
 
 def open_dataset(config: ConfigDict) -> AnnotatedSet:
@@ -46,442 +37,160 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
     and boxes of other classes are bad boxes. Raises ConfigError for a root that is not a folder and
     for unknown classes, DataError for files that are not in YOLO format.
     """
-    root = root_folder(config)
-    layout = _Layout(root, config)
+    layout = Layout(root_folder(config), config)
     names = layout.names or tuple(config.data.classes)
-    if not names:
-        raise ConfigError(
-            f"data.classes: not set, and {root} has no data.yaml or classes.txt that names the"
-            " classes; give them in the order of their ids"
-        )
     classes = tuple(config.data.classes) or names
-    for name in classes:
-        if name not in names:
-            raise ConfigError(
-                f"data.classes: {name!r} is not a class of the files, which have"
-                f" {', '.join(itertools.islice(names, 10))}{nearest(name, names)}"
-            )
-    splits, problems = {}, list(layout.problems)
+    _check_names(layout, names, classes)
+    used = itertools.chain(*layout.splits.values())
+    pairs = Pairs(layout.files, used, layout.lists)
+    reader = _Reader(layout.root, pairs, names, classes)
+    splits = {
+        split: [reader.image(path, i) for i, path in enumerate(paths, start=1)]
+        for split, paths in layout.splits.items()
+    }
+    if not reader.survey.has_track_ids:
+        splits = {split: [reader.judged(i) for i in images] for split, images in splits.items()}
+    problems = list(layout.problems)
     for split, paths in layout.splits.items():
-        splits[split] = [
-            _example(layout, path, i, names, classes) for i, path in enumerate(paths, start=1)
-        ]
-        problems += _missing_labels(layout, split, paths)
-    problems += _labels_without_image(layout)
+        problems += _missing_labels(layout, pairs, split, paths)
+    problems += [*pairs.problems(), *reader.tally.problems("labels")]
+    problems += reader.survey.problems(len(names), layout.names_file or "data.classes")
     return AnnotatedSet(config, splits, classes, problems=problems, aliases=layout.aliases)
 
 
 def looks_like(root: Path, task: str, evidence: Evidence) -> bool:
     """Return whether folder `root` has YOLO's files and folders; see `registry.Format`.
 
-    That is data.yaml, or folders `images` and `labels`, the latter with text files.
+    Opens a few label files that lie beside images: these may also be captions.
     """
-    has_yaml = any((root / name).is_file() for name in _YAML)
-    if evidence is Evidence.DESCRIPTION:
-        # Roboflow's COCO export may contain a data.yaml. In the other direction COCO's annotations
-        # in ROOT/annotations prove nothing: YOLO's tools keep them with the same images.
-        return has_yaml and not any(root.glob("*/_annotations.coco.json"))
-    if evidence is Evidence.LAYOUT:
-        tops = (root, *(path for path in root.iterdir() if path.is_dir()))
-        return has_yaml or any(
-            (top / "images").is_dir() and _holds_labels(top / "labels") for top in tops
+    return yolo_signs.shows(root, evidence)
+
+
+def _check_names(layout: Layout, names: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise ConfigError if no file names the classes, or `classes` names one that is none."""
+    if not names:
+        lacks = f"{layout.root} has no data.yaml or classes.txt that names the classes"
+        if layout.description:
+            keys = ", ".join(layout.keys)
+            lacks = f"{layout.description} has no key names (it has {keys}), nor is there a"
+            lacks += " classes.txt that names the classes"
+        raise ConfigError(
+            f"data.classes: not set, and {lacks}; give them in the order of their ids"
         )
-    return False
-
-
-def _holds_labels(folder: Path) -> bool:
-    """Return whether the first files in `folder` are text, not images such as masks."""
-    if not folder.is_dir():
-        return False
-    first = list(itertools.islice(itertools.chain(folder.glob("*.*"), folder.glob("*/*.*")), 100))
-    suffixes = {path.suffix.lower() for path in first}
-    return ".txt" in suffixes or not suffixes & SUFFIXES
-
-
-# The files of the data set.
-
-
-class _Layout:
-    """The files of a data set; all paths are relative to `root`, with forward slashes.
-
-    files: all of them. splits: the images of each split. names: of the classes, () if no file
-    states them. aliases: alternative name of a split -> its name. yaml: path of data.yaml, or ''.
-    problems: of the files as such.
-    """
-
-    def __init__(self, root: Path, config: ConfigDict):
-        """Read the layout of `root`. Raises DataError for files that contradict each other."""
-        self.root, self.problems = root, list[Problem]()
-        self.files = dict.fromkeys(list_files(root))
-        self.aliases: dict[str, str] = {}
-        self._train_split = config.data.train_split
-        self._wanted = {self._train_split, *split_names.evaluated_names(config)}
-        self._folders = {"", *(folder for path in self.files for folder in _parents(path))}
-        self.yaml = next((name for name in _YAML if name in self.files), "")
-        self._document = self._read_document()
-        self.names = self._stated_names() or self._names_elsewhere()
-        self.splits = self._stated_splits() or self._splits_from_folders()
-        if not any(self.splits.values()):
-            raise DataError(
-                f"{root}: no images in a YOLO layout; expected data.yaml, images/SPLIT and"
-                " labels/SPLIT, or SPLIT/images and SPLIT/labels"
+    for name in classes:
+        if name not in names:
+            raise ConfigError(
+                f"data.classes: {name!r} is not a class of the files, which have"
+                f" {', '.join(itertools.islice(names, 10))}{nearest(name, names)}"
             )
 
-    def label_file(self, image: str) -> str:
-        """Return the path that the label file of an image has, if there is one."""
-        return _replace_folder(os.path.splitext(image)[0], "images", "labels") + ".txt"
 
-    # data.yaml.
+class _Reader:
+    """Reads the label files of images.
 
-    def _read_document(self) -> dict:
-        """Return the contents of data.yaml, {} if there is none."""
-        if not self.yaml:  # such as coco8.yaml, but not any YAML file
-            others = [name for name in self.files if re.fullmatch(r"[^/]+\.ya?ml", name)]
-            document = read_yaml(self.root / others[0]) if len(others) == 1 else None
-            if not isinstance(document, dict) or "names" not in document:
-                return {}
-            self.yaml = others[0]
-        else:
-            document = read_yaml(self.root / self.yaml)
-        if not isinstance(document, dict):
-            raise DataError(f"{self.yaml}: has no keys and values, such as `train: images/train`")
-        if document.get("kpt_shape") is not None:
-            raise DataError(f"{self.yaml}: kpt_shape: its labels are keypoints, not boxes")
-        return document
+    names: of the class ids in label files. classes: names of the class ids to return. survey: of
+    all rows. tally: of files that are not used.
+    """
 
-    def _stated_names(self) -> tuple[str, ...]:
-        """Return the class names in data.yaml, () if it has none."""
-        given, count = self._document.get("names"), self._document.get("nc")
-        if isinstance(given, dict):
-            if sorted(map(repr, given)) != sorted(map(repr, range(len(given)))):
-                raise DataError(f"{self.yaml}: names: the ids are not 0..{len(given) - 1}")
-            given = [given[i] for i in range(len(given))]
-        if given is None:
-            return ()
-        if not isinstance(given, list) or not given:
-            raise DataError(f"{self.yaml}: names: {given!r} is not a list of names")
-        names = tuple(self._name(name) for name in given)
-        if count is not None and (type(count) is not int or count != len(names)):
-            raise DataError(f"{self.yaml}: nc: {count!r}, but there are {len(names)} names")
-        return _check_unique(names, f"{self.yaml}: names")
+    def __init__(self, root: Path, pairs: Pairs, names: Sequence[str], classes: Sequence[str]):
+        self._root, self._pairs, self._names, self._classes = root, pairs, names, classes
+        self.survey, self._surveyed = Survey(), set[str]()
+        self._ids: dict[str | int, int] = {name: i for i, name in enumerate(classes)}
+        self._six_numbers: dict[str, str] = {}  # images with such rows -> the error
+        self.tally = Tally()
 
-    def _name(self, name: Any) -> str:
-        if type(name) not in (str, int) or name == "":
-            raise DataError(f"{self.yaml}: names: {name!r} is not text; write it in quotes")
-        return str(name)
-
-    def _names_elsewhere(self) -> tuple[str, ...]:
-        """Return the class names in files other than data.yaml, () if there are none."""
-        for file in _NAMES:
-            if file in self.files:
-                lines = [line.strip() for line in read_text(self.root / file).splitlines()]
-                while lines and not lines[-1]:
-                    lines.pop()
-                if "" in lines:
-                    raise DataError(
-                        f"{file}: line {lines.index('') + 1}: empty, and more lines follow"
-                    )
-                return _check_unique(tuple(lines), file)
-        if "notes.json" not in self.files:  # of Label Studio
-            return ()
-        document = read_json(self.root / "notes.json")
-        entries = document.get("categories") if isinstance(document, dict) else None
+    def image(self, path: str, number: int) -> AnnotatedImage:
+        """Return image `path`, which is number `number` of its split."""
+        file, labels = self._root / path, self._pairs.of(path)
+        if not self._pairs.exists(path):
+            return AnnotatedImage(file, path, number, broken="is in a list, but does not exist")
+        if not labels:
+            return AnnotatedImage(file, path, number, relative=True)
         try:
-            found = {entry["id"]: entry["name"] for entry in entries or ()}
-            names = [found[i] for i in range(len(found))]
-        except (TypeError, KeyError):
-            names = [None]
-        if not all(isinstance(name, str) and name for name in names):
-            raise DataError("notes.json: categories: no names with the ids 0, 1, ...")
-        return _check_unique(tuple(names), "notes.json")
-
-    def _stated_splits(self) -> dict[str, list[str]]:
-        """Return the images of the splits in data.yaml."""
-        splits = {}
-        for split in dict.fromkeys((*split_names.SPLIT_NAMES, self._train_split)):
-            given = self._document.get(split)
-            if given is None or given == "" or given == []:
-                continue
-            listed: list[str] = []
-            for entry in given if isinstance(given, list) else [given]:
-                listed += self._images_of_entry(entry, split)
-            if listed or split in self._wanted:
-                splits[split] = self._unique(listed, split)
-        return splits
-
-    def _images_of_entry(self, entry: Any, split: str) -> list[str]:
-        """Return the images of one folder or list in data.yaml."""
-        if not isinstance(entry, str):
-            raise DataError(f"{self.yaml}: {split}: {entry!r} is not a path; write it as text")
-        path = self._resolve(entry)
-        if path is not None:
-            return self._read_list(path) if path in self.files else self._images_in(path)
-        what = f"{split}: {entry} is neither a folder nor a list of images in"
-        # Roboflow names a test split whether it exists or not.
-        if split in self._wanted:
-            raise DataError(f"{self.yaml}: {what} {self.root}")
-        self.problems.append(Problem(self.yaml, f"{what} the folder; ignored", error=False))
-        return []
-
-    def _base_folders(self) -> list[str]:
-        """Return the folders that paths in data.yaml may be relative to."""
-        given = self._document.get("path")
-        inside = (
-            _relative_to_root(self.root, "", given) if isinstance(given, str) and given else None
+            rows = self._rows(path, labels)
+        except DataError as error:
+            broken = str(error).removeprefix(f"{self._path(labels[0])}: ")
+            return AnnotatedImage(file, path, number, labels[0], broken=broken)
+        ids, unknown = self._class_ids(rows)
+        return AnnotatedImage(
+            file,
+            path,
+            number,
+            labels[0],
+            boxes=rows.boxes,
+            labels=ids,
+            locations=Numbered("line", rows.lines),
+            unknown=unknown,
+            relative=True,
         )
-        return list(dict.fromkeys(base for base in (inside, "") if base in self._folders))
 
-    def _resolve(self, entry: str) -> str | None:
-        """Return the folder or the list of images that an entry of data.yaml means, or None."""
-        lists = {name for name in self.files if name.endswith(".txt")}
-        for candidate in _candidates(entry):
-            for base in self._base_folders():
-                path = _relative_to_root(self.root, base, candidate)
-                if path is not None and (path in self._folders or path in lists):
-                    return path
-        return None
+    def judged(self, image: AnnotatedImage) -> AnnotatedImage:
+        """Return an image as one that cannot be used if it has rows with a sixth number."""
+        error = self._six_numbers.get(image.name)
+        if error is None:
+            return image
+        return AnnotatedImage(
+            image.path, image.name, image.image_id, image.annotation, broken=error
+        )
 
-    def _read_list(self, file: str) -> list[str]:
-        """Return the images that a .txt file lists, including missing ones."""
-        listed, bases = [], dict.fromkeys((os.path.dirname(file), *self._base_folders()))
-        for i, line in enumerate(read_text(self.root / file).splitlines(), start=1):
-            if not line.strip():
-                continue
-            paths = [
-                path
-                for candidate in _candidates(line.strip())
-                for path in (_relative_to_root(self.root, base, candidate) for base in bases)
-                if path is not None
-            ]
-            if not paths:
-                raise DataError(f"{file}: line {i}: {line.strip()} leads outside {self.root}")
-            listed.append(next((path for path in paths if path in self.files), paths[0]))
-        return listed
+    def _path(self, file: str) -> str:
+        return os.path.join(self._root, file)
 
-    def _images_in(self, folder: str) -> list[str]:
-        prefix = f"{folder}/" if folder else ""
-        return [path for path in self.files if path.startswith(prefix) and _is_image(path)]
+    def _rows(self, image: str, labels: Sequence[str]) -> Rows:
+        """Return the rows of an image's label files. Raises DataError."""
+        file = labels[0]
+        rows = parse_labels(read_text(self._path(file)))
+        for other in labels[1:]:
+            self._compare(rows, file, other)
+        owners = self._pairs.owners(file)
+        if len(owners) > 1:
+            raise DataError(
+                f"belongs to {' and '.join(owners)}: which of them has these boxes is not known;"
+                " rename or remove one"
+            )
+        if rows.sixth:
+            self._six_numbers[image] = sixth_number_error(rows)
+        if file not in self._surveyed:  # an image may be in several splits
+            self._surveyed.add(file)
+            self.survey.add(file, rows)
+        return rows
 
-    def _unique(self, listed: list[str], split: str) -> list[str]:
-        for path, count in Counter(listed).items():
-            if count > 1:
-                what = f"is {count} times in split {split!r}; used once"
-                self.problems.append(Problem(path, what, error=False))
-        return list(dict.fromkeys(listed))
+    def _compare(self, rows: Rows, file: str, other: str) -> None:
+        """Raise DataError if two label files of an image differ; one may be a caption."""
+        try:
+            same = rows.same(parse_labels(read_text(self._path(other))))
+        except DataError:
+            self.tally.add("text files have the name of an image and no boxes; not used", other)
+            return
+        if not same:
+            raise DataError(f"differs from {other}, which belongs to the same image; remove one")
+        self.tally.add("label files have a copy with the same boxes; used once", other)
 
-    # Folders.
-
-    def _splits_from_folders(self) -> dict[str, list[str]]:
-        """Return the images of the splits that have folders."""
-        images = self._images_in("images")
-        if images:
-            tops = {path.split("/")[1] if path.count("/") > 1 else "" for path in images}
-            if not any(split_names.parse(top) or top == self._train_split for top in tops):
-                return {self._train_split: images}
-            outside = [path for path in images if path.count("/") == 1]
-            if outside:
-                what = f"{len(outside)} images are in no folder of a split, such as {outside[0]}"
-                self.problems.append(Problem("images", what, error=False))
-            return self._name_splits({top: f"images/{top}" for top in sorted(tops - {""})})
-        tops = {
-            folder.split("/")[0]
-            for folder in self._folders
-            if folder.count("/") == 1 and folder.endswith("/images")
-        }
-        return self._name_splits({top: f"{top}/images" for top in sorted(tops)})
-
-    def _name_splits(self, folders: dict[str, str]) -> dict[str, list[str]]:
-        """Return the images of each folder; `train2017` is `train` unless there are two years."""
-        parsed = {top: split_names.parse(top) for top in folders}
-        short = {top: name.split if name else top for top, name in parsed.items()}
-        counts = Counter(short.values())
-        splits = {}
-        for top, folder in folders.items():
-            split = short[top] if counts[short[top]] == 1 else top
-            splits[split] = self._images_in(folder)
-            if split != top:
-                self.aliases[top] = split
-        return splits
+    def _class_ids(self, rows: Rows) -> tuple[np.ndarray, tuple[str | int, ...]]:
+        """Return the ids in `classes`, -1 for none, and then the classes that the rows name."""
+        if self._classes == self._names:
+            return rows.labels, ()
+        stated: tuple[str | int, ...] = tuple(
+            self._names[i] if 0 <= i < len(self._names) else i for i in rows.labels.tolist()
+        )
+        return np.array([self._ids.get(name, -1) for name in stated], np.int64), stated
 
 
-def _parents(path: str) -> Iterable[str]:
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
-def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in SUFFIXES
-
-
-def _replace_folder(path: str, old: str, new: str) -> str:
-    """Return `path` with its last folder `old` replaced by `new`."""
-    parts = path.split("/")
-    found = [i for i, part in enumerate(parts[:-1]) if part == old]
-    if found:
-        parts[found[-1]] = new
-    return "/".join(parts)
-
-
-def _candidates(given: str) -> list[str]:
-    """Return the possible meanings of a path: as given, or relative to the root.
-
-    Roboflow writes ../train/images for train/images; absolute paths are from another machine.
-    """
-    path = given.replace("\\", "/")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if path.startswith("/") or PureWindowsPath(path).drive:
-        return [path, *("/".join(parts[i:]) for i in range(len(parts)))]
-    ups = len(list(itertools.takewhile("..".__eq__, parts)))
-    return [path, "/".join(parts[ups:])] if 0 < ups < len(parts) else [path]
-
-
-def _relative_to_root(root: Path, base: str, path: str) -> str | None:
-    """Return `path`, absolute or relative to `base`, relative to the root; None if it is outside.
-
-    '' is the root itself.
-    """
-    path = os.path.join(os.path.abspath(root), base, path.replace("\\", "/"))
-    for top in (os.path.abspath(root), os.path.realpath(root)):
-        found = os.path.relpath(path, top).replace(os.sep, "/")
-        if found != ".." and not found.startswith("../"):
-            return "" if found == "." else found
-    return None
-
-
-def _check_unique(names: tuple[str, ...], file: str) -> tuple[str, ...]:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise DataError(f"{file}: {name!r} occurs {count} times")
-    return names
-
-
-def _missing_labels(layout: _Layout, split: str, paths: Sequence[str]) -> list[Problem]:
+def _missing_labels(
+    layout: Layout, pairs: Pairs, split: str, paths: Sequence[str]
+) -> list[Problem]:
     """Return the problem that images of a split have no label file; an error if none has one."""
-    images = [path for path in paths if path in layout.files]
-    missing = [path for path in images if layout.label_file(path) not in layout.files]
+    images = [path for path in paths if pairs.exists(path)]
+    missing = pairs.missing(images)
     if not missing:
         return []
     none = len(missing) == len(images)
-    example = f"such as {layout.label_file(missing[0])} for {missing[0]}"
-    what = f"{len(missing)} images of split {split!r} have no label file, {example}"
+    example = f"such as {label_places(missing[0])[0]} for {missing[0]}"
+    what = counted(len(missing), f"images of split {split!r} have no label file, {example}")
     what += "; they are images without boxes"
     if none:
         what = f"none of the {len(images)} images of split {split!r} has a label file, {example}"
-    file = layout.yaml or os.path.dirname(missing[0])
+        if pairs.orphans:
+            what += f", while {pairs.orphans[0]} belongs to no image"
+    file = layout.description or os.path.dirname(missing[0]) or "."
     return [Problem(file, what, error=none, split=split)]
-
-
-def _labels_without_image(layout: _Layout) -> list[Problem]:
-    """Return a warning for each label file without an image."""
-    stems = {os.path.splitext(path)[0] for path in layout.files if _is_image(path)}
-    problems = []
-    for path in layout.files:
-        stem, suffix = os.path.splitext(path)
-        image = _replace_folder(stem, "labels", "images")
-        if suffix == ".txt" and image not in stems and image != stem:
-            if os.path.basename(path) not in _NO_LABELS:
-                problems.append(Problem(path, "labels without an image", error=False))
-    return problems
-
-
-# Label files.
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """boxes: float64 [n, 4], relative. labels: int64 [n], class ids. lines: int64 [n], from 1."""
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    lines: np.ndarray
-
-
-def _example(
-    layout: _Layout, path: str, number: int, names: Sequence[str], classes: Sequence[str]
-) -> AnnotatedImage:
-    """Return image `path`, which is number `number` of its split.
-
-    names: of the class ids in label files. classes: names of the class ids to return.
-    """
-    label_file = layout.label_file(path)
-    file = layout.root / path
-    if path not in layout.files:
-        return AnnotatedImage(file, path, number, broken="is in a list, but does not exist")
-    if label_file not in layout.files:
-        return AnnotatedImage(file, path, number, relative=True)
-    try:
-        rows = _parse_labels(read_text(layout.root / label_file))
-    except DataError as error:
-        broken = str(error).removeprefix(f"{layout.root / label_file}: ")
-        return AnnotatedImage(file, path, number, label_file, broken=broken)
-    labels, unknown = rows.labels, tuple[str | int, ...]()
-    if classes != names:
-        ids: dict[str | int, int] = {name: i for i, name in enumerate(classes)}
-        stated = [names[i] if 0 <= i < len(names) else int(i) for i in labels]
-        labels = np.array([ids.get(name, -1) for name in stated], np.int64)
-        unknown = tuple(stated)
-    return AnnotatedImage(
-        file,
-        path,
-        number,
-        label_file,
-        boxes=rows.boxes,
-        labels=labels,
-        locations=Numbered("line", rows.lines),
-        unknown=unknown,
-        relative=True,
-    )
-
-
-def _parse_labels(text: str) -> _Rows:
-    """Return the rows of a label file. Raises DataError with the first bad row, and their count."""
-    boxes, labels, lines, errors = list[tuple](), list[int](), list[int](), list[str]()
-    for i, line in enumerate(text.splitlines(), start=1):
-        parts = line.split()
-        if not parts:
-            continue
-        try:
-            label, box = _parse_row(parts)
-        except ValueError as error:
-            errors.append(f"line {i}: {error}")
-            continue
-        boxes.append(box)
-        labels.append(label)
-        lines.append(i)
-    if errors:
-        more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
-        raise DataError(errors[0] + more)
-    corners = np.array(boxes, np.float64).reshape(-1, 4)
-    inside = np.clip(corners, 0, 1)
-    corners = np.where(np.abs(corners - inside) <= ROUNDING, inside, corners)
-    return _Rows(corners, np.array(labels, np.int64), np.array(lines, np.int64))
-
-
-def _parse_row(parts: list[str]) -> tuple[int, tuple[float, float, float, float]]:
-    """Return the class id and x0, y0, x1, y1 of a row. Raises ValueError if it is not a row."""
-    values = [_number(part) for part in parts]
-    label = values[0]
-    if label != int(label) or abs(label) >= 2**31:
-        raise ValueError(f"class id {parts[0]} is not an integer")
-    if len(values) == 5:
-        _, x, y, width, height = values
-        return int(label), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    if len(values) >= 7 and len(values) % 2:
-        xs, ys = values[1::2], values[2::2]
-        return int(label), (min(xs), min(ys), max(xs), max(ys))
-    hint = "; is the last one a confidence?" if len(values) == 6 else ""
-    hint = "; keypoints?" if len(values) > 7 else hint
-    raise ValueError(
-        f"{len(values)} numbers, wanted class x y width height, or class and points x y{hint}"
-    )
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{text!r} is not a number")
-    return value
