@@ -98,9 +98,9 @@ def test_up_to_25_classes_the_cells_are_numbered(monkeypatch, tmp_path, classes,
 
 def test_the_summary_has_the_twelve_most_frequent_confusions():
     pairs = [{"truth": "cat", "predicted": f"c{i}", "count": 20 - i} for i in range(14)]
-    lines = _summary(np.zeros((3, 3), int), pairs).splitlines()
+    lines = _summary(np.zeros((3, 3), int), pairs, {"cat": "Katze"}).splitlines()
     assert lines[lines.index("most often confused") + 1 :] == [
-        f"{20 - i:>6}  cat called c{i}" for i in range(12)
+        f"{20 - i:>6}  Katze called c{i}" for i in range(12)
     ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convmesh.plots.colors import Color, text_color_on
+from convmesh.plots.fonts import legible_names
 from convmesh.plots.text import MIN_TEXT_SCALE, fit_text, put_text, text_size
 
 DEFAULT_TEXT_SCALE = 0.42  # in small pictures, and where there are many boxes
@@ -30,8 +31,9 @@ class Chip:
 
 def chip_texts(names: Sequence[str], scores: Sequence[float] | np.ndarray | None) -> list[str]:
     """Return the text of each chip: the name, and the score with two digits if there are scores."""
+    names = legible_names([str(name) for name in names])
     if scores is None:
-        return [str(name) for name in names]
+        return names
     return [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
 
 

@@ -6,11 +6,22 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convmesh.plots.figures import TITLE, new_figure, save_figure, short_name
+from convmesh.plots.figures import (
+    TITLE,
+    fonts_of,
+    monospace_fonts,
+    new_figure,
+    save_figure,
+    short_names,
+    text_columns,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_NUMBERED = 25  # classes up to which the cells hold their counts
 NAMED_PAIRS = 12  # confusions that are listed next to a matrix without counts
@@ -42,7 +53,7 @@ class _Layout:
         count = len(names)
         cell = min(1.6, 14 / count, max(0.42 if numbered else 0.13, 3.6 / count))
         font_size = max(5.0, min(9.0, 72 * cell * 0.62))
-        label = 0.1 + max(map(len, names)) * font_size * 0.58 / 72
+        label = 0.1 + max(map(text_columns, names)) * font_size * 0.58 / 72
         side, left, bottom, top = cell * count, label + 0.35, label + 0.4, 0.75
         width, height = max(left + side + 0.2, 5.4), bottom + side + top
         text_width = 0.0 if numbered else 3.6
@@ -82,8 +93,21 @@ def draw_confusion(
       score: the minimum score of a detection, for the title.
       pairs: of `detection_report.most_confused`.
     """
+    with fonts_of(classes):
+        figure = _confusion_figure(table, classes, (iou, score), pairs)
+        save_figure(figure, path)
+
+
+def _confusion_figure(
+    table: np.ndarray,
+    classes: Sequence[str],
+    thresholds: tuple[float, float],
+    pairs: Sequence[Mapping[str, Any]],
+) -> Figure:
+    """The figure of `draw_confusion`; thresholds: of IoU and score."""
+    iou, score = thresholds
     numbered = len(classes) <= MAX_NUMBERED
-    names = [*(short_name(name) for name in classes), "background"]
+    names = [*short_names(classes), "background"]
     layout = _Layout.of(names, numbered)
     figure = new_figure(layout.total_width, layout.height, layout=None)
     axis = figure.add_axes(layout.axis_area())
@@ -101,9 +125,10 @@ def draw_confusion(
     legend = "Green: right. Red: wrong. The darker, the larger a part of the row."
     write(0.12, 0.52, legend, fontsize=9)
     if not numbered:
-        write(layout.width + 0.1, layout.top, _summary(table, pairs), va="top", fontsize=9,
-              family="monospace", linespacing=1.5)  # fmt: skip
-    save_figure(figure, path)
+        shown = dict(zip(classes, names, strict=False))
+        write(layout.width + 0.1, layout.top, _summary(table, pairs, shown), va="top", fontsize=9,
+              family=monospace_fonts(), linespacing=1.5)  # fmt: skip
+    return figure
 
 
 def _draw_cells(axis: Any, fraction: np.ndarray, cell: float, linewidth: float) -> None:
@@ -143,8 +168,13 @@ def _draw_counts(axis: Any, table: np.ndarray, fraction: np.ndarray, cell: float
         axis.text(j, i, text, ha="center", va="center", fontsize=points, color=color)
 
 
-def _summary(table: np.ndarray, pairs: Sequence[Mapping[str, Any]]) -> str:
-    """Totals and the most frequent confusions, for a matrix without counts."""
+def _summary(
+    table: np.ndarray, pairs: Sequence[Mapping[str, Any]], names: Mapping[str, str]
+) -> str:
+    """Totals and the most frequent confusions, for a matrix without counts.
+
+    names: as drawn, by the name of the class.
+    """
     right, localised = int(np.trace(table[:-1, :-1])), int(table[:-1, :-1].sum())
     totals = [
         (int(table[:-1].sum()), "objects"),
@@ -154,7 +184,10 @@ def _summary(table: np.ndarray, pairs: Sequence[Mapping[str, Any]]) -> str:
         (int(table[-1].sum()), "detections of nothing"),
     ]
     confused = [
-        (pair["count"], f"{short_name(pair['truth'])} called {short_name(pair['predicted'])}")
+        (
+            pair["count"],
+            " called ".join(names.get(pair[k], pair[k]) for k in ("truth", "predicted")),
+        )
         for pair in pairs[:NAMED_PAIRS]
     ]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convmesh.plots.colors import class_color
-from convmesh.plots.figures import TITLE, new_figure, save_figure, short_name
+from convmesh.plots.figures import TITLE, fonts_of, new_figure, save_figure, short_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_COLORED = 12  # with more classes, only the best and the worst few have a colour
 BEST_AND_WORST = 3  # how many of the best, and of the worst, then have a colour
@@ -50,6 +53,11 @@ def draw_detection_curves(curves: Mapping[str, Any], path: str | os.PathLike[str
     The mean is black. With more than 12 classes only the best and the worst three have a colour
     and a name, the others are grey. A class without objects has no curve.
     """
+    with fonts_of(list(curves["precision"]["classes"])):
+        save_figure(_curves_figure(curves), path)
+
+
+def _curves_figure(curves: Mapping[str, Any]) -> Figure:
     figure = new_figure(13.5, 4.8)
     left, right = figure.subplots(1, 2)
     classes = _Classes.of(curves["precision"]["classes"])
@@ -76,7 +84,7 @@ def draw_detection_curves(curves: Mapping[str, Any], path: str | os.PathLike[str
             lines, labels, loc="outside right upper", frameon=False, fontsize=9,
             title="AP50", title_fontsize=10, alignment="left",
         )  # fmt: skip
-    save_figure(figure, path)
+    return figure
 
 
 def line_color(label: int) -> PlotColor:
@@ -128,9 +136,10 @@ def _legend(classes: _Classes, mean: list[float] | None) -> tuple[list[Any], lis
     if mean:
         lines.append(Line2D([], [], color="black", linewidth=2.6))
         labels.append(f"mean  {np.mean(mean):.3f}")
-    for name in (name for name in classes.ranked if name in classes.colors):
+    colored = [name for name in classes.ranked if name in classes.colors]
+    for name, shown in zip(colored, short_names(colored), strict=True):
         lines.append(Line2D([], [], color=classes.colors[name], linewidth=1.8))
-        labels.append(f"{short_name(name)}  {classes.score[name]:.3f}")
+        labels.append(f"{shown}  {classes.score[name]:.3f}")
     for count, color, description in (
         (len(classes.ranked) - len(classes.colors), "0.75", "more classes between"),
         (classes.without_objects, "none", "without an object"),

@@ -25,6 +25,7 @@ from convmesh.plots.chips import (
     place_chip,
 )
 from convmesh.plots.colors import DARK, GREY, WHITE, Color, class_colors, name_color
+from convmesh.plots.fonts import legible_names
 from convmesh.plots.png import check_image
 
 MIN_SIDE = 480  # pixels; smaller images are enlarged, so that text is legible
@@ -194,6 +195,9 @@ def finite_boxes(boxes: Any) -> np.ndarray:
 
 
 def class_name(classes: Sequence[str], label: Any) -> str:
-    """Return the name of a class id, or `class ID?` if there is no such class."""
+    """Return the `legible` name of a class id, or `class ID?` if there is no such class."""
     label = int(label)
-    return str(classes[label]) if 0 <= label < len(classes) else f"class {label}?"
+    if not 0 <= label < len(classes):
+        return f"class {label}?"
+    name = str(classes[label])
+    return name if name.isascii() else legible_names([str(c) for c in classes])[label]
