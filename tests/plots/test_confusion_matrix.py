@@ -63,7 +63,7 @@ def test_a_cell_is_as_dark_as_its_fraction_of_the_row(tmp_path):
 
 def test_a_matrix_without_counts_has_a_summary():
     table = np.array([[5, 2, 1], [0, 3, 4], [6, 7, 0]])
-    summary = _summary(table, report.most_confused(table, ("cat", "dog"), 9))
+    summary = _summary(table, report.most_confused(table, ("cat", "dog"), 9), {})
     lines = [line.split(maxsplit=1) for line in summary.splitlines()]
     assert lines[:5] == [
         ["15", "objects"],
