@@ -73,7 +73,7 @@ def test_a_matrix_without_counts_has_a_summary():
         ["13", "detections of nothing"],
     ]
     assert lines[-1] == ["2", "cat called dog"]
-    assert "none" in _summary(np.zeros((3, 3), int), [])
+    assert "none" in _summary(np.zeros((3, 3), int), [], {})
 
 
 @pytest.mark.parametrize("found", [[], [found_on(1, [[1, 1, 9, 9]], [0], [0.5])]])
