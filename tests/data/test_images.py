@@ -123,6 +123,16 @@ def test_an_animation_with_an_image_of_its_own_gives_that_image():
         assert (images.decode(encoded(still, "PNG", **options), "a") == (255, 0, 0)).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_palette_of_an_animation_may_be_translucent():
+    still, frame = (Image.new("P", (4, 4), index) for index in (1, 2))
+    for image in (still, frame):
+        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    options = {"save_all": True, "append_images": [frame], "default_image": True}
+    data = encoded(still, "PNG", transparency=b"\xff\x80\x00", **options)
+    assert (images.decode(data, "a") == (200, 0, 0)).all()
+
+
 @pytest.mark.parametrize("largest, times", [(65535, 1), (4095, 16), (1023, 64)])
 def test_a_pgm_of_16_bits_is_read_by_its_stated_largest_value(largest, times):
     grey = np.arange(0, largest + 1, largest // 11, dtype=np.uint16)[:12].reshape(3, 4)

@@ -48,7 +48,11 @@ def test_every_file_of_the_contract(photo_run):
     assert events.stat().st_size > 1000
     assert {p.name for p in (photo_run / "checkpoints").iterdir() if p.is_dir()} == {"4", "8"}
     beside = {name.partition("/")[0] for name in files} - {events.name}
-    assert beside == {name.partition("/")[0] for name in named} | {"checkpoints", "evaluated.json", ".lock"}
+    assert beside == {name.partition("/")[0] for name in named} | {
+        "checkpoints",
+        "evaluated.json",
+        ".lock",
+    }
     for name in named:
         if name.endswith(".png"):
             assert cv2.imread(str(photo_run / name)).std() > 0

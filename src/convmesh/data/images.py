@@ -246,7 +246,9 @@ def _with_pillow(header: Image.Image, name: str) -> np.ndarray:
             return np.repeat(grey[..., None], 3, axis=2)
         if header.mode in ("I", "F"):
             raise BadExample(f"{name}: 32 bits per pixel; save it with 8 or 16")
-        return np.asarray(header.convert("RGB"))
+        # Pillow warns where alpha of a palette is lost directly.
+        translucent = header.mode == "P" and isinstance(header.info.get("transparency"), bytes)
+        return np.asarray((header.convert("RGBA") if translucent else header).convert("RGB"))
     except BadExample:
         raise
     except Exception as error:  # plugins raise errors of many types for broken pixels

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from convmesh.config import defaults
-from convmesh.data.checks.inspection import inspect
+from convmesh.data.checks.inspection import inspect, warnings_at_start
+from convmesh.data.formats.registry import open_dataset
 
 
 def dark(path, seed, bits=12):
@@ -48,3 +49,10 @@ def test_images_that_use_their_bits_are_not_warned_of(tmp_path):
     config = yolo(tmp_path, 16)
     config.data.root, config.data.eval_split = str(tmp_path), "train"
     assert not [finding for finding in inspect(config).findings if finding.kind == "depth"]
+
+
+def test_a_run_says_it_at_its_start(tmp_path):
+    config = yolo(tmp_path, 12)
+    config.data.root, config.data.eval_split = str(tmp_path), "train"
+    lines = warnings_at_start(open_dataset(config), config)
+    assert "  nearly black images: 3 in a sample of 3 images" in lines

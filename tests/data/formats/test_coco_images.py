@@ -161,3 +161,31 @@ def test_an_image_that_is_found_does_not_hide_one_that_is_not(tmp_path):
     write(tmp_path / "annotations" / "train.json", [image(1, "a.jpg"), image(2, "sub/b.jpg")])
     with pytest.raises(DataError, match="image 2: sub/b.jpg not found in train, "):
         open_train(config(tmp_path))
+
+
+def test_a_name_found_by_its_last_part_is_reported_and_must_be_unique(tmp_path):
+    picture(tmp_path / "images" / "x" / "a.jpg")
+    write(tmp_path / "result.json", [image(1, "upload/a.jpg")])
+    assert warnings(open_dataset(config(tmp_path))) == [
+        "result.json: images found only by the last part of their names: 1, such as upload/a.jpg"
+        " (x/a.jpg)"
+    ]
+    picture(tmp_path / "images" / "y" / "a.jpg")
+    with pytest.raises(DataError, match="upload/a.jpg is there 2 times: images/x/a.jpg, im"):
+        open_train(config(tmp_path))
+
+
+def test_two_names_of_one_image_are_refused(tmp_path):
+    picture(tmp_path / "images" / "a.jpg")
+    write(tmp_path / "result.json", [image(1, "x/a.jpg"), image(2, "y/a.jpg")])
+    with pytest.raises(DataError, match="result.json: x/a.jpg and y/a.jpg are the same image"):
+        open_train(config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/secret.jpg", "C:\\secret.jpg"])
+def test_no_name_leads_out_of_the_root(tmp_path, name):
+    root = tmp_path / "root"
+    picture(tmp_path / "secret.jpg")
+    write(root / "annotations" / "train.json", [image(1, name)])
+    with pytest.raises(DataError, match="image 1: the file name .* leads outside"):
+        open_train(config(root))

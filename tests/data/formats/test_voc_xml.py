@@ -214,3 +214,11 @@ def test_elements_that_are_also_beside_objects_are_no_objects(tmp_path):
     camera = "<camera><fx>1</fx><fy>2</fy><cx>3</cx><cy>4</cy></camera>"
     save(tmp_path, a=camera + DOG, b=camera)
     assert problems(read(tmp_path)) == []
+
+
+def test_one_file_for_all_images_is_named(tmp_path):
+    save_image(tmp_path / "images/a.jpg")
+    text = '<annotations><image name="a.jpg"><box label="dog" xtl="1"/></image></annotations>'
+    (tmp_path / "annotations.xml").write_text(text)
+    with pytest.raises(DataError, match="^annotations.xml: its root is <annotations>.*CVAT's"):
+        read(tmp_path)

@@ -31,7 +31,7 @@ from convmesh.data.formats.paired_files import PairedFiles, find_root, has_annot
 from convmesh.data.formats.pixel_boxes import unit_problems
 from convmesh.data.formats.tally import counted
 from convmesh.data.formats.voc_lists import SplitLists
-from convmesh.data.formats.voc_xml import Objects, read_objects, stated_image
+from convmesh.data.formats.voc_xml import Objects, check_root, read_objects, stated_image
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
@@ -56,6 +56,8 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
     for key in dict.fromkeys(key for keys in layout.splits.values() for key in keys):
         images[key], found = layout.read_image(key, len(images) + 1)
         names[key] = tuple(synsets[name][1] if name in synsets else name for name in found)
+    if all(image.broken for image in images.values()):
+        layout.check_is_voc()
     own_ids = {name: number for number, name in sorted(synsets.values())}
     listed = own_ids or sorted({name for given in names.values() for name in given})
     classes = tuple(config.data.classes) or tuple(listed)
@@ -121,6 +123,15 @@ class _Layout:
             return stated_image(read_xml(self.files.root / path))
         except DataError:  # reported when the objects are read
             return ""
+
+    def check_is_voc(self) -> None:
+        """Raise DataError if the first annotation is XML of another kind."""
+        for file in [names[0] for names in self.files.annotations.values()][:1]:
+            try:
+                root = read_xml(self.files.root / file)
+            except DataError:  # reported with its image
+                return
+            check_root(root, file)
 
     def read_image(self, key: str, number: int) -> tuple[AnnotatedImage, tuple[str, ...]]:
         """Return an image, with image id `number`, and the class name of each of its boxes."""

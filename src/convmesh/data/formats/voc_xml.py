@@ -66,12 +66,8 @@ class Objects:
 
 def read_objects(root: ElementTree.Element, file: str) -> Objects:
     """Return the objects of an annotation. Raises DataError for what is not understood."""
-    shown = _short(root.tag)
+    check_root(root, file)
     _use_plain_tags(root)
-    if root.tag != "annotation":
-        raise DataError(
-            f"{file}: its root is <{shown}>, wanted <annotation>: this is not Pascal VOC's XML"
-        )
     found = Objects(image=stated_image(root))
     for i, element in enumerate(root.iter("object"), start=1):
         found.found = i
@@ -83,6 +79,17 @@ def read_objects(root: ElementTree.Element, file: str) -> Objects:
     sides = [int(float(text)) for text in stated if text and is_number(text)]
     found.size = (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None
     return found
+
+
+def check_root(root: ElementTree.Element, file: str) -> None:
+    """Raise DataError if `root` is not that of an annotation."""
+    tag = _plain(root.tag)
+    if tag == "annotation":
+        return
+    hint = "this is not Pascal VOC's XML"
+    if tag == "annotations":
+        hint += " (CVAT's for images? export it as Pascal VOC, COCO or YOLO)"
+    raise DataError(f"{file}: its root is <{_short(root.tag)}>, wanted <annotation>: {hint}")
 
 
 def stated_image(root: ElementTree.Element) -> str:
