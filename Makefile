@@ -30,15 +30,10 @@ TEST_FLAGS =
 CHECK_TESTS := tests/test_house.py tests/test_api.py tests/config \
     tests/distributed/test_batch.py tests/distributed/test_clusters.py \
     tests/distributed/test_console.py \
-    tests/data/formats/test_coco.py tests/data/formats/test_coco_categories.py \
-    tests/data/formats/test_coco_file.py \
-    tests/data/formats/test_coco_images.py tests/data/formats/test_coco_layout.py \
-    tests/data/formats/test_coco_units.py tests/data/formats/test_coco_unlike.py \
-    tests/data/formats/test_folder.py \
+    tests/data/formats/coco tests/data/formats/voc tests/data/formats/yolo \
+    tests/data/formats/folder/test_folder.py \
     tests/data/formats/test_labelme.py tests/data/formats/test_paired_files.py \
     tests/data/formats/test_pixel_boxes.py tests/data/formats/test_tally.py \
-    tests/data/formats/test_voc.py tests/data/formats/test_voc_lists.py \
-    tests/data/formats/test_voc_xml.py $(wildcard tests/data/formats/test_yolo*.py) \
     tests/data/test_documents.py tests/data/test_record.py tests/data/test_splits.py \
     tests/ops/test_points.py tests/ops/test_losses.py \
     tests/workdir/test_json_lines.py tests/workdir/test_lock.py

@@ -15,11 +15,11 @@ CLASSIFY_METRICS = ("top1", "top5")
 # first use. Of layouts that fit a folder equally well, `auto` takes the first.
 DATA_FORMATS = {
     "tfds": "convmesh.data.formats.tfds_source",
-    "coco": "convmesh.data.formats.coco",
-    "voc": "convmesh.data.formats.voc",
-    "yolo": "convmesh.data.formats.yolo",
+    "coco": "convmesh.data.formats.coco.dataset",
+    "voc": "convmesh.data.formats.voc.dataset",
+    "yolo": "convmesh.data.formats.yolo.dataset",
     "labelme": "convmesh.data.formats.labelme",
-    "folder": "convmesh.data.formats.folder",
+    "folder": "convmesh.data.formats.folder.dataset",
 }
 
 

@@ -188,7 +188,7 @@ def _size(document: dict) -> tuple[int, int] | None:
 
 @dataclass
 class _Objects:
-    """The objects of a file, as in `voc_xml.Objects`."""
+    """The objects of a file, as in `voc.xml.Objects`."""
 
     boxes: list[list[float]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)

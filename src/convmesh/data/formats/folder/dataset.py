@@ -1,0 +1,186 @@
+"""Images in folders named after their classes: ROOT/SPLIT/CLASS/* or ROOT/CLASS/*."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from convmesh.data import images
+from convmesh.data.augmentation import augment
+from convmesh.data.augmentation.sizes import input_sizes
+from convmesh.data.formats import split_names, unread
+from convmesh.data.formats.evidence import Evidence
+from convmesh.data.formats.files import normal_name, root_folder, subfolders
+from convmesh.data.formats.folder.class_folders import (
+    ClassFolder,
+    find_class_folders,
+    holds_class_folders,
+    is_image,
+    name_key,
+)
+from convmesh.data.record import DataSet, Record, Source
+from convmesh.errors import ConfigError, DataError, nearest
+
+
+def open_dataset(config: ConfigDict) -> FolderSet:
+    """Return the data set in `config.data.root`. Raises as `FolderSet`."""
+    return FolderSet(config)
+
+
+def looks_like(root: Path, task: str, evidence: Evidence) -> bool:
+    """Return whether folder `root` has folders of splits with class folders in them.
+
+    For classification, any subfolder makes class folders possible; see `registry.Format`.
+    """
+    if task != "classify":
+        return False
+    if evidence is Evidence.LAYOUT:
+        return any(
+            split_names.parse(split.name) and holds_class_folders(split)
+            for split in subfolders(root)
+        )
+    return evidence is Evidence.POSSIBLE and bool(subfolders(root))
+
+
+class FolderSet(DataSet):
+    """A data set for classification in folders named after their classes."""
+
+    def __init__(self, config: ConfigDict):
+        """Read the folders in `config.data.root`.
+
+        The classes are those of all splits, sorted, or `config.data.classes`.
+        Raises ConfigError for a root that is not a folder or a task other than classification,
+        DataError for a class that is not in the training split or not in `config.data.classes`, and
+        for folders of which it is not clear whether they are classes.
+        """
+        if config.task != "classify":
+            raise ConfigError(
+                "data.format: folder holds classes without boxes; task must be classify"
+            )
+        self._root = root_folder(config)
+        given = tuple(config.data.classes)
+        split_keys = [key for key in (config.data.train_split, config.data.eval_split) if key]
+        found = find_class_folders(self._root, given, split_keys)
+        self._folders, self._aliases, self.problems = found.splits, found.aliases, found.problems
+        self._train_split = self._aliases.get(config.data.train_split, config.data.train_split)
+        self.splits = tuple(self._folders)
+        crops = config.data.augment
+        self._shrink = augment.Shrink(
+            input_sizes(config)[-1], tuple(crops.crop), crops.quarter_turn > 0
+        )
+        names = {folder.name for folders in self._folders.values() for folder in folders}
+        self.classes: tuple[str, ...] = given or tuple(sorted(names))
+        if not names:
+            raise DataError(
+                f"{self._root}: no class folders with images, expected CLASS/* or SPLIT/CLASS/*;"
+                f" {unread.explain(self._root, config.task)}"
+            )
+        if len(names) == 1 and not given and unread.find(self._root, config.task):
+            raise DataError(
+                f"{self._root}: one folder with images, {names.pop()}, is no class; "
+                f"{unread.explain(self._root, config.task)}"
+            )
+        self._check_classes(bool(given))
+
+    def source(self, split: str, training: bool) -> FolderSource:
+        """Return one split; `training`: reject empty classes. Raises ConfigError, DataError."""
+        split = split if split in self._folders else self._aliases.get(split, split)
+        if split not in self._folders:
+            raise ConfigError(
+                f"data: no split {split!r} in {self._root}; it has {', '.join(self.splits)}"
+                f"{nearest(split, self.splits)}"
+            )
+        shrink = self._shrink if training else None
+        source = FolderSource(self._root, split, self._folders[split], self.classes, shrink)
+        if training and source.empty_folders:
+            empty = source.empty_folders[0]
+            below = f"{empty.relative_to(self._root).as_posix()}/"
+            others = [name for name in source.ignored_files if name.startswith(below)]
+            what = f" ({len(others)} other files, such as {others[0]})" if others else ""
+            raise DataError(
+                f"{empty}: no images for this class{what}; add some or remove the folder"
+            )
+        return source
+
+    def _check_classes(self, given: bool) -> None:
+        """Raise DataError for the folder of an unknown class; given: `data.classes` is set."""
+        known = {normal_name(name) for name in self.classes}
+        trained = {folder.name for folder in self._folders.get(self._train_split, ())}
+        keys = {name_key(name): name for name in (known if given else trained)}
+        for split, folders in self._folders.items():
+            for folder in folders:
+                path = self._root / folder.path
+                alike = keys.get(name_key(folder.name), folder.name)
+                hint = "" if alike == folder.name else f"; {alike!r} is: rename the folder to it"
+                if folder.name not in known:
+                    raise DataError(
+                        f"{path}: class {folder.name!r} is not in data.classes"
+                        f"{hint or nearest(folder.name, self.classes)}"
+                    )
+                if not given and trained and folder.name not in trained:
+                    raise DataError(
+                        f"{path}: class {folder.name!r} is in split {split} and not in"
+                        f" {self._train_split}{hint or '; add images there or remove the folder'}"
+                    )
+
+
+class FolderSource(Source):
+    """A split of a FolderSet."""
+
+    task = "classify"
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        folders: Sequence[ClassFolder],
+        classes: tuple[str, ...],
+        shrink: images.Shrink | None = None,
+    ):
+        """List the images of `folders`, one folder per class, sorted.
+
+        shrink: how much smaller large JPEGs may be decoded. Raises DataError if there are no
+        images.
+        """
+        self.split, self.classes, self._shrink = split, classes, shrink
+        self._root = str(root)
+        self._files: list[str] = []
+        self._labels: list[int] = []
+        ignored, empty = list[str](), list[Path]()
+        ids = {normal_name(name): i for i, name in enumerate(classes)}
+        for folder in sorted(folders, key=lambda folder: ids[folder.name]):
+            found = [name for name in folder.files if is_image(name)]
+            self._files += found
+            self._labels += [ids[folder.name]] * len(found)
+            ignored += [name for name in folder.files if not is_image(name)]
+            if not found:
+                empty.append(root / folder.path)
+        self.ignored_files, self.empty_folders = ignored, empty
+        if not self._files:
+            raise DataError(f"{root}: no images in split {split!r}")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return image `index`; its id is counted from 1. Raises BadExample naming the file."""
+        name = self._files[index]
+        image = images.read_image(os.path.join(self._root, name), self._shrink)
+        return Record(image, index + 1, name, label=self._labels[index])
+
+    def name(self, index: int) -> str:
+        """Return the path of image `index`, relative to the root of the data set."""
+        return self._files[index]
+
+    def stored_bits(self, index: int) -> int:
+        """Return the bits of a channel of image `index`, from its header."""
+        return images.read_stored_bits(os.path.join(self._root, self._files[index]))
+
+    def stated_labels(self, index: int) -> np.ndarray:
+        """Return the class id of image `index`, int64 [1], without reading it."""
+        return np.array([self._labels[index]])
