@@ -1,6 +1,6 @@
 """One JSON file in COCO format, read into arrays, and the problems of its entries.
 
-`coco` finds the files of a data set and combines them.
+`dataset` finds the files of a data set and combines them.
 """
 
 from __future__ import annotations
