@@ -12,19 +12,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from convmesh.data.formats import split_names
 from convmesh.data.formats.files import has_images, list_files, normal_name, subfolders
-from convmesh.data.images import SUFFIXES
+from convmesh.data.formats.folder.tree import PARTS, Folder, count_images, is_image, some
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
-# Folders that hold the images or labels of a layout with boxes; no class is called so.
-PARTS = frozenset(
-    "images image imgs img jpegimages labels label annotations annotation ann masks mask".split()
-)
 # Parts of archives, or cameras: images_001, HAM10000_images_part_1, fold2.
 _NUMBERED_PART = re.compile(
     r"(?:^|[\W_])(?:images?|imgs?|parts?|folds?|batch|chunk|split|subset|folder)[\W_]*\d+$"
@@ -50,57 +45,6 @@ class ClassFolders:
     splits: dict[str, list[ClassFolder]]
     aliases: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-
-
-class Folder:
-    """A folder of a data set: path, relative to the root of the data set; '' for the root."""
-
-    def __init__(self, path: str, below: Sequence[str]):
-        """Hold `below`: the paths of all files in and below the folder, relative to it."""
-        self.path, self._below = path, below
-
-    @cached_property
-    def folders(self) -> dict[str, Folder]:
-        """The folders in this one that have files in or below them, by name."""
-        grouped: dict[str, list[str]] = {}
-        for path in self._below:
-            name, separator, rest = path.partition("/")
-            if separator:
-                grouped.setdefault(name, []).append(rest)
-        return {name: Folder(self.join(name), grouped[name]) for name in sorted(grouped)}
-
-    @cached_property
-    def loose(self) -> list[str]:
-        """The names of the images in this folder itself."""
-        return [path for path in self._below if "/" not in path and is_image(path)]
-
-    @cached_property
-    def images(self) -> int:
-        """The number of images in and below this folder."""
-        return sum(map(is_image, self._below))
-
-    @property
-    def with_images(self) -> dict[str, Folder]:
-        """The folders in this one with images in or below them."""
-        return {name: folder for name, folder in self.folders.items() if folder.images}
-
-    def files(self) -> list[str]:
-        """Return the paths of all files, relative to the root of the data set, sorted."""
-        paths = map(self.join, self._below)
-        return sorted(paths, key=lambda path: path.split("/"))
-
-    def first_image(self) -> str:
-        """Return the path of one image, relative to the root of the data set."""
-        return self.join(next(path for path in self._below if is_image(path)))
-
-    def join(self, path: str) -> str:
-        """Return the path of a file or folder in this folder, relative to the data set."""
-        return f"{self.path}/{path}" if self.path else path
-
-
-def is_image(path: str) -> bool:
-    """Return whether a file is an image by its suffix."""
-    return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 def find_class_folders(
@@ -236,14 +180,14 @@ def _refuse_one_split_among_classes(top: Folder, names: Collection[str]) -> None
         (own,) = names
         raise DataError(
             f"{own}: the only folder with the name of a split, beside folders of images"
-            f" {_some(others)}: which folders are the classes is not clear; rename {own} if it is a"
-            f" class, or move {_some(others)} out of data.root"
+            f" {some(others)}: which folders are the classes is not clear; rename {own} if it is a"
+            f" class, or move {some(others)} out of data.root"
         )
 
 
 def _about_other_folder(folder: Folder, splits: Collection[str], has_classes: bool) -> str:
     """Return the warning about a folder with images beside the folders `splits`."""
-    count = _count(folder.images)
+    count = count_images(folder.images)
     if has_classes:
         return (
             f"{count} in a folder whose name is not that of a split; used only if data.train_split"
@@ -258,7 +202,7 @@ def _about_other_folder(folder: Folder, splits: Collection[str], has_classes: bo
 
 
 def _about_copy(folder: Folder) -> Problem:
-    what = f"looks like a copy of the data set, with {_count(folder.images)}; left out"
+    what = f"looks like a copy of the data set, with {count_images(folder.images)}; left out"
     return Problem(folder.path, what, error=False)
 
 
@@ -280,12 +224,8 @@ def _about_loose(parent: Folder, split: str = "") -> Iterator[Problem]:
         if _is_loose(folder, _name(parent)):
             apart += filter(is_image, folder.files())
     if apart:
-        what = f"{_count(len(apart))} in no class folder, such as {apart[0]}; left out"
+        what = f"{count_images(len(apart))} in no class folder, such as {apart[0]}; left out"
         yield Problem(parent.path or "data.root", what, error=False, split=split)
-
-
-def _count(images: int) -> str:
-    return f"{images} image{'' if images == 1 else 's'}"
 
 
 # ROOT/CLASS and ROOT/CLASS/SPLIT.
@@ -334,15 +274,15 @@ def _refuse_other_names(top: Folder, known: Collection[str]) -> None:
             what = "a split" if split_names.parse(name) else "a part of another layout"
             others = [other for other in top.with_images if _is_class(other, known)]
             raise DataError(
-                f"{folder.path}: {_count(folder.images)} in a folder with the name of {what},"
-                f" beside the class folders {_some(others)}; arrange them as SPLIT/CLASS/*, remove"
+                f"{folder.path}: {count_images(folder.images)} in a folder with the name of {what},"
+                f" beside the class folders {some(others)}; arrange them as SPLIT/CLASS/*, remove"
                 " it, or list it in data.classes if it is a class"
             )
 
     classes = [normal_name(name) for name in top.with_images]
     if not {*classes} <= {*known} and all(_NUMBERED_PART.search(name.lower()) for name in classes):
         raise DataError(
-            f"{_some(classes)}: these folders look like parts of one data set, not classes; put the"
+            f"{some(classes)}: these folders look like parts of one data set, not classes; put the"
             " images of each class into a folder of its name, or list them in data.classes"
         )
 
@@ -375,14 +315,14 @@ def _about_level(
         return
     common = set.intersection(*inner.values()) if len(inner) > 1 else set()
     if len(common) > 1:
-        names = _some(sorted(common))
+        names = some(sorted(common))
         raise DataError(
-            f"{_some(list(inner))} hold the same folders, {names}: if those are the classes, set"
+            f"{some(list(inner))} hold the same folders, {names}: if those are the classes, set"
             " data.root to one of them or merge them; else list the outer ones in data.classes"
         )
     deep = [path for path, names in inner.items() if len(names) > 1]
     if deep:
-        names = _some(sorted(inner[deep[0]]))
+        names = some(sorted(inner[deep[0]]))
         what = f"the folders in it ({names}) are one class, {os.path.basename(deep[0])}"
         if len(deep) > 1:
             what += f"; the same for {len(deep) - 1} more class folders"
@@ -418,8 +358,3 @@ def name_key(name: str) -> str:
     """Return what names have in common that differ only in case, spaces and their like."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"[\s_-]+", " ", folded).strip()
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)} in all)"
