@@ -19,9 +19,8 @@ from convmesh.data.formats.folder.class_folders import (
     ClassFolder,
     find_class_folders,
     holds_class_folders,
-    name_key,
 )
-from convmesh.data.formats.folder.tree import is_image
+from convmesh.data.formats.folder.tree import is_image, name_key
 from convmesh.data.record import DataSet, Record, Source
 from convmesh.errors import ConfigError, DataError, nearest
 

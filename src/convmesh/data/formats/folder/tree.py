@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -46,6 +48,10 @@ class Folder:
         """The folders in this one with images in or below them."""
         return {name: folder for name, folder in self.folders.items() if folder.images}
 
+    def names(self) -> list[str]:
+        """Return the names of the images in and below this folder, without their folders."""
+        return [os.path.basename(path) for path in self._below if is_image(path)]
+
     def files(self) -> list[str]:
         """Return the paths of all files, relative to the root of the data set, sorted."""
         paths = map(self.join, self._below)
@@ -74,3 +80,9 @@ def some(names: Sequence[str]) -> str:
     """Return up to three of `names`, and how many there are."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown}, ... ({len(names)} in all)"
+
+
+def name_key(name: str) -> str:
+    """Return what names have in common that differ only in case, spaces and their like."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"[\s_-]+", " ", folded).strip()
