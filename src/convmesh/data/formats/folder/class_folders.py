@@ -339,24 +339,23 @@ def _refuse_other_names(root: Path, top: Folder, known: Collection[str]) -> None
     """Raise DataError if folders of images look like no classes, or some of them do."""
     if {normal_name(name) for name in top.with_images} <= {*known}:
         return
+    if len(top.with_images) > 1:
+        doubts.refuse_table(root, top)
     for name, folder in top.with_images.items():
         # There are trains in pictures, but no tests.
         like_split = _NUMBERED_SPLIT.fullmatch(name.lower()) and normal_name(name) not in known
         if like_split or not _is_class(name, known) and name.lower() != "train":
             part = name.lower() in PARTS
             what = "a part of another layout" if part else "a split"
-            others = [other for other in top.with_images if _is_class(other, known)]
+            others = [other for other in top.with_images if other != name]
             raise DataError(
                 f"{folder.path}: {count_images(folder.images)} in a folder with the name of {what},"
-                f" beside the class folders {some(others)}; arrange them as SPLIT/CLASS/*, remove"
+                f" beside the folders {some(others)}; arrange them as SPLIT/CLASS/*, remove"
                 " it, or list it in data.classes if it is a class"
             )
     doubts.refuse_outer(root, top)
-    if len(top.with_images) > 1:
-        doubts.refuse_table(root, top)
     classes = [normal_name(name) for name in top.with_images]
-    splits = len(classes) > 1 and all(map(split_names.find_in, classes))
-    if splits or all(_NUMBERED_PART.search(name.lower()) for name in classes):
+    if all(_NUMBERED_PART.search(name.lower()) for name in classes):
         raise DataError(
             f"{some(classes)}: these folders look like parts of one data set, not classes; put the"
             " images of each class into a folder of its name, or list them in data.classes"

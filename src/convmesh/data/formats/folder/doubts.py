@@ -14,6 +14,7 @@ from convmesh.data.formats.files import contents, normal_name
 from convmesh.data.formats.folder.tree import PARTS, Folder, is_image, name_key, some
 from convmesh.errors import DataError
 
+_IMAGE_PARTS = frozenset("images image imgs img jpegimages".split())
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls")
 _NAMED = re.compile(r"label|train|annot|target|ground.?truth|solution")  # a table, by its name
 _LABEL = re.compile(r"label|class|target|level|categor|diagnos|dx|species|breed|type")  # a column
@@ -86,10 +87,15 @@ def _read_rows(table: Path) -> list[list[str]]:
 def refuse_outer(root: Path, top: Folder) -> None:
     """Raise DataError if the classes seem to be in a folder of `top`, or in two copies of it."""
     inner = {name: _below(folder) for name, folder in top.with_images.items()}
-    holders = {name: folder for name, folder in inner.items() if len(_classes(folder)) > 1}
+    holders = {
+        name: folder
+        for name, folder in inner.items()
+        # A copy of what is beside it is left out.
+        if len(_classes(folder)) > 1 and not {*_classes(folder)} <= {*inner} - {name}
+    }
     for one, other in combinations(islice(holders, _FOLDERS), 2):
         first, second = holders[one], holders[other]
-        levels = first.path.count("/") != second.path.count("/")
+        levels = _level(first) != _level(second)
         same = sorted({*_classes(first)} & {*_classes(second)})
         if len(same) > 1 and (levels or name_key(one) == name_key(other)):
             raise DataError(
@@ -100,13 +106,19 @@ def refuse_outer(root: Path, top: Folder) -> None:
     others = [name for name in inner if name not in holders]
     if len(holders) == 1:
         ((name, folder),) = holders.items()
-        if _CONTAINER.fullmatch(name.lower()) or all(_BESIDE.fullmatch(o.lower()) for o in others):
+        if _CONTAINER.fullmatch(name.lower()) or (
+            others and all(_BESIDE.fullmatch(other.lower()) for other in others)
+        ):
             beside = f" and not in {some(others)}" if others else ""
             raise DataError(
                 f"{folder.path}: the classes look to be the folders in it,"
                 f" {some(_classes(folder))}{beside}: set data.root to {root / folder.path}, or list"
                 f" {some([name, *others])} in data.classes"
             )
+
+
+def _level(folder: Folder) -> int:
+    return sum(name.lower() not in PARTS for name in folder.path.split("/"))
 
 
 def _below(folder: Folder) -> Folder:
@@ -147,9 +159,6 @@ def classes_in_classes(folders: Collection[tuple[str, str, list[str]]]) -> Itera
 def masks_in(folder: Folder) -> list[str]:
     """Return the folders of masks or labels in a class folder that has images apart from them."""
     folder = _below(folder)
-    masks = [name for name in folder.with_images if name.lower() in PARTS - IMAGE_PARTS]
-    images = folder.loose or any(name.lower() in IMAGE_PARTS for name in folder.with_images)
+    masks = [name for name in folder.with_images if name.lower() in PARTS - _IMAGE_PARTS]
+    images = folder.loose or any(name.lower() in _IMAGE_PARTS for name in folder.with_images)
     return [folder.join(normal_name(name)) for name in masks] if images else []
-
-
-IMAGE_PARTS = frozenset("images image imgs img jpegimages".split())
