@@ -93,7 +93,7 @@ def test_classes_without_images(refused, tmp_path):
     for name in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
     status, line = refused(root=tmp_path / "photos")
-    assert status == 1 and "no class folders with images" in line
+    assert status == 2 and "no class folders with images" in line
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ def test_a_single_class_is_not_left_for_the_folders_in_it(tmp_path):
     with pytest.raises(DataError, match="only one class, 'cat'"):
         open_train(config_at(tmp_path))
     make(tmp_path / "split", images("train/images", "train/labels"))
-    with pytest.raises(DataError, match=f"^{tmp_path}/split: no class folders"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/split: no class folders"):
         open_train(config_at(tmp_path / "split"))
 
 
