@@ -127,6 +127,15 @@ def _of_split(split: str, problems: Iterable[Problem]) -> list[Problem]:
     return [replace(problem, split=split) for problem in problems]
 
 
+def _image_name(finder: ImageFinder, file: Path) -> str:
+    """Return the name of an image: relative to the root, or to the parent of its own folder.
+
+    The name is part of the data's identity, which stays the same when the data is moved.
+    """
+    name = name_from(finder.root, file)
+    return name if name != str(file) else name_from(finder.folder.parent, file)
+
+
 def _examples(
     parsed: CocoFile, finder: ImageFinder, categories: dict[int, str], ids: Sequence[int]
 ) -> tuple[list[AnnotatedImage], list[Problem]]:
@@ -152,7 +161,7 @@ def _examples(
         examples.append(
             AnnotatedImage(
                 file,
-                name_from(finder.root, file),
+                _image_name(finder, file),
                 image.image_id,
                 parsed.name,
                 boxes=parsed.boxes[part],

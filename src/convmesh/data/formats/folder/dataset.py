@@ -21,7 +21,7 @@ from convmesh.data.formats.folder.class_folders import (
     holds_class_folders,
 )
 from convmesh.data.formats.folder.tree import is_image, name_key
-from convmesh.data.record import DataSet, Record, Source
+from convmesh.data.record import DataSet, Record, Source, file_size
 from convmesh.errors import ConfigError, DataError, nearest
 
 
@@ -184,3 +184,8 @@ class FolderSource(Source):
     def stated_labels(self, index: int) -> np.ndarray:
         """Return the class id of image `index`, int64 [1], without reading it."""
         return np.array([self._labels[index]])
+
+    def stated_truth(self, index: int) -> bytes:
+        """Return the class id of image `index` and the size of its file."""
+        path = os.path.join(self._root, self._files[index])
+        return b"%d " % self._labels[index] + file_size(path)
