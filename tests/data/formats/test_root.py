@@ -139,7 +139,7 @@ def test_a_copy_of_images_and_annotations_in_one_folder_is_refused(tmp_path, suf
     files = {f"{i}.{kind}": text for i in (0, 1) for kind in ("png", suffix)}
     make(tmp_path, {**files, "classes.txt": "cat\n"})
     make(tmp_path / "masks", {"0.png": "", "1.png": ""})  # no copy: without annotations
-    make(tmp_path / "train", {"7.png": "", f"7.{suffix}": text})
+    make(tmp_path / "train", files)  # a split
     registry.find_format(config_at(tmp_path, "detect"))
     make(tmp_path / "copy", files)
     message = f"{tmp_path}/copy has 2 images with the names of those in {tmp_path} itself, such as"
