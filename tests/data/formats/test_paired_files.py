@@ -274,3 +274,10 @@ def test_other_texts_named_like_images_are_no_labels(tmp_path):
     save(tmp_path, ("images/a.jpg", "xml/a.xml"))
     (tmp_path / "images/a.txt").write_text("a dog on 4 legs\n")
     assert problems(read(tmp_path)) == []
+
+
+def test_a_copy_of_the_data_set_is_said_once(tmp_path):
+    for top in ("", "copy/"):
+        save(tmp_path, (f"{top}JPEGImages/a.jpg", f"{top}Annotations/a.xml"))
+    [said] = problems(read(tmp_path))
+    assert "looks like a copy" in said

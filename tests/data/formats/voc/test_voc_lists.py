@@ -266,3 +266,9 @@ def test_a_list_may_name_an_image_that_is_not_read(tmp_path):
     assert said.endswith(
         "its image JPEGImages/b.heic is in a format that is not read; convert it to JPEG or PNG"
     )
+
+
+def test_a_name_that_two_files_have_in_other_case_is_unknown(tmp_path):
+    save(tmp_path, "IMG1", "Img1", "a")
+    lists(tmp_path, train="img1\na\n")
+    assert splits(tmp_path) == {"train": ["img1", "a"]}
