@@ -33,8 +33,11 @@ def unused_files(
     files: those of the splits. read: those of them that have boxes. No warning is needed for a
     split that the run does not use, such as a test split.
     """
-    used = {_key(file.split) for file in files if file.used and split_names.parse(file.split)}
-    found = [(file.path, file.split) for file in read if not file.used]
+    splits = {file.split for file in files}
+    # Beside train.json, train_extra.json is another split, although its alias is `train`.
+    own = {file for file in files if file.alias == file.split or file.alias not in splits}
+    used = {_key(file.split) for file in own if file.used and split_names.parse(file.split)}
+    found = [(file.path, file.split) for file in read if not file.used or file not in own]
     known = {file.path.resolve() for file in files}
     for folder, path in _other_files(root):
         if path.resolve() not in known and _has_boxes(path):
