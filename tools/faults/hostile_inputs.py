@@ -210,9 +210,10 @@ def _feed_document(path: Path, rng: random.Random, failures: list[str]) -> None:
 def _feed_images(root: Path, n: int, rng: random.Random, failures: list[str]) -> None:
     """A data set of n bad images among good ones, read as evaluation reads it."""
     names: dict[str, str] = {}
-    for split in ("train", "val"):
-        (root / split / "a").mkdir(parents=True)
-    _create(GOOD_IMAGES["photo"](rng), root / "train" / "a" / "0.jpg")
+    for folder in ("train/a", "train/b", "val/a"):
+        (root / folder).mkdir(parents=True)
+    for name in "ab":
+        _create(GOOD_IMAGES["photo"](rng), root / "train" / name / "0.jpg")
     for i in range(2 * n):
         kinds = BAD_IMAGES if i < n else GOOD_IMAGES
         kind = rng.choice(sorted(kinds))
@@ -273,16 +274,17 @@ def _feed_labels(rng: random.Random, failures: list[str]) -> None:
     labels[-1] = 99 if wrong else 0
     for policy in ("fail", "drop", "clip"):
         stated = StatedBoxes(boxes, labels, crowd)
+        refused = policy == "fail" or (policy == "clip" and wrong)  # no clipping mends a class id
         try:
             checked = check_boxes(stated, (20, 30), BoxPolicy(4, policy), "x")
         except DataError:
-            if policy != "fail":
+            if not refused:
                 failures.append(f"{policy}: refused {bad}")
             continue
         kept, ids, counted = checked.boxes, checked.labels, checked.bad
         left = 2
         if policy == "clip":
-            left += sum(kinds[b] for b in bad) - (wrong and kinds[bad[-1]])
+            left += sum(kinds[b] for b in bad)
         inside = (kept >= 0).all() and (kept[:, 2:] <= [30, 20]).all() and (ids < 4).all()
-        if policy == "fail" or len(kept) != left or counted != len(bad) or not inside:
+        if refused or len(kept) != left or counted != len(bad) or not inside:
             failures.append(f"{policy}: {bad} became {kept.tolist()}, {counted} counted")

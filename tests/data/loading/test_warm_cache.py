@@ -38,12 +38,15 @@ def test_the_cache_is_filled_in_the_order_of_training(broken):
     with warm_cache(cached, config):
         wait_until(lambda: len(set(source.read)) == 10)
     wanted = [order.example_at(n, 10, config.train.seed)[1] for n in range(10)]
-    assert sorted(source.read) == list(range(10))
+    # Positions 10 and 11 are of the next epoch: an image that another thread is reading may be read
+    # twice.
+    assert set(source.read) == set(range(10)) and len(source.read) <= 12
     # Several threads take turns, so that neighbours may change places.
     assert set(source.read[:2]) <= set(wanted[: 2 + background.THREADS])
     if not broken:
+        count = len(source.read)
         take(cached, config, 3)
-        assert len(source.read) == 10
+        assert len(source.read) == count
 
 
 @pytest.mark.parametrize(
