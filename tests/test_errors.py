@@ -2,7 +2,7 @@
 
 import pytest
 
-from convmesh.errors import first_line, nearest
+from convmesh.errors import first_line, nearest, some
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,8 @@ def test_only_a_similar_word_is_suggested(word, hint):
 def test_the_first_line_of_a_message_or_the_type():
     assert first_line(ValueError("\n  one\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"
+
+
+def test_of_many_names_the_first_are_shown():
+    assert some(["a", "b"]) == "a, b" and some(()) == ""
+    assert some([str(i) for i in range(13)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... (3 more)"

@@ -4,7 +4,7 @@ The command line prints the message and exits with `exit_code`; `--debug` adds t
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ConvmeshError(Exception):
@@ -30,6 +30,12 @@ class RunError(ConvmeshError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def some(names: Sequence[str], shown: int = 10) -> str:
+    """The first of `names` for a message, and how many more there are."""
+    more = f", ... ({len(names) - shown} more)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

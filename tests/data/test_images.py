@@ -333,3 +333,11 @@ def test_the_orientation_in_a_text_of_a_png_is_applied():
     text.add_text("Raw profile type exif", f"\nexif\n{len(block):8d}\n{block.hex()}\n", zip=True)
     data = encoded(Image.fromarray(picture()), "PNG", pnginfo=text)
     assert np.array_equal(images.decode(data, "a.png"), np.rot90(picture(), -1))
+
+
+def test_bits_that_pillow_hides_are_known_from_the_header():
+    header = b"P6\n# a comment\n4 # another\n2\n65535\n"
+    dark = header + np.full((2, 4, 3), 4000, ">u2").tobytes()
+    assert images.stored_bits(dark) == 16
+    assert "nearly black" in images.unused_bits(images.decode(dark, "a.ppm"), 16)
+    assert images.stored_bits(b"P6 4 2 255\n" + bytes(24)) == 8

@@ -10,6 +10,7 @@ import equality
 import numpy as np
 import pytest
 import runs
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -238,6 +239,23 @@ def test_other_data_has_a_folder_of_its_own(tiny_net, photo_run, photos, tmp_pat
     assert len(written) == 2 and (workdir / "eval/val/metrics.json").read_bytes() == own
 
 
+def test_other_images_of_the_same_names_have_a_folder_of_their_own(photo_run, photos, tmp_path):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    other = shutil.copytree(photos, tmp_path / "other")
+    for path in (other / "val").rglob("*.png"):
+        Image.new("RGB", (50, 50), "grey").save(path)
+    evaluate(workdir, overrides={"data.root": str(other)})
+    assert len(list(workdir.glob("eval/other-*:val/metrics.json"))) == 1
+
+
+def test_another_part_held_out_has_a_folder_of_its_own(tiny_net, tmp_path):
+    root = runs.make_photos(tmp_path / "photos")
+    shutil.rmtree(root / "val")
+    workdir = runs.train(runs.photo_config(root, {"train.steps": 1}), tmp_path / "run")
+    evaluate(workdir, overrides={"data.val_fraction": 0.5})
+    assert len(list(workdir.glob("eval/photos-*:val/metrics.json"))) == 1
+
+
 def test_bad_boxes_and_unreadable_images_are_counted(scene_run, tmp_path, capsys):
     metrics, _ = evaluate_on_mesh(scene_run, (1, 1, 1), SPLIT, 8, tmp_path)
     assert metrics["unreadable"] == 0 and metrics["bad_boxes"] == 0
@@ -246,7 +264,8 @@ def test_bad_boxes_and_unreadable_images_are_counted(scene_run, tmp_path, capsys
 @pytest.mark.parametrize("bad", [0, 3])
 def test_truth_that_is_left_out_is_said(scene_run, tmp_path, monkeypatch, bad):
     predict_all = evaluation.predict_all
-    change = lambda *args: dataclasses.replace(predict_all(*args), bad_boxes=bad)  # noqa: E731
+    counts = {"bad_boxes": bad, "left_out_boxes": 2 * bad}
+    change = lambda *args: dataclasses.replace(predict_all(*args), **counts)  # noqa: E731
     monkeypatch.setattr(evaluation, "predict_all", change)
     config, classes = Workdir(scene_run).read_run()
     setup = make_setup(config, classes, equality.make_mesh((1, 1, 1)))
@@ -254,7 +273,9 @@ def test_truth_that_is_left_out_is_said(scene_run, tmp_path, monkeypatch, bad):
     logged = list[str]()
     source = open_eval(config, SPLIT)
     evaluate_variables(setup, variables, source, EvaluationFiles(tmp_path), logged.append)
-    assert json.loads((tmp_path / "metrics.json").read_text())["bad_boxes"] == bad
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["bad_boxes"], metrics["left_out_boxes"]) == (bad, 2 * bad)
+    assert any(line.startswith("6 boxes were left out, since") for line in logged) == bool(bad)
     assert any(line.startswith("3 boxes were dropped or clipped") for line in logged) == bool(bad)
 
 

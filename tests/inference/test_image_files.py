@@ -43,6 +43,10 @@ def test_files_that_are_no_images_by_suffix_are_counted(tmp_path, monkeypatch):
     (tmp_path / "a.png").unlink()
     with pytest.raises(ConfigError, match=r"no image found; 3 files passed by.*\.heic \(2\)"):
         find_images([str(tmp_path)])
+    (tmp_path / "d.png").touch()
+    (tmp_path / "empty").mkdir()
+    found = find_images([str(tmp_path / "d.png"), str(tmp_path / "empty")])
+    assert found.files == [tmp_path / "d.png"] and found.empty == [str(tmp_path / "empty")]
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_images(["~/labels"]).files == [tmp_path / "labels"]
 

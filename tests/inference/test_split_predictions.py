@@ -1,12 +1,15 @@
 """Predictions of a split: truth and prediction of each image, in order."""
 
+from dataclasses import replace
+
 import equality
 import numpy as np
 import pytest
 import runs
 
-from convmesh.data.record import Record
+from convmesh.data.record import Record, Subset
 from convmesh.data.splits import open_eval
+from convmesh.inference import split_predictions
 from convmesh.inference.split_predictions import eval_batch_size, image_truth, predict_all
 from convmesh.inference.trained_model import load_variables
 from convmesh.steps.setup import make_setup
@@ -39,6 +42,23 @@ def test_truth_and_prediction_of_each_image_in_the_order_of_the_split(evaluation
             assert (one["image_id"], one["file_name"]) == (record.image_id, record.file_name)
         assert sorted(predicted["labels"]) == list(range(len(runs.CLASSES)))
         assert (np.diff(predicted["scores"]) <= 0).all()
+
+
+class Counts(Subset):
+    """A split with bad boxes, and boxes that `data.classes` leaves out, in each image."""
+
+    def __getitem__(self, index):
+        return replace(super().__getitem__(index), bad_boxes=3 + index, left_out_boxes=2)
+
+
+def test_boxes_that_are_no_truth_are_counted_over_all_processes(evaluation, monkeypatch):
+    setup, variables, source = evaluation
+    counts = Counts(source, range(3), "val")
+    results = predict_all(setup, variables, counts)
+    assert (results.bad_boxes, results.left_out_boxes) == (1 + 2 + 3, 6)
+    monkeypatch.setattr(split_predictions.processes, "gather", lambda value: [value, value])
+    results = predict_all(setup, variables, counts)
+    assert (results.bad_boxes, results.left_out_boxes, len(results.truth)) == (12, 12, 6)
 
 
 def test_an_exception_between_batches_ends_the_evaluation(evaluation):

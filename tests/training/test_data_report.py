@@ -31,6 +31,10 @@ def test_a_line_for_each_count_above_0(tmp_path):
         "4 images chosen for mosaic or mixup could not be read and were left out",
         "3 boxes did not fit in data.max_boxes and were left out",
     ]
+    left_out = DataCounts(bad_boxes=7, left_out_boxes=5)  # these were said at the start
+    run = reported(tmp_path, counts=left_out)
+    DataReport().on_end(run)
+    assert run.logged == ["2 bad boxes were dropped or clipped (data.on_bad_box)"]
     run = reported(tmp_path, counts=DataCounts(images=90, boxes=50))
     DataReport().on_end(run)
     assert run.logged == []

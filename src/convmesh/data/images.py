@@ -52,6 +52,8 @@ MAX_BYTES = 2**30  # of a file; MAX_PIXELS with four channels of 16 bits are 0.7
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 0x0102
+# The largest value of a PGM or PPM, the third number of its header, which may hold comments.
+_PPM_LARGEST = rb"P[2356](?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s"
 # Values of 14 bits in 16 are below a quarter of the scale, which is read as below this.
 _DARK = 64
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -157,7 +159,10 @@ def stored_bits(data: bytes) -> int:
     if header.format == "PNG":
         return data[24]  # of the header, which is the first chunk
     if header.format == "TIFF":
-        return max(header.tag_v2.get(_BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
+        bits = max(header.tag_v2.get(_BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
+        return bits if bits <= 8 else max(bits, 16)  # 12 bits are read as the lower ones of 16
+    if header.format == "PPM" and (largest := re.match(_PPM_LARGEST, data)):
+        return 16 if int(largest[1]) > 255 else 8
     return 16 if header.mode.startswith("I") else 8
 
 

@@ -7,6 +7,7 @@ example at a time as a `Record`.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -92,9 +93,9 @@ class Source(ABC):
         """Return the name of example `index` in messages, without reading the example."""
 
     def stated_truth(self, index: int) -> bytes:
-        """Return what the files state about example `index`, as far as they are read at opening.
+        """Return what the files state about example `index`, and the size of its image file.
 
-        Two sources with the same names and truths are evaluated alike.
+        No image is read. Two sources with the same names and truths are evaluated alike.
         """
         labels = self.stated_labels(index)
         return b"" if labels is None else np.asarray(labels, np.int64).tobytes()
@@ -161,6 +162,14 @@ class Subset(Source):
     def stated_truth(self, index: int) -> bytes:
         """Return what the files state about example `index` of the subset."""
         return self._source.stated_truth(int(self._indices[index]))
+
+
+def file_size(path: str | os.PathLike[str]) -> bytes:
+    """Return the size of a file as text, empty if there is no such file."""
+    try:
+        return str(os.stat(path).st_size).encode()
+    except OSError:
+        return b""
 
 
 def identity(source: Source) -> dict[str, int | str]:

@@ -14,7 +14,7 @@ from convmesh.config import apply_overrides, parse_overrides
 from convmesh.data.record import Source, truth_identity
 from convmesh.data.splits import open_eval
 from convmesh.distributed import console, processes
-from convmesh.errors import DataError
+from convmesh.errors import DataError, some
 from convmesh.inference.evaluation_report import write_report
 from convmesh.inference.split_predictions import predict_all
 from convmesh.inference.trained_model import (
@@ -28,7 +28,9 @@ from convmesh.tasks.zero_ap import explain_zero_ap
 from convmesh.workdir.layout import EvaluationFiles, Workdir
 
 # The keys that select the data set.
-_DATA_KEYS = ("name", "root", "eval_annotations", "eval_images", "train_annotations")
+_DATA_KEYS = (
+    "name", "root", "eval_annotations", "eval_images", "train_annotations", "val_fraction",
+)  # fmt: skip
 
 
 def evaluate(
@@ -69,8 +71,8 @@ def evaluate(
     source = open_eval(config, split)
     if tuple(source.classes) != tuple(classes):
         raise DataError(
-            f"split {source.split}: its classes, {', '.join(source.classes)}, are not those that "
-            f"{files} was trained on, {', '.join(classes)}"
+            f"split {source.split}: its classes, {some(source.classes)}, are not those that "
+            f"{files} was trained on, {some(classes)}"
         )
     mesh_given = any(key.startswith("mesh.") for key in parse_overrides(overrides))
     setup = make_setup(config, classes, available_mesh(config, mesh_given), len(source))
@@ -113,6 +115,7 @@ def evaluate_variables(
             metrics["unreadable"] = results.unreadable
             if detect:
                 metrics["bad_boxes"] = results.bad_boxes
+                metrics["left_out_boxes"] = results.left_out_boxes
             why_zero = (
                 explain_zero_ap(results.truth, results.predictions, metrics) if detect else []
             )
@@ -130,6 +133,11 @@ def evaluate_variables(
             log(
                 f"{results.bad_boxes} boxes were dropped or clipped, so these metrics do not count "
                 "them as the files state them (data.on_bad_box)"
+            )
+        if results.left_out_boxes:
+            log(
+                f"{results.left_out_boxes} boxes were left out, since their class is none of "
+                f"{some(setup.classes)} (data.classes)"
             )
     metrics = processes.broadcast(metrics)
     if not metrics:
@@ -153,13 +161,14 @@ def _data_prefix(trained: ConfigDict, config: ConfigDict, workdir: Workdir) -> s
     # Two folders may have one name.
     values = [_location(config, key) for key in _DATA_KEYS]
     digest = hashlib.sha256("\n".join(values).encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{Path(_location(config, changed[0]) or config.data.root).stem}-{digest[:6]}:"
+    first = next((_location(config, key) for key in changed if key != "val_fraction"), "")
+    return f"{Path(first or config.data.root).stem}-{digest[:6]}:"
 
 
 def _location(config: ConfigDict, key: str) -> str:
-    """The value of the data key, a path as an absolute one."""
+    """The value of the data key as text, a path as an absolute one."""
     value = config.data[key]
-    if key == "name" or not value:
-        return value
-    path = Path(os.path.expanduser(value))
+    if key in ("name", "val_fraction") or not value:
+        return str(value)
+    path = Path(value).expanduser()
     return str(path.resolve() if key == "root" else path)

@@ -14,17 +14,21 @@ import numpy as np
 
 from convmesh.data.formats.files import list_files
 from convmesh.data.images import SUFFIXES, read_image
-from convmesh.errors import ConfigError, DataError
+from convmesh.errors import ConfigError, DataError, some
 
 _SHOWN = 5  # suffixes of files passed by
 
 
 @dataclass(frozen=True)
 class FoundImages:
-    """The image files of a call, each once, and the files in its folders that are no images."""
+    """The image files of a call, each once, and the files in its folders that are no images.
+
+    empty: the folders without images, as given.
+    """
 
     files: list[Path]
     passed_by: list[Path]
+    empty: list[str]
 
     def describe_passed_by(self) -> str:
         """Return a line that counts the files passed by, by suffix, or ''."""
@@ -43,10 +47,11 @@ def find_images(paths: Sequence[str]) -> FoundImages:
     """Return the image files named by files, folders (searched as training does) and globs.
 
     In folders, hidden files are left out, links are followed, and files count by their suffix.
-    Raises ConfigError for a path without images.
+    Raises ConfigError for a path that does not exist, and if no path has images.
     """
     found: dict[Path, None] = {}
     passed_by: dict[Path, None] = {}
+    empty = list[str]()
     for given in paths:
         path = Path(os.path.expanduser(given))
         others: list[Path] = []
@@ -59,12 +64,17 @@ def find_images(paths: Sequence[str]) -> FoundImages:
         else:
             matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
             files = [p for p in matches if p.is_file()]
+        if not files and not path.is_dir():
+            raise ConfigError(f"{given}: no image found")
         if not files:
-            passed = FoundImages([], others).describe_passed_by()
-            raise ConfigError(f"{given}: no image found{'; ' + passed if passed else ''}")
+            empty.append(given)
         found |= dict.fromkeys(files)
         passed_by |= dict.fromkeys(others)
-    return FoundImages(list(found), [path for path in passed_by if path not in found])
+    result = FoundImages(list(found), [path for path in passed_by if path not in found], empty)
+    if not found:
+        passed = result.describe_passed_by()
+        raise ConfigError(f"{some(paths)}: no image found{'; ' + passed if passed else ''}")
+    return result
 
 
 def read_batches(

@@ -18,7 +18,7 @@ from convmesh.data.augmentation.augment import centre_crop, letterbox
 from convmesh.data.placement import Placement
 from convmesh.distributed import console
 from convmesh.distributed.batch import Batch
-from convmesh.errors import ConfigError, DataError
+from convmesh.errors import ConfigError, DataError, some
 from convmesh.inference.image_files import find_images, read_batches
 from convmesh.inference.options import DEFAULT_OPTIONS, PredictOptions
 from convmesh.inference.prediction_output import (
@@ -189,6 +189,8 @@ def predict_files(
     console.print_result(
         f"{len(entries)} images: {folder.predictions_file}, and a picture of each next to it"
     )
+    if found_files.empty:
+        console.print_result(f"no image found in {some(found_files.empty)}")
     if passed_by := found_files.describe_passed_by():
         console.print_result(passed_by)
     _report_unreadable(unreadable, len(files))

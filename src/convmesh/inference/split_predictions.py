@@ -25,13 +25,15 @@ class SplitPredictions:
     truth: for each image, see `image_truth`.
     predictions: for each image, what the task's `to_host` returns, `image_id` and `file_name`.
     unreadable: number of images that could not be read. bad_boxes: number of boxes that were
-    dropped or clipped, so that they are not in `truth` as the files state them.
+    dropped or clipped, so that they are not in `truth` as the files state them. left_out_boxes:
+    number of boxes that are not in it because their class is none of `data.classes`.
     """
 
     truth: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
     unreadable: int
     bad_boxes: int = 0
+    left_out_boxes: int = 0
 
 
 # Index in the split, truth and prediction of an image.
@@ -55,20 +57,26 @@ def predict_all(
     predict = jit_predict_step(mesh, model=setup.model, task=setup.task)
 
     own: list[_Pair] = []
+    bad = left_out = 0
     with eval_batches(source, config, batch_size, shard) as batches:
         for batch in batches:
             each_batch()
             image = meshes.make_global_batch(mesh, Batch(image=batch.image), shard).image
             outputs = jax.device_get(predict(variables, image))
             own += _pairs(setup.task, batch, outputs, shard)
-        counts = batches.counts
-    gathered = processes.gather((own, counts.unreadable, counts.bad_boxes))
-    pairs = sorted((pair for part, *_ in gathered for pair in part), key=lambda pair: pair[0])
+            for record in _owned_records(batch, shard):
+                bad += record.bad_boxes - record.left_out_boxes
+                left_out += record.left_out_boxes
+        unreadable = batches.counts.unreadable
+    gathered, numbers = processes.gather(own), processes.gather((unreadable, bad, left_out))
+    pairs = sorted((pair for part in gathered for pair in part), key=lambda pair: pair[0])
+    unreadable, bad, left_out = (sum(column) for column in zip(*numbers, strict=True))
     return SplitPredictions(
         truth=[truth for _, truth, _ in pairs],
         predictions=[predicted for _, _, predicted in pairs],
-        unreadable=sum(count for _, count, _ in gathered),
-        bad_boxes=sum(count for _, _, count in gathered),
+        unreadable=unreadable,
+        bad_boxes=bad,
+        left_out_boxes=left_out,
     )
 
 
@@ -98,6 +106,12 @@ def image_truth(record: Record, size: Any, index: int) -> dict[str, Any]:
         "crowd": record.crowd,
         "area": record.area,
     }
+
+
+def _owned_records(batch: EvalBatch, shard: ProcessShard) -> list[Record]:
+    """The records of the images of a batch that are present and owned by this process."""
+    owned = np.flatnonzero(batch.present & shard.owned).tolist()
+    return [record for record in (batch.records[i] for i in owned) if record is not None]
 
 
 def _pairs(

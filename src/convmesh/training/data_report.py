@@ -42,7 +42,10 @@ class DataReport(Hook):
         if not self._judged:
             self._judge(run, run.counts)
         for name, text in _REPORTED.items():
-            if count := getattr(run.counts, name):
+            count = getattr(run.counts, name)
+            if name == "bad_boxes":  # what `data.classes` leaves out was said at the start
+                count -= run.counts.left_out_boxes
+            if count:
                 run.log(f"{count} {text}")
 
     def _judge(self, run: RunView, counts: DataCounts) -> None:

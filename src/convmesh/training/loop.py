@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from convmesh.config import check, check_complete, check_resume
-from convmesh.data.limits import BOXES
+from convmesh.data.limits import BOXES, MIN_BAD
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache
-from convmesh.errors import DataError, Stopped
+from convmesh.errors import DataError, Stopped, some
 from convmesh.models.registry import check_model
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
 from convmesh.training.default_hooks import default_hooks
@@ -98,7 +100,7 @@ def check_run(setup: Setup, data: RunData, workdir: Workdir, hooks: Sequence[Hoo
     _read_sample(data.train, setup.config)
     if workdir.read_classes() not in (None, setup.classes):
         raise DataError(
-            f"{workdir.classes_file}: the data now has other classes, {', '.join(setup.classes)}; "
+            f"{workdir.classes_file}: the data now has other classes, {some(setup.classes)}; "
             "take a new --workdir"
         )
 
@@ -109,7 +111,8 @@ def _read_sample(source: Source, config: Any) -> None:
     Skips unreadable images if the config does.
     """
     bad = total = 0
-    for index in range(min(max(config.train.batch_size, SAMPLE_IMAGES), len(source))):
+    count = min(max(config.train.batch_size, SAMPLE_IMAGES), len(source))
+    for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
         try:
             record = source[index]
         except BadExample:
@@ -120,8 +123,8 @@ def _read_sample(source: Source, config: Any) -> None:
             total += len(record.boxes) + record.dropped_boxes - record.left_out_boxes
     # The whole split may have fewer bad boxes than the sample, but hardly so many fewer.
     allowed = BOXES.of(config)
-    if BOXES.exceeded(bad, total, max(0.5, allowed)):
+    if bad >= MIN_BAD and BOXES.exceeded(bad, total, max(0.5, allowed)):
         raise DataError(
-            f"split {source.split}: of its first images {BOXES.exceeded(bad, total, allowed)};"
+            f"split {source.split}: of a sample {BOXES.exceeded(bad, total, allowed)};"
             " `convmesh check-data` lists them"
         )

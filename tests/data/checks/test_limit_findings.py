@@ -43,6 +43,18 @@ def test_too_many_bad_boxes_are_refused_by_both(tmp_path, policy):
     assert limits(config) == [] and len(open_data(config).train) == 23
 
 
+@pytest.mark.parametrize("policy", ["drop", "clip"])
+def test_training_on_no_box_at_all_is_refused_by_both(tmp_path, policy):
+    for name in ("x0", "x1", "y"):
+        write(tmp_path, name, [("dog", 5, 5, 5, 9)] if name != "y" else [DOG], noise(ord(name[-1])))
+    lists(tmp_path, train=["x0", "x1"], test="y")
+    config = config_for(tmp_path, on_bad_box=policy)
+    [problem] = limits(config)
+    assert problem.error and problem.what.startswith("none of its 2 boxes can be used, such as Ann")
+    with pytest.raises(DataError, match="split train: none of its 2 boxes can be used"):
+        open_data(config)
+
+
 def test_a_split_held_out_shares_the_error(tmp_path):
     write_bad(tmp_path, 3, 20)
     (tmp_path / "ImageSets/Main/test.txt").unlink()

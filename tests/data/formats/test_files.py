@@ -30,6 +30,12 @@ def test_list_files_follows_links_but_no_cycles(tmp_path):
     assert list_files(tmp_path / "root") == ["a/c.jpg", "link/b.jpg"]
 
 
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    assert list_files(tmp_path) == ["a.png", "loop.png"] and subfolders(tmp_path) == []
+
+
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
     with pytest.raises(DataError, match=f"^{tmp_path}/none: No such file"):
         list_files(tmp_path / "none")

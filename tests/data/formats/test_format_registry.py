@@ -170,3 +170,42 @@ def test_the_root_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     config = defaults("classify")
     config.data.root = "~/set"
     assert registry.find_format(config) == "folder"
+
+
+CLASSES = ("cat/0.jpg", "cat/1.jpg", "dog/0.jpg", "dog/1.jpg")
+STRAY = {
+    "labels.json": '{"0": "cat"}',
+    "train/labels.json": '{"0": "cat"}',
+    "annotations/classes.json": '{"0": "cat"}',
+    "annotations.json": '{"images": [], "annotations": [{"image_id": 0, "category_id": 1}]}',
+    "metadata.xml": "<project/>",
+    "Annotations/readme.txt": "none",
+    "dataset.yaml": "path: .",
+}
+
+
+@pytest.mark.parametrize("top", [("train/", "val/"), ("",), ("images/",)])
+@pytest.mark.parametrize("stray", STRAY)
+def test_a_stray_file_beside_class_folders_is_no_sign_of_boxes(tmp_path, top, stray):
+    for name in (*(part + path for part in top for path in CLASSES), stray):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(STRAY.get(name, ""))
+    assert registry.find_format(config_at(tmp_path)) == "folder"
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("annotations.json", '{"annotations": [{"bbox": [0, 0, 1, 1]}]}'),
+        ("0.xml", "<annotation><object></object></annotation>"),
+        ("train/cat/0.txt", "0 0.5 0.5 1e-1 .25\n"),
+    ],
+)
+def test_boxes_beside_class_folders_are_refused_with_both_ways_out(tmp_path, name, text):
+    for file in (*(f"train/{path}" for path in CLASSES), "classes.txt", name):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text if file == name else "")
+    message = "holds boxes; set task to detect .*; if its folders are the classes, set data.format"
+    with pytest.raises(ConfigError, match=message):
+        registry.find_format(config_at(tmp_path))
+    assert registry.find_format(config_at(tmp_path, format="folder")) == "folder"

@@ -268,3 +268,16 @@ def test_only_the_beginning_of_one_file_is_read(tmp_path, monkeypatch):
 
 def test_boxes_are_float64(tmp_path):
     assert boxes_of(tmp_path, shape("dog", [(1.123456789, 2), (9, 8)])).boxes.dtype == np.float64
+
+
+def test_annotated_images_in_other_folders_are_counted(tmp_path):
+    save(tmp_path, "images/a.jpg", "annotations/a.json", shape())
+    save(tmp_path, "b.jpg", "b.json", shape())
+    said = "1 annotation is outside of the folders that are read, such as b.json; not used"
+    assert [str(problem) for problem in read(tmp_path).problems] == [f"annotations: {said}"]
+
+
+def test_an_image_that_is_not_read_is_named(tmp_path):
+    save(tmp_path, "a.jpg", "a.json", shape())
+    (tmp_path / "a.jpg").rename(tmp_path / "a.heic")
+    assert "its image a.heic is in a format that is not read" in str(problems(read(tmp_path)))

@@ -226,3 +226,58 @@ def test_images_that_no_list_names_are_counted(tmp_path):
     assert problems(read(tmp_path)) == [
         "Annotations: 2 images are in no split, such as JPEGImages/b.jpg; not used"
     ]
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("9.heic", "9.heic is in a format that is not read; convert it to JPEG or PNG"),
+        ("9.CR2", "9.CR2 is in a format that is not read; convert it to JPEG or PNG"),
+        ("9", "9 has no suffix; rename it, such as to images/9.jpg"),
+    ],
+)
+def test_an_image_that_is_not_read_is_named(tmp_path, name, said):
+    save(tmp_path, ("images/a.jpg", "xml/a.xml"), ("", "xml/9.xml"))
+    (tmp_path / "images" / name).write_bytes(b"x")
+    assert problems(read(tmp_path)) == [f"xml/9.xml: its image images/{said}"]
+
+
+@pytest.mark.parametrize(
+    "image, xml",
+    [
+        ("JPEGImages/a.jpg", "Annotations/a.xml"),
+        ("train/images/a.jpg", "train/annotations/a.xml"),
+    ],
+)
+def test_annotations_in_other_folders_are_counted(tmp_path, image, xml):
+    save(tmp_path, (image, xml), ("8.jpg", "8.xml"), ("new/7.jpg", "new/7.xml"))
+    (tmp_path / "new/other.xml").write_text("<annotation/>")  # of no image
+    [said] = [text for text in problems(read(tmp_path)) if "outside" in text]
+    assert said.endswith(
+        "2 annotations are outside of the folders that are read, such as 8.xml; not used"
+    )
+
+
+@pytest.mark.parametrize("folder, text", [("labels", "1 .5 .5 .2 .2\n"), ("images", "0 1 0 1 1")])
+def test_yolo_labels_of_the_same_images_are_counted(tmp_path, folder, text):
+    save(tmp_path, *((f"images/{name}.jpg", f"xml/{name}.xml") for name in "ab"))
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for name in ("a", "b", "classes"):
+        (tmp_path / folder / f"{name}.txt").write_text(text)
+    assert problems(read(tmp_path)) == [
+        f"xml: 2 images have YOLO labels too, such as {folder}/a.txt; not used unless data.format"
+        " is yolo"
+    ]
+
+
+def test_other_texts_named_like_images_are_no_labels(tmp_path):
+    save(tmp_path, ("images/a.jpg", "xml/a.xml"))
+    (tmp_path / "images/a.txt").write_text("a dog on 4 legs\n")
+    assert problems(read(tmp_path)) == []
+
+
+def test_a_copy_of_the_data_set_is_said_once(tmp_path):
+    for top in ("", "copy/"):
+        save(tmp_path, (f"{top}JPEGImages/a.jpg", f"{top}Annotations/a.xml"))
+    [said] = problems(read(tmp_path))
+    assert "looks like a copy" in said

@@ -122,10 +122,37 @@ def test_images_beside_a_data_set_are_said_or_refused(tmp_path):
     make(tmp_path / "set", LAYOUTS["coco"])
     make(tmp_path, images("raw"))
     assert "raw: has images, but is no data set; left out" in warnings(tmp_path, "detect")
-    make(tmp_path / "classes/set", LAYOUTS["folder"])
-    make(tmp_path / "classes", images("raw"))
-    with pytest.raises(DataError, match="set holds folders of splits .* and raw other images"):
-        open_train(config_at(tmp_path / "classes"))
+    root = tmp_path / "classes"
+    make(root / "set", LAYOUTS["folder"])
+    make(root, images("raw"))
+    assert warnings(root) == [
+        "set: the data set is in this folder of data.root; used from there",
+        "raw: has images, but is no data set; left out",
+    ]
+    make(root, images("more/cat", "more/dog"))
+    with pytest.raises(ConfigError, match="holds several data sets: set, more; set data.root to"):
+        open_train(config_at(root))
+
+
+@pytest.mark.parametrize("suffix, text", [("xml", XML), ("txt", YOLO)])
+def test_a_copy_of_images_and_annotations_in_one_folder_is_refused(tmp_path, suffix, text):
+    files = {f"{i}.{kind}": text for i in (0, 1) for kind in ("png", suffix)}
+    make(tmp_path, {**files, "classes.txt": "cat\n"})
+    make(tmp_path / "masks", {"0.png": "", "1.png": ""})  # no copy: without annotations
+    make(tmp_path / "train", files)  # a split
+    registry.find_format(config_at(tmp_path, "detect"))
+    make(tmp_path / "copy", files)
+    message = f"{tmp_path}/copy has 2 images with the names of those in {tmp_path} itself, such as"
+    with pytest.raises(ConfigError, match=message):
+        open_train(config_at(tmp_path, "detect"))
+
+
+def test_a_copy_named_as_the_data_set_is_said_by_its_whole_path(tmp_path):
+    for root in ("set", "set/set"):
+        make(tmp_path / root, LAYOUTS["folder"])
+    first, second = warnings(tmp_path)
+    assert first.startswith("set: the data set is in this folder")
+    assert second.startswith("set/set: looks like a copy of the data set")
 
 
 @pytest.mark.parametrize("layout", ["coco", "voc", "yolo"])
@@ -175,7 +202,7 @@ def test_a_single_class_is_not_left_for_the_folders_in_it(tmp_path):
     with pytest.raises(DataError, match="only one class, 'cat'"):
         open_train(config_at(tmp_path))
     make(tmp_path / "split", images("train/images", "train/labels"))
-    with pytest.raises(DataError, match=f"^{tmp_path}/split: no class folders"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/split: no class folders"):
         open_train(config_at(tmp_path / "split"))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from convmesh.data.loading import cache
-from convmesh.data.record import BadExample, Record, Source
+from convmesh.data.record import BadExample, Record, Source, Subset
 
 
 class Counted(Source):
@@ -27,6 +27,9 @@ class Counted(Source):
     def name(self, index):
         return f"{index}.png"
 
+    def stated_truth(self, index):
+        return b"truth of %d" % index
+
 
 def test_each_example_is_read_once():
     source = Counted()
@@ -35,6 +38,13 @@ def test_each_example_is_read_once():
         assert [kept[i].image[0, 0, 0] for i in range(6)] == list(range(6))
     assert source.reads == list(range(6))
     assert (len(kept), kept.classes, kept.split, kept.task) == (6, ("a",), "train", "detect")
+
+
+def test_what_the_files_state_is_that_of_the_source():
+    source = Counted()
+    assert cache.Cached(source).stated_truth(3) == source.stated_truth(3) == b"truth of 3"
+    assert Subset(source, [4, 2], "part").stated_truth(1) == b"truth of 2"
+    assert source.reads == []
 
 
 def test_cached_arrays_are_read_only():

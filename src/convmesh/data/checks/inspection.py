@@ -97,7 +97,8 @@ def warnings_at_start(dataset: DataSet, config: ConfigDict) -> list[str]:
     if not config.data.first:  # a run on the first few examples is to learn these by heart
         findings += run_findings(splits, config)
     train = splits[0]
-    sample = ScannedSplit(train.name, train.source, train.indices[:SAMPLE_IMAGES])
+    spread = np.linspace(0, len(train) - 1, min(SAMPLE_IMAGES, len(train))).astype(int)
+    sample = ScannedSplit(train.name, train.source, [train.indices[i] for i in spread.tolist()])
     scan([sample], config.data.on_bad_example == "skip", lambda done, total: None)
     sampled = [
         finding

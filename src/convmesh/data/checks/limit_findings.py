@@ -17,11 +17,14 @@ from convmesh.data.record import Source
 def limit_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterator[Finding]:
     """Yield a finding for each split that exceeds `data.max_bad_boxes` or `data.max_bad_examples`.
 
-    An error if the files show it, since training then refuses the data, and for boxes if most are
-    bad, which a sample of the images shows to training. Otherwise a warning, which training says
-    after it has read the images.
+    Also if no box to train on is left. An error if the files show it, since training then refuses
+    the data, and for boxes if most are bad, which a sample of the images shows to training.
+    Otherwise a warning, which training says after it has read the images.
     """
     told = set[Problem]()
+    train = splits[0].source
+    if isinstance(train, AnnotatedSource) and not train.too_many_bad_boxes():
+        yield from (Finding(problem, "limit") for problem in train.nothing_left())
     for split in splits:
         images, boxes = _errors(split.source)
         for problem in {*images, *boxes} - told:  # a split that is held out shares its source

@@ -11,6 +11,7 @@ from convmesh.data.checks.findings import Finding, count
 from convmesh.data.checks.scan import ScannedSplit
 from convmesh.data.formats.annotated import AnnotatedSource
 from convmesh.data.problems import Problem
+from convmesh.errors import some
 
 # More classes than this that do not occur are one finding.
 MAX_CLASS_FINDINGS = 10
@@ -114,7 +115,7 @@ def _class_problems(splits: Sequence[ScannedSplit]) -> Iterator[Problem]:
         if name not in empty and not any(by_class[name] for by_class in counts.values())
     ]
     if len(unused) > MAX_CLASS_FINDINGS:
-        what = f"{len(unused)} of {len(classes)} do not occur: {', '.join(unused)}"
+        what = f"{len(unused)} of {len(classes)} do not occur: {some(unused)}"
         yield Problem("classes", what, error=False)
         unused = []
     for name in classes:

@@ -29,7 +29,7 @@ from convmesh.data.box_checks import (
 )
 from convmesh.data.limits import BOXES, IMAGES, Limit
 from convmesh.data.problems import Problem, raise_errors
-from convmesh.data.record import BadExample, DataSet, Record, Source
+from convmesh.data.record import BadExample, DataSet, Record, Source, file_size
 from convmesh.errors import ConfigError, DataError, nearest
 
 # Without a stated image size, a pixel box cannot be too far right or down.
@@ -198,6 +198,7 @@ class AnnotatedSet(DataSet):
         if not len(source):
             raise DataError(f"{self._config.data.root}: split {split!r} has no images")
         raise_errors([*source.too_many_bad_images(), *source.too_many_bad_boxes()])
+        raise_errors(source.nothing_left() if training else [])
         return source
 
     def unchecked(self, split: str) -> AnnotatedSource:
@@ -301,7 +302,8 @@ class AnnotatedSource(Source):
         """Return the boxes, labels and ignored regions that the files state for image `index`."""
         example = self._examples[index]
         ignored = example.ignored(training=False)
-        return b"".join(array.tobytes() for array in (example.boxes, example.labels, ignored))
+        stated = (array.tobytes() for array in (example.boxes, example.labels, ignored))
+        return b"".join((*stated, file_size(example.path)))
 
     def stated_bad(self, index: int) -> np.ndarray:
         """Return bool [n]: the boxes of image `index` that its files show to be bad."""
@@ -372,6 +374,14 @@ class AnnotatedSource(Source):
         bad = counted & found.bad
         first = (str(self._stated_problem(int(box))) for box in np.flatnonzero(bad))
         return self._exceeded(BOXES, int(bad.sum()), int(counted.sum()), first)
+
+    def nothing_left(self) -> list[Problem]:
+        """Return an error if there are boxes, and the policy keeps none of them."""
+        found = self._judgement
+        if not len(found.bad) or found.kept.any() or self._policy.on_bad_box == "fail":
+            return []
+        what = f"none of its {len(found.bad)} boxes can be used, such as "
+        return [Problem(f"split {self.split}", what + str(self._stated_problem(0)))]
 
     def _exceeded(
         self, limit: Limit, bad: int, total: int, examples: Iterator[str]

@@ -76,6 +76,7 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
         *unit_problems(by_split, files.folder),
         *files.unlisted(set(keys)),
         *files.unmatched(set(keys)),
+        *files.outside(),
     ]
     return AnnotatedSet(config, by_split, classes, problems=problems, aliases=aliases)
 

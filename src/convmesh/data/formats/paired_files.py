@@ -9,13 +9,15 @@ of the key if it is unique, or else by the image that the annotation file names.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from convmesh.data.documents import read_beginning
 from convmesh.data.formats import split_names
-from convmesh.data.formats.files import is_hidden, list_files, normal_name, subfolders
+from convmesh.data.formats.files import contents, is_hidden, list_files, normal_name, subfolders
 from convmesh.data.formats.tally import Tally, counted
-from convmesh.data.images import SUFFIXES
+from convmesh.data.images import SUFFIXES, UNREAD_SUFFIXES
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
@@ -26,6 +28,9 @@ _ANNOTATION_FOLDERS = (
     *("xmls", "xml", "jsons", "json", "labelme"),
 )
 _DEPTH = 6  # of folders that are searched; ImageNet has Data/DET/train/ILSVRC2013_train/n02084071
+_YOLO = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.IGNORECASE)
+_FIRST_LINE = 500  # bytes
+_LOOKED_AT = 20  # text files, of which the first line is read
 _SHOWN = 3  # more files without a partner than this are one warning
 
 
@@ -50,8 +55,14 @@ class PairedFiles:
         self.folder, self.containers = "", {root.name.lower()}
         self.tally = Tally()
         self._conflicts: dict[str, str] = {}
-        for prefix in _split_tops(root, suffix) or [""]:
+        self._unread: dict[str, str] = {}  # files that may be images, by the last part of the key
+        self._outside = list[str]()  # files in no folder of the data set
+        self._texts = list[str]()
+        tops = _split_tops(root, suffix)
+        for prefix in tops or [""]:
             self._list(prefix)
+        if tops:
+            self._look_outside("", [root / top for top in tops])
         self._sort()
 
     def _list(self, prefix: str) -> None:
@@ -75,6 +86,25 @@ class PairedFiles:
                 if suffix.lower() in wanted:
                     key = stem.removeprefix(inner) if folder == notes else stem
                     into.setdefault(normal_name(before + key), []).append(start + name)
+                elif not suffix or suffix.lower() in UNREAD_SUFFIXES:
+                    self._unread.setdefault(last_part(normal_name(stem)), start + name)
+                elif suffix.lower() == ".txt":
+                    self._texts.append(start + name)
+        if notes != top:
+            self._look_outside(prefix, [notes, images])
+
+    def _look_outside(self, prefix: str, inside: list[Path]) -> None:
+        """List the files in folder `prefix` that are in none of the folders `inside` it."""
+        top = self.root / prefix
+        before = f"{prefix}/" if prefix else ""
+        here = contents(top)
+        names = [] if top in inside else [*here.images, *here.others]
+        own = {folder.name for folder in inside}
+        for folder in (top / name for name in here.folders if top / name not in inside):
+            # A copy of the data set is said where the root is looked for.
+            if len(own) < 2 or not own <= set(contents(folder).folders):
+                names += [f"{folder.name}/{name}" for name in list_files(folder)]
+        self._outside += [before + name for name in names]
 
     def _sort(self) -> None:
         self.annotations = dict(sorted(self.annotations.items()))
@@ -159,8 +189,39 @@ class PairedFiles:
                 both = " and ".join(files[key])
                 return f"{both} have its name; rename or remove all but one"
         if key not in self.images:
-            return self._conflicts.get(key, "its image is missing")
+            return self._conflicts.get(key) or self.unread_image(key) or "its image is missing"
         return ""
+
+    def unread_image(self, key: str) -> str:
+        """Return why the file that may be the image of `key` is none, '' without such a file."""
+        path = self._unread.get(last_part(key))
+        if path is None:
+            return ""
+        suffix = os.path.splitext(path)[1]
+        if suffix:
+            return f"its image {path} is in a format that is not read; convert it to JPEG or PNG"
+        return f"its image {path} has no suffix; rename it, such as to {path}.jpg"
+
+    def outside(self) -> Iterator[Problem]:
+        """Yield warnings about annotations of images that are not used for where they lie.
+
+        These are annotation files in other folders, and YOLO's text files.
+        """
+        by_suffix: dict[str, list[str]] = {".txt": list(self._texts)}
+        for name in self._outside:
+            by_suffix.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
+        known = {last_part(key) for key in self.images}
+        for suffix in SUFFIXES & by_suffix.keys():
+            known.update(_stem(name) for name in by_suffix[suffix])
+        notes = [name for name in by_suffix.get(self.suffix, ()) if _stem(name) in known]
+        if notes:
+            what = counted(len(notes), "annotations are outside of the folders that are read")
+            yield Problem(self.folder, f"{what}, such as {notes[0]}; not used", error=False)
+        texts = [name for name in by_suffix[".txt"] if _stem(name) in known]
+        if any(_is_yolo(self.root / name) for name in texts[:_LOOKED_AT]):
+            what = counted(len(texts), "images have YOLO labels too")
+            what += f", such as {texts[0]}; not used unless data.format is yolo"
+            yield Problem(self.folder, what, error=False)
 
     def note_stated(self, key: str, stated: str) -> None:
         """Count the annotation of `key` if it names another image that is beside its own."""
@@ -247,6 +308,19 @@ def without_suffix(name: str) -> str:
 def last_part(key: str) -> str:
     """Return a key without folders."""
     return key.rpartition("/")[2]
+
+
+def _stem(path: str) -> str:
+    return last_part(normal_name(os.path.splitext(path)[0]))
+
+
+def _is_yolo(path: Path) -> bool:
+    """Return whether the first line of a text file is a box of YOLO."""
+    try:
+        begin = read_beginning(path, _FIRST_LINE).decode(errors="replace")
+    except (OSError, ValueError):
+        return False
+    return _YOLO.match(begin.partition("\n")[0]) is not None
 
 
 def folder_of(path: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -16,9 +17,16 @@ from ml_collections import ConfigDict
 
 from convmesh.config.keys import DATA_FORMATS
 from convmesh.data.formats import unread
+from convmesh.data.formats.box_signs import holds_boxes
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import subfolders
-from convmesh.data.formats.root import Found, find_data_set, outer_data_set
+from convmesh.data.formats.root import (
+    Found,
+    find_data_set,
+    has_class_folders,
+    outer_data_set,
+)
+from convmesh.data.problems import Problem
 from convmesh.data.record import DataSet
 from convmesh.errors import ConfigError
 
@@ -63,8 +71,15 @@ def open_dataset(config: ConfigDict) -> DataSet:
     inner = config.copy_and_resolve_references()
     inner.data.root = str(found.root)
     dataset = layout.open_dataset(inner)
-    dataset.problems = [*found.problems, *dataset.problems]
+    dataset.problems = [*found.problems, *(_at_root(one, found) for one in dataset.problems)]
     return dataset
+
+
+def _at_root(problem: Problem, found: Found) -> Problem:
+    """Return a problem of a folder named as the data set's, in it, by its path from data.root."""
+    if problem.file.split("/")[0] != found.root.name:
+        return problem
+    return replace(problem, file=f"{found.problems[0].file}/{problem.file}")
 
 
 def find_format(config: ConfigDict) -> str:
@@ -97,7 +112,7 @@ def _locate(config: ConfigDict) -> Found:
     if what and config.task == "classify":
         raise ConfigError(
             f"task: classify, but {found.root} holds boxes; set task to detect (recipe detect) to"
-            f" learn from its {what}"
+            f" learn from its {what}; if its folders are the classes, set data.format to folder"
         )
     return found
 
@@ -110,7 +125,10 @@ def _find(root: Path, config: ConfigDict) -> Found:
     def recognize(folder: Path, evidence: Evidence) -> str:
         for name in names:
             if load_format(name).looks_like(folder, task, evidence):
-                return name
+                # A stray file beside class folders makes no data set with boxes.
+                weak = task == "classify" and chosen == "auto" and name in _WITH_BOXES
+                if not (weak and has_class_folders(folder) and not holds_boxes(folder)):
+                    return name
         return ""
 
     found = find_data_set(root, task, recognize)

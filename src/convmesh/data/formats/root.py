@@ -14,7 +14,7 @@ from typing import NamedTuple
 from convmesh.data.formats import split_names
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import contents, has_images, subfolders
-from convmesh.data.formats.folder.class_folders import PARTS
+from convmesh.data.formats.folder.tree import PARTS
 from convmesh.data.problems import Problem
 from convmesh.errors import ConfigError, DataError
 
@@ -43,7 +43,10 @@ def find_data_set(root: Path, task: str, recognize: Recognize) -> Found | None:
         inner = _innermost(root, name, recognize)
         if inner != root:
             return _said(root, Found(name, inner, []))
-        return Found(name, root, [] if name == "folder" else _about_copies(root))
+        if name == "folder":
+            return Found(name, root, [])
+        _refuse_flat_copies(root)
+        return Found(name, root, _about_copies(root))
     below = list(_data_sets_below(root, recognize, _DEPTH))
     if len(below) > 1:  # Darknet's obj.data may lie in a folder of its own: cfg
         with_images = [found for found in below if has_images(found.root)]
@@ -55,7 +58,12 @@ def find_data_set(root: Path, task: str, recognize: Recognize) -> Found | None:
         raise ConfigError(
             f"data.root: {root} holds several data sets: {names}; set data.root to one of them"
         )
-    if below and not (task == "classify" and _about_others(root, below[0].root)):
+    # Folders of splits with class folders are sure; other folders beside may be classes.
+    if below and below[0].format == "folder":
+        _refuse_class_folders_beside(root, below[0].root)
+    if below and (
+        task != "classify" or below[0].format == "folder" or not _about_others(root, below[0].root)
+    ):
         return _said(root, below[0])
     if task == "classify":
         inner = _class_parent(root)
@@ -138,6 +146,31 @@ def _data_sets_below(root: Path, recognize: Recognize, depth: int) -> Iterator[F
             yield from _data_sets_below(folder, recognize, depth - 1)
 
 
+def _refuse_class_folders_beside(root: Path, inner: Path) -> None:
+    """Raise ConfigError if folders beside the data set `inner` hold class folders as well."""
+    for name in _about_others(root, inner):
+        if has_class_folders(root / name):
+            raise ConfigError(
+                f"data.root: {root} holds several data sets: {inner.relative_to(root)}, {name}; set"
+                " data.root to one of them"
+            )
+
+
+def has_class_folders(root: Path) -> bool:
+    """Return whether `root`, or a folder in it, has images in folders that may be classes."""
+    places = [root, _class_parent(root)]
+    places += [folder for folder in subfolders(root)[:_FOLDERS] if split_names.parse(folder.name)]
+    for place in places:
+        inner = [folder for folder in subfolders(place) if _may_be_class(folder.name)]
+        if sum(bool(contents(folder).images) for folder in inner[:_FOLDERS]) > 1:
+            return True
+    return False
+
+
+def _may_be_class(name: str) -> bool:
+    return name.lower() not in PARTS and not split_names.parse(name)
+
+
 def _class_parent(root: Path) -> Path:
     """Return `root`, or the folder below that holds class folders, if it is the only such one."""
     for _ in range(_DEPTH):
@@ -185,3 +218,22 @@ def _about_copies(root: Path) -> list[Problem]:
             what = f"looks like a copy of the data set ({same}); left out"
             problems.append(Problem(name, what, error=False))
     return problems
+
+
+def _refuse_flat_copies(root: Path) -> None:
+    """Raise ConfigError if a folder has images and annotations named as those in `root`."""
+    here = contents(root)
+    images, others = {*here.images}, {*here.others}
+    for name in here.folders[:_FOLDERS] if images else ():
+        if split_names.parse(name):
+            continue
+        inner = contents(root / name)
+        same = images & {*inner.images}
+        stems = {Path(image).stem for image in same}
+        paired = {Path(other).stem for other in others & {*inner.others}} & stems
+        if paired and 2 * len(same) >= len(inner.images):
+            raise ConfigError(
+                f"data.root: {root / name} has {len(same)} images with the names of those in {root}"
+                f" itself, such as {min(same)}, and their annotations: is it a copy? Remove it, or"
+                " set data.root to it"
+            )

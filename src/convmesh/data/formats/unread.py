@@ -42,6 +42,12 @@ class Unread(NamedTuple):
     task: str = ""
 
 
+_NUMBER = r"-?\d+(?:\.\d+)?"
+# A row of YOLO is a class and fractions of the image; four pixels are another tool's.
+_FRACTION = r"-?(?:[01](?:\.\d*)?|\.\d+|\d(?:\.\d+)?[eE]-\d+)"
+_YOLO_ROW = rf"^\s*\d+(?:[ \t]+{_FRACTION}){{4}}(?!\S)"
+# Also the beginning of a COCO file in another key order.
+_NO_COCO = r"\A(?![\s\S]*\"(?:images|annotations|categories|image_id)\"\s*:)[\s\S]*"
 _BOX_COLUMNS = r"x_?min|xtl|bbox|x_?cent|\bx_?1\b|\bleft\b|region_shape"
 # The first that fits is named.
 LAYOUTS = (
@@ -59,9 +65,100 @@ LAYOUTS = (
     Unread(
         "Label Studio JSON",
         r".*\.json",
-        r'"from_name"|"file_upload"|"(completions|predictions)"\s*:',
+        r'"from_name"|"file_upload"|"(completions|predictions)"\s*:|"(rectangle|polygon)labels"\s*:',
         "export it from Label Studio as COCO, YOLO or Pascal VOC",
     ),
+    Unread(
+        "Darwin JSON of V7",
+        r".*\.json",
+        r'"bounding_box"\s*:\s*\{|"item"\s*:\s*\{[\s\S]*"slots"\s*:',
+        "export it from V7 as COCO",
+    ),
+    Unread(
+        "VoTT JSON",
+        r".*\.json",
+        r'"asset"\s*:\s*\{|"boundingBox"\s*:\s*\{[\s\S]*"tags"',
+        "export it from VoTT as Pascal VOC",
+    ),
+    Unread(
+        "SuperAnnotate JSON",
+        r".*\.json",
+        r'"className"\s*:',
+        "export it from SuperAnnotate as COCO",
+    ),
+    Unread("ISAT JSON", r".*\.json", r'"description"\s*:\s*"ISAT"', "convert it with ISAT to COCO"),
+    Unread(
+        "FiftyOne JSON",
+        r".*\.json",
+        r'"samples"\s*:\s*\[[\s\S]*"(filepath|_cls)"|"bounding_box"\s*:\s*\[',
+        "export it from FiftyOne as COCO",
+    ),
+    Unread(
+        "Datumaro JSON",
+        r".*\.json",
+        r'"categories"\s*:\s*\{\s*"(label|mask|points)"\s*:|"dm_format_version"',
+        "export it from Datumaro as COCO",
+    ),
+    Unread(
+        "Dataloop JSON",
+        r".*\.json",
+        r'"filename"[\s\S]*"coordinates"\s*:\s*\[',
+        "export it from Dataloop as COCO",
+    ),
+    Unread("BDD100K JSON", r".*\.json", r'"box2d"\s*:'),
+    Unread(
+        "Labelbox JSON",
+        r".*\.(ndjson|jsonl?)",
+        r'"data_row"\s*:|"Labeled Data"',
+        "convert it with Labelbox to COCO",
+    ),
+    Unread(
+        "Ultralytics NDJSON",
+        r".*\.ndjson",
+        r'"type"\s*:\s*"(dataset|image)"',
+        "convert it with Ultralytics to YOLO text",
+    ),
+    Unread("a manifest of SageMaker Ground Truth", r".*\.(manifest|jsonl)", r'"source-ref"\s*:'),
+    Unread("Edge Impulse labels", r".*\.labels", r'"(bounding-?box|boundingBoxes|files")'),
+    Unread(
+        "Roboflow JSONL",
+        r".*\.jsonl",
+        r'"(prefix|suffix|messages)"\s*:',
+        "export it from Roboflow as COCO",
+    ),
+    Unread("metadata of a Hugging Face image folder", r"(.*/)?metadata\.jsonl"),
+    Unread("JSON lines", r".*\.(jsonl|ndjson)"),
+    Unread("ODGT, as of CrowdHuman", r".*\.odgt"),
+    Unread("tracks of the MOT Challenge", r"(.*/)?(gt|det)/(gt|det)\.txt"),
+    Unread("tracks of the MOT Challenge", r"(.*/)?seqinfo\.ini"),
+    Unread(
+        "PASCAL Annotation Version 1.00 (Penn-Fudan, INRIA)",
+        r".*\.txt",
+        r"PASCAL Annotation Version 1",
+    ),
+    Unread(
+        "WIDER FACE annotations",
+        r".*\.txt",
+        rf"(?i)\A{_IMAGE}\s*\n\d+\s*\n(?:-?\d+[ \t]+){{3,}}-?\d+\s",
+    ),
+    Unread("KITTI labels", r".*\.txt", rf"\A\s*[A-Za-z]\w*(?:[ \t]+{_NUMBER}){{14,15}}(?!\S)"),
+    Unread(
+        "DOTA's oriented boxes",
+        r".*\.txt",
+        rf"\A\s*(?:imagesource:|gsd:|{_NUMBER}(?:[ \t]+{_NUMBER}){{7}}[ \t]+[A-Za-z])",
+    ),
+    Unread("VisDrone labels", r".*\.txt", r"\A\s*(?:-?\d+,){7}-?\d+,?\s"),
+    Unread(
+        "class names with boxes in pixels, as of the OIDv4 Toolkit",
+        r".*\.txt",
+        rf"\A\s*[A-Za-z][^\d\n]*(?:[ \t]+{_NUMBER}){{4}}\s*(?:\n|\Z)",
+    ),
+    Unread(
+        "lists of images and boxes in pixels (Keras, YOLOv4 PyTorch)",
+        r".*\.txt",
+        rf"(?im)^{_IMAGE}(?:[ \t]+\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?){{3,4}})+[ \t]*\r?$",
+    ),
+    Unread("FGVC-Aircraft", r"(.*/)?images_(box|variant|family|manufacturer)[^/]*\.txt"),
     Unread(
         "a prepared TFDS data set",
         r"(.*/)?features\.json",
@@ -83,7 +180,7 @@ LAYOUTS = (
     Unread(
         "YOLO labels",
         r".*\.txt",
-        r"^\s*\d+([ \t]+-?[\d.eE+-]+){4}",
+        _YOLO_ROW,
         "set task to detect (recipe detect)",
         task="classify",
     ),
@@ -105,8 +202,14 @@ LAYOUTS = (
     Unread(
         "YOLO labels in folders of another arrangement",
         r".*\.txt",
-        r"^\s*\d+([ \t]+-?[\d.eE+-]+){4}",
+        _YOLO_ROW,
         "arrange it as images/SPLIT/* and labels/SPLIT/*, see docs/data.md",
+        task="detect",
+    ),
+    Unread(
+        "JSON of boxes in a form of its own",
+        r".*\.json",
+        _NO_COCO + r'"(xmin|x_min|x1|left|top_?left|bbox)"\s*:',
         task="detect",
     ),
     Unread(
@@ -118,35 +221,69 @@ LAYOUTS = (
     Unread("pickled Python objects", r".*\.(pkl|pickle|pt|pth)"),
 )
 _ARCHIVE = Unread("an archive", r".*\.(zip|tar|tgz|gz|bz2|xz|rar|7z|zst)", advice="unpack it")
+# Beside images, what may be labels.
+_LABELS = Unread(
+    "labels in a form that is not known",
+    r"(?!(.*/)?[^/]*(readme|licen[sc]e|citation|classes|names|about)[^/]*$)"
+    r".*\.(txt|jsonl?|ndjson|xml|ya?ml|labels|manifest|gt|ann|anno|bbox|dat)",
+)
+_EMPTY = Unread("no images", r".*", advice="no images")
 
 
 def explain(root: Path, task: str) -> str:
     """Return what folder `root` holds, as far as it can be named, and what to do."""
     shown = _Shown(root)
+    if not shown.files:
+        return "it is empty: no files in it" if not shown.folders else "its folders are empty"
     found = find(root, task)
+    if found and found[0] is _EMPTY:
+        return f"found {shown}, and no images"
     if found is None:
         return f"found {shown}; {_CONVERT[task]}"
     layout, file = found
-    advice = (layout.advice or "not read: {convert}").format(convert=_CONVERT[task])
-    return f"found {shown}: {layout.what} ({file}); {advice}"
+    return f"found {shown}: {layout.what} ({file}); {_advice(layout, task)}"
 
 
 def find(root: Path, task: str, suffix: str = "") -> tuple[Unread, str] | None:
     """Return the first of `LAYOUTS` that `root` has, and a file of it.
 
-    suffix: of the only files to look at. Raises DataError if a folder cannot be read.
+    For detection also what is in no layout but is no folder of images either: files that may be
+    labels, or no images at all. suffix: of the only files to look at, which are of a layout.
     """
     shown = _Shown(root)
     files = [name for name in shown.files if name.endswith(suffix)]
     # Beside images, an archive is what they were unpacked from.
-    for layout in LAYOUTS if shown.images else (*LAYOUTS, _ARCHIVE):
+    layouts = LAYOUTS if shown.images else (*LAYOUTS, _ARCHIVE)
+    if task == "detect" and not suffix:
+        layouts = (*layouts, _LABELS)
+    parts = dict[str, str]()
+    for layout in layouts:
         if layout.task not in ("", task):
             continue
         named = (name for name in files if re.fullmatch(layout.files, name.lower()))
         for name in itertools.islice(named, _FILES):
-            if not layout.contains or re.search(layout.contains, _first_part(root / name)):
+            if layout.contains and name not in parts:
+                parts[name] = _first_part(root / name)
+            if not layout.contains or re.search(layout.contains, parts[name]):
                 return layout, name
-    return None
+    return (_EMPTY, "") if task == "detect" and not (suffix or shown.images) else None
+
+
+def name_document(path: Path) -> str:
+    """Return the name of the layout of a JSON file by its name and content, and what to do; or ''.
+
+    For detection, of a file that is known not to be in COCO format.
+    """
+    begin = _first_part(path)
+    for layout in LAYOUTS:
+        if layout.task in ("", "detect") and re.fullmatch(layout.files, path.name.lower()):
+            if not layout.contains or re.search(layout.contains, begin):
+                return f"{layout.what}; {_advice(layout, 'detect')}"
+    return ""
+
+
+def _advice(layout: Unread, task: str) -> str:
+    return (layout.advice or "not read: {convert}").format(convert=_CONVERT[task])
 
 
 def _first_part(path: Path) -> str:
@@ -164,11 +301,13 @@ class _Shown:
 
     def __init__(self, root: Path):
         self.files, self.images, self._example = list[str](), 0, ""
+        self.folders = 0  # below
         self._kinds, self._examples = Counter[str](), dict[str, str]()
         self._more = ""
         for prefix, images, others, complete in _levels(root, ""):
             self._more = self._more if complete else "more than "
             self.images += len(images)
+            self.folders += prefix != ""
             self._example = self._example or (prefix + images[0] if images else "")
             for name in others:
                 kind = os.path.splitext(name)[1] or name

@@ -63,6 +63,16 @@ def test_a_few_boxes_that_leave_their_images_are_mistakes_of_their_own():
     assert judge(values) == ""
 
 
+def test_small_boxes_beyond_the_right_and_lower_edge_are_mistakes_of_their_own():
+    inside = np.tile([20.0, 30, 10, 10], (10, 1))
+    edge = np.array([[195.0, 40, 9, 9], [60, 95, 9, 9], [196, 20, 8, 9]])
+    # As centre and size all of these fit, too.
+    assert (
+        judge(np.concatenate([inside, edge]), np.full((13, 2), (100.0, 200.0)), np.full(13, np.nan))
+        == ""
+    )
+
+
 @pytest.mark.parametrize("sizes", [SIZES, UNKNOWN])
 def test_fractions(sizes):
     said = judge(sized(CORNERS) / (200, 100, 200, 100), sizes)

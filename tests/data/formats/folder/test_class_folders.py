@@ -98,9 +98,9 @@ def test_a_split_without_class_folders_is_left_out_and_counted(tmp_path, folder)
 
 
 def test_loose_images_are_counted_by_folder(tmp_path):
-    make(tmp_path, *of("train"), "train", "train/images", "a.png", count=3)
+    make(tmp_path, *of("train"), "train", "a.png", count=3)
     assert warnings(find_class_folders(tmp_path)) == [
-        "train: 6 images in no class folder, such as train/0.png; left out",
+        "train: 3 images in no class folder, such as train/0.png; left out",
         "data.root: 1 image in no class folder, such as a.png; left out",
     ]
 

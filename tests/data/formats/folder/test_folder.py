@@ -168,10 +168,12 @@ def test_an_empty_class_is_refused_in_training_only(split_root):
 
 
 def test_missing_images_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no class folders with images, expected CLASS/.*no files"):
+    with pytest.raises(
+        ConfigError, match="no class folders with images, expected CLASS/.*no files"
+    ):
         FolderSet(config_for(tmp_path))
     (tmp_path / "train/a").mkdir(parents=True)
-    with pytest.raises(DataError, match="no class folders with images"):
+    with pytest.raises(ConfigError, match="no class folders with images"):
         FolderSet(config_for(tmp_path))
     write(tmp_path / "val/a/0.png")
     write(tmp_path / "train/a.png")
@@ -184,7 +186,7 @@ def test_one_folder_beside_a_table_of_labels_is_no_class(tmp_path):
     assert FolderSet(config_for(tmp_path)).classes == ("photos",)
     (tmp_path / "labels.csv").write_text("file,label\n0.png,cat\n")
     message = r"one folder with images, photos, is no class; .*a table of labels \(labels.csv\)"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ConfigError, match=message):
         FolderSet(config_for(tmp_path))
     assert FolderSet(config_for(tmp_path, classes=("photos", "cat"))).splits == ("train",)
 

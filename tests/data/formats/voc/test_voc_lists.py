@@ -223,3 +223,52 @@ def test_a_number_after_each_name(tmp_path):
     save(tmp_path, "000001", "000002")
     lists(tmp_path, train="000001 1\n000002 2\n", val="000002  1 0\n")
     assert splits(tmp_path) == {"train": ["000001", "000002"], "val": ["000002"]}
+
+
+def test_a_list_called_after_a_class_and_a_split_is_of_the_class(tmp_path):
+    save(tmp_path, "a", "b")
+    lists(tmp_path, default="a\nb\n", dog_default="a  1\nb  1\n")
+    assert splits(tmp_path) == {"train": ["a", "b"]}
+
+
+def test_images_that_only_a_list_of_no_split_names_are_counted(tmp_path):
+    save(tmp_path, *"abcd")
+    lists(tmp_path, train="a\n", val="b\n", extra="a\nc\nd\n", trainval="a\nb\n")
+    said = (
+        "ImageSets/Main/extra.txt: 2 images are only in this list, which is no split; not used"
+        " unless data.train_split or data.eval_split is 'extra'"
+    )
+    assert problems(read(tmp_path)) == [said]
+    assert problems(read(tmp_path, eval_split="extra")) == []
+
+
+def test_names_in_other_case_are_found_and_counted(tmp_path):
+    save(tmp_path, "IMG1", "IMG2", "b", "B")
+    lists(tmp_path, train="img1\nimg2.JPG\nb\n", val="B\n")
+    assert splits(tmp_path) == {"train": ["IMG1", "IMG2", "b"], "val": ["B"]}
+    assert problems(read(tmp_path)) == [
+        "Annotations: 2 names in lists are those of files but for upper and lower case,"
+        " such as img1 for IMG1"
+    ]
+
+
+def test_names_may_be_in_quotes(tmp_path):
+    save(tmp_path, "img 0", "img 1")
+    lists(tmp_path, train="\"img 0\"\n'img 1'\n", dog_train='"img 0"  1\n"img 1"  -1\n')
+    assert splits(tmp_path) == {"train": ["img 0", "img 1"]}
+
+
+def test_a_list_may_name_an_image_that_is_not_read(tmp_path):
+    save(tmp_path, "a")
+    (tmp_path / "JPEGImages/b.heic").write_bytes(b"x")
+    lists(tmp_path, train="a\nb.heic\n")
+    [said] = problems(read(tmp_path))
+    assert said.endswith(
+        "its image JPEGImages/b.heic is in a format that is not read; convert it to JPEG or PNG"
+    )
+
+
+def test_a_name_that_two_files_have_in_other_case_is_unknown(tmp_path):
+    save(tmp_path, "IMG1", "Img1", "a")
+    lists(tmp_path, train="img1\na\n")
+    assert splits(tmp_path) == {"train": ["img1", "a"]}

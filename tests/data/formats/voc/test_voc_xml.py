@@ -91,6 +91,36 @@ def test_the_box_is_used_although_there_is_an_outline_too():
     assert one(f"<polygon><x1>0</x1><y1>0</y1></polygon>{BOX}") == [[1, 2, 9, 8]]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        "<bbox><xmin>3</xmin><ymin>3</ymin><xmax>6</xmax><ymax>6</ymax></bbox>",
+        "<bbox>1 2 3 4</bbox>",
+        "<bndbox2><xmin>3</xmin><ymin>3</ymin><xmax>6</xmax><ymax>6</ymax></bndbox2>",
+        '<visible x="3" y="3" w="6" h="6"/>',
+        f"<boxes>{BOX}</boxes>",
+    ],
+)
+def test_a_further_box_of_an_object_is_said(more):
+    found = objects(f"<object><name>dog</name>{BOX}{more}</object>")
+    assert found.boxes == [[1, 2, 9, 8]]
+    [(what, where)] = found.remarks
+    assert what == "objects have a further box in another element; left out"
+    assert where.startswith("object 1: <")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        BOX.replace("bndbox", "bbox"),
+        "<keypoints><x1>1</x1><y1>1</y1><x2>2</x2><y2>2</y2><x3>3</x3><y3>3</y3></keypoints>",
+        f"<parts><part><name>head</name>{BOX}</part></parts>",
+    ],
+)
+def test_the_same_box_again_and_parts_are_no_further_boxes(more):
+    assert objects(f"<object><name>dog</name>{BOX}{more}</object>").remarks == []
+
+
 def test_a_part_is_no_object():
     part = f"<part><name>head</name>{bounds(2, 2, 3, 3)}</part>"
     found = objects(f"<object><name>man</name>{BOX}{part}</object>")

@@ -111,7 +111,25 @@ def polygon(box, count, turn=0.0):
 @pytest.mark.parametrize("count", [3, 5, 6, 8])
 def test_polygons_of_one_length_are_still_polygons(tmp_path, count):
     made = made_of(tmp_path, [(0, *polygon(box, count)) for box in BOXES])
-    assert len(open_train(made)) == 9 and open_dataset(made).problems == []
+    assert len(open_train(made)) == 9
+    said = f"every row has {2 * count + 1} numbers: taken for polygons of {count} points"
+    found = warnings(open_dataset(made))
+    assert len(found) == (count > 4) and all(said in line for line in found)
+
+
+def test_polygons_of_several_lengths_are_as_usual(tmp_path):
+    rows = [(0, *polygon(box, 5 + i % 3)) for i, box in enumerate(BOXES)]
+    assert open_dataset(made_of(tmp_path, rows)).problems == []
+
+
+def test_keypoints_beside_a_plain_box_and_with_confidences_are_refused(tmp_path):
+    def with_confidence(box):
+        points = pose(box, visibility=True)
+        return [0.7 if i % 3 == 2 else v for i, v in enumerate(points)]
+
+    rows = [(0, *box, *with_confidence(box)) for box in BOXES[1:]]
+    with pytest.raises(DataError, match="every row that is no box has 17 numbers, which look like"):
+        open_train(made_of(tmp_path, [(0, *BOXES[0]), *rows]))
 
 
 def test_oriented_boxes_are_taken_as_upright_ones_and_counted(tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.data.documents import path_inside
+from convmesh.data.formats import unread
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSet, Numbered
 from convmesh.data.formats.coco.categories import merge_categories, select_classes, shifted_ids
 from convmesh.data.formats.coco.file import CocoFile, CocoImage, NotCoco, read_coco
@@ -27,11 +28,14 @@ from convmesh.data.formats.coco.layout import (
     files_without_boxes,
     find_files,
 )
+from convmesh.data.formats.coco.unused import unused_files
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import name_from, root_folder
 from convmesh.data.images import SUFFIXES
 from convmesh.data.problems import Problem, raise_errors
 from convmesh.errors import DataError
+
+_NOT_COCO = "JSON that is not COCO's; convert it to COCO JSON, see docs/data.md"
 
 
 def open_dataset(config: ConfigDict) -> AnnotatedSet:
@@ -80,7 +84,8 @@ def _read_files(
     Raises DataError if there are none, and for an unreadable file that the run uses.
     """
     files, parsed, problems = [], [], list[Problem]()
-    for file in annotation_files(root, config):
+    listed = annotation_files(root, config)
+    for file in listed:
         name = name_from(root, file.path)
         try:
             content = read_coco(file.path, name)
@@ -101,13 +106,25 @@ def _read_files(
         boxless = _boxless(content, config.data.on_bad_box == "fail")
         problems += _of_split(file.split, [*boxless, *content.problems])
     if not files:
-        others = [name_from(root, path) for path in files_without_boxes(root)]
-        hint = f"; {', '.join(others[:3])}: without boxes, or of persons only" if others else ""
-        raise DataError(
-            f"{root}: no COCO annotations; expected annotations/*.json or"
-            f" SPLIT/_annotations.coco.json, or data.train_annotations set{hint}"
-        )
+        raise DataError(_none_read(root, [name_from(root, file.path) for file in listed]))
+    if not (config.data.train_annotations or config.data.eval_annotations):
+        boxed = [file for file, content in zip(files, parsed, strict=True) if len(content.boxes)]
+        problems += unused_files(root, listed, boxed)
     return files, parsed, problems
+
+
+def _none_read(root: Path, found: Sequence[str]) -> str:
+    """Return the message for a data set without COCO files; found: names of other JSON files."""
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        what = unread.name_document(root / found[0])
+        return f"{root}: no COCO annotations; {found[0]}{more}: {what or _NOT_COCO}"
+    others = [name_from(root, path) for path in files_without_boxes(root)]
+    hint = f"; {', '.join(others[:3])}: without boxes, or of persons only" if others else ""
+    return (
+        f"{root}: no COCO annotations; expected annotations/*.json or"
+        f" SPLIT/_annotations.coco.json, or data.train_annotations set{hint}"
+    )
 
 
 def _boxless(content: CocoFile, refused: bool) -> list[Problem]:
@@ -125,6 +142,15 @@ def _boxless(content: CocoFile, refused: bool) -> list[Problem]:
 
 def _of_split(split: str, problems: Iterable[Problem]) -> list[Problem]:
     return [replace(problem, split=split) for problem in problems]
+
+
+def _image_name(finder: ImageFinder, file: Path) -> str:
+    """Return the name of an image: relative to the root, or to the parent of its own folder.
+
+    The name is part of the data's identity, which stays the same when the data is moved.
+    """
+    name = name_from(finder.root, file)
+    return name if name != str(file) else name_from(finder.folder.parent, file)
 
 
 def _examples(
@@ -152,7 +178,7 @@ def _examples(
         examples.append(
             AnnotatedImage(
                 file,
-                name_from(finder.root, file),
+                _image_name(finder, file),
                 image.image_id,
                 parsed.name,
                 boxes=parsed.boxes[part],

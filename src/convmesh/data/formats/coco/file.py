@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from convmesh.data.documents import read_json
+from convmesh.data.formats import unread
 from convmesh.data.formats.coco.units import BoxColumns, wrong_units
-from convmesh.data.formats.coco.unlike import what_else
+from convmesh.data.formats.coco.unlike import BARE, what_else
 from convmesh.data.formats.coco.values import (
     LARGEST_AREA,
     Invalid,
@@ -102,7 +103,8 @@ def _read_cached(path: Path, name: str, version: tuple[int, ...]) -> CocoFile:
     document = read_json(path, _without_outline)
     what = what_else(document)
     if what:
-        raise NotCoco(name, f"not in COCO format: {what}")
+        tool = unread.name_document(path) if what in BARE else ""
+        raise NotCoco(name, f"not in COCO format: {what}{f'; {tool}' if tool else ''}")
     for key, fields in _FIELDS.items():
         _check_keys(document[key], key, fields, name)
     problems: list[Problem] = []

@@ -10,16 +10,21 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from convmesh.data.documents import read_beginning
 from convmesh.data.formats import split_names
-from convmesh.data.formats.files import folder_named, is_hidden, subfolders
+from convmesh.data.formats.files import contents, folder_named, is_hidden, subfolders
 from convmesh.data.formats.split_names import VALIDATION
 from convmesh.errors import ConfigError
 
 # Folders of JSON files, and the names of such files elsewhere, in lower case.
 _FOLDERS = ("annotations", "annotation")
+_LABELS = "labels"  # of another tool's files as well
 _OUTSIDE = ("_annotations.coco.json", "annotations.json", "labels.json", "result.json", "coco.json")
 # What the names of such files contain in the folder of a split, where others may lie.
 _LIKELY = re.compile(r"annot|label|box|object|detect|train|val|test")
+# In the first bytes of a few files, of which each is for many images.
+_BEGINNING = re.compile(rb'"(images|annotations|categories|licenses)"\s*:\s*\[')
+_FIRST, _FEW = 2**14, 20
 # COCO's own files without boxes, or with boxes of persons only.
 _OTHERS = ("person_keypoints_", "captions_", "panoptic_", "stuff_", "image_info_")
 
@@ -98,13 +103,15 @@ def _given_images(root: Path, config: ConfigDict, key: str) -> Path | None:
 def find_files(root: Path, train_split: str, strict: bool) -> list[AnnotationFile]:
     """Return the annotation files in `root`; `strict`: outside of annotations by known names."""
     folder = folder_named(root, *_FOLDERS)
-    names = _names_with_boxes(folder) if folder else []
+    names = names_with_boxes(folder) if folder else []
+    if not names and (labels := folder_named(root, _LABELS)):
+        folder, names = labels, _names_beginning_as_coco(labels)
     if folder and names:
         return _files_by_name(folder, names, train_split)
     in_folders = _files_in_folders(root, train_split, strict)
     if in_folders:
         return in_folders
-    names = _names_with_boxes(root)
+    names = names_with_boxes(root)
     sure = [name for name in names if _is_surely_coco(name)]
     return _files_by_name(root, sure or ([] if strict else names), train_split)
 
@@ -115,7 +122,7 @@ def _files_in_folders(root: Path, train_split: str, strict: bool) -> list[Annota
     for top in subfolders(root):
         path = next((top / name for name in _OUTSIDE if (top / name).is_file()), None)
         if path is None and split_names.parse(top.name):
-            names = _names_with_boxes(top)
+            names = names_with_boxes(top)
             sure = [name for name in names if _is_surely_coco(name)]
             likely = sure or [name for name in names if not strict and _LIKELY.search(name.lower())]
             path = top / likely[0] if len(likely) == 1 else None
@@ -139,9 +146,24 @@ def _is_surely_coco(name: str) -> bool:
     return name in _OUTSIDE or "coco" in name or name.startswith("instances_")
 
 
-def _names_with_boxes(folder: Path) -> list[str]:
+def names_with_boxes(folder: Path) -> list[str]:
     """Return the names of the JSON files in `folder` that may contain boxes."""
     return [name for name in _json_names(folder) if not name.startswith(_OTHERS)]
+
+
+def _names_beginning_as_coco(folder: Path) -> list[str]:
+    """Return the names of the JSON files in `folder` if there are a few and nothing else."""
+    here, names = contents(folder), names_with_boxes(folder)
+    if here.folders or here.images or len(here.others) != len(_json_names(folder)):
+        return []
+    return names if len(names) <= _FEW and all(_begins(folder / name) for name in names) else []
+
+
+def _begins(path: Path) -> bool:
+    try:
+        return _BEGINNING.search(read_beginning(path, _FIRST)) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _json_names(folder: Path) -> list[str]:
@@ -179,7 +201,7 @@ def image_folders(root: Path, file: AnnotationFile) -> list[Path]:
     # Sorted only to keep a fixed order, should several folders hold the same names.
     names = dict.fromkeys((file.alias, file.split, *sorted(split_names.same_split(file.split))))
     parent, images = file.path.parent, folder_named(root, "images")
-    if parent == root or parent.parent == root and parent.name.lower() in _FOLDERS:
+    if parent == root or parent.parent == root and parent.name.lower() in (*_FOLDERS, _LABELS):
         tops = [_FoldersIn(top) for top in (root, images) if top]
         candidates = [top.named(name) for name in names for top in tops]
         candidates += [folder for top in tops for folder in top.of_split(file.split)]

@@ -13,6 +13,8 @@ import numpy as np
 
 _MIN_BOXES = 3  # from which a form is concluded
 _ALL, _MOST, _SOME = 0.98, 0.5, 0.1  # parts of the boxes
+# Boxes at the right and lower edge that are a little too large also fit as centre and size.
+_SOME_OF_CENTRES = 0.3
 _ROUNDING = 0.02  # pixels
 
 
@@ -78,7 +80,8 @@ def _by_image_size(boxes: BoxColumns) -> str:
     for form, corners in forms.items():
         fit = boxes.fit(np.stack(corners, 1))[known].mean()
         part = outside[known].mean()
-        if outside.sum() >= _MIN_BOXES and part > _SOME and fit >= _ALL:
+        some = _SOME_OF_CENTRES if form.startswith("centre") else _SOME
+        if outside.sum() >= _MIN_BOXES and part > some and fit >= _ALL:
             return (
                 f"{outside.sum()} of {known.sum()} boxes leave their images, such as"
                 f" {_shown(boxes.values[outside][0])}; {form}"

@@ -8,6 +8,8 @@ from typing import Any
 from convmesh.data.formats.coco.values import misspelt
 
 LISTS = ("images", "annotations", "categories")
+# What `what_else` returns for a document in which it sees no tool.
+BARE = ("it is a list", "it is a single value", *(f"it has no list `{key}`" for key in LISTS))
 _FEW = 20  # entries of a list that are looked at
 
 

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from convmesh.data.formats import split_names
 from convmesh.data.formats.files import has_images, list_files, normal_name, subfolders
-from convmesh.data.images import SUFFIXES
+from convmesh.data.formats.folder import doubts
+from convmesh.data.formats.folder.tree import PARTS, Folder, count_images, is_image, name_key, some
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
-# Folders that hold the images or labels of a layout with boxes; no class is called so.
-PARTS = frozenset(
-    "images image imgs img jpegimages labels label annotations annotation ann masks mask".split()
-)
 # Parts of archives, or cameras: images_001, HAM10000_images_part_1, fold2.
 _NUMBERED_PART = re.compile(
     r"(?:^|[\W_])(?:images?|imgs?|parts?|folds?|batch|chunk|split|subset|folder)[\W_]*\d+$"
+    r"|[\W_]part[\W_]+[a-h]$|^part[\W_]*[a-h]$"
 )
+_NUMBERED_SPLIT = re.compile(r"(train|test|val|valid)(ing)?[\W_]*\d+")  # test1, train_512
 
 
 @dataclass(frozen=True)
@@ -52,57 +49,6 @@ class ClassFolders:
     problems: list[Problem] = field(default_factory=list)
 
 
-class Folder:
-    """A folder of a data set: path, relative to the root of the data set; '' for the root."""
-
-    def __init__(self, path: str, below: Sequence[str]):
-        """Hold `below`: the paths of all files in and below the folder, relative to it."""
-        self.path, self._below = path, below
-
-    @cached_property
-    def folders(self) -> dict[str, Folder]:
-        """The folders in this one that have files in or below them, by name."""
-        grouped: dict[str, list[str]] = {}
-        for path in self._below:
-            name, separator, rest = path.partition("/")
-            if separator:
-                grouped.setdefault(name, []).append(rest)
-        return {name: Folder(self.join(name), grouped[name]) for name in sorted(grouped)}
-
-    @cached_property
-    def loose(self) -> list[str]:
-        """The names of the images in this folder itself."""
-        return [path for path in self._below if "/" not in path and is_image(path)]
-
-    @cached_property
-    def images(self) -> int:
-        """The number of images in and below this folder."""
-        return sum(map(is_image, self._below))
-
-    @property
-    def with_images(self) -> dict[str, Folder]:
-        """The folders in this one with images in or below them."""
-        return {name: folder for name, folder in self.folders.items() if folder.images}
-
-    def files(self) -> list[str]:
-        """Return the paths of all files, relative to the root of the data set, sorted."""
-        paths = map(self.join, self._below)
-        return sorted(paths, key=lambda path: path.split("/"))
-
-    def first_image(self) -> str:
-        """Return the path of one image, relative to the root of the data set."""
-        return self.join(next(path for path in self._below if is_image(path)))
-
-    def join(self, path: str) -> str:
-        """Return the path of a file or folder in this folder, relative to the data set."""
-        return f"{self.path}/{path}" if self.path else path
-
-
-def is_image(path: str) -> bool:
-    """Return whether a file is an image by its suffix."""
-    return os.path.splitext(path)[1].lower() in SUFFIXES
-
-
 def find_class_folders(
     root: Path, given: Collection[str] = (), split_keys: Sequence[str] = ("train",)
 ) -> ClassFolders:
@@ -114,7 +60,7 @@ def find_class_folders(
     """
     top = Folder("", list_files(root))
     known = {normal_name(name) for name in given}
-    splits = _split_folders(top, split_keys)
+    splits = _split_folders(top, split_keys, known)
     if splits:
         found = _read_splits(root, top, splits, known)
     elif all(
@@ -124,15 +70,17 @@ def find_class_folders(
     elif any(_split_below(folder) for folder in top.with_images.values()):
         found = _read_splits_in_classes(top)
     else:
-        _refuse_other_names(top, known)
-        classes = _classes_in(root, top)
+        _refuse_other_names(root, top, known)
+        classes, problems = _classes_in(root, top, known)
         copies = [folder for folder in classes if _is_copy(top, folder)]
         found = ClassFolders({split_keys[0]: [one for one in classes if one not in copies]})
+        found.problems += problems
         found.problems += [_about_copy(top.folders[copy.path]) for copy in copies]
-        found.problems += _about_loose(top, split_keys[0])
+        found.problems += _about_loose(top, known, split_keys[0])
         found.problems += _about_a_class_train(top)
     for split, folders in found.splits.items():
         found.problems += _about_level(folders, split, known)
+        found.problems += _about_classes_in_classes(folders, split)
     found.problems += _about_similar_names(found.splits)
     return found
 
@@ -155,13 +103,17 @@ def _is_class(name: str, known: Collection[str] = ()) -> bool:
 # ROOT/SPLIT/CLASS.
 
 
-def _split_folders(top: Folder, split_keys: Collection[str]) -> dict[str, str]:
+def _split_folders(
+    top: Folder, split_keys: Collection[str], known: Collection[str]
+) -> dict[str, str]:
     """Return the folders of `top` that are splits, and the split of each.
 
     They have a split's name, and class folders. Raises DataError if two are the same split.
     """
     holding = [
-        name for name, folder in top.with_images.items() if _holds_classes(_class_parent(folder))
+        name
+        for name, folder in top.with_images.items()
+        if _holds_classes(_class_parent(folder, known), known)
     ]
     found = [name for name in holding if name in split_keys or split_names.parse(name)]
     if found:
@@ -177,25 +129,42 @@ def _longer_split_names(top: Folder) -> dict[str, str]:
     return found if different else {}
 
 
-def _class_parent(split: Folder) -> Folder:
+def _class_parent(split: Folder, known: Collection[str]) -> Folder:
     """Return `split`, or the only folder in it if that is no class: train/train, train/images."""
     while not split.loose and len(split.with_images) == 1:
         ((name, inner),) = split.with_images.items()
-        if not _is_loose(inner, _name(split)) or not _holds_classes(inner):
+        if normal_name(name) in known or not _is_loose(inner, _name(split)):
+            break
+        if not _holds_classes(inner, known):
             break
         split = inner
     return split
 
 
-def _holds_classes(folder: Folder) -> bool:
+def _holds_classes(folder: Folder, known: Collection[str]) -> bool:
     """Return whether the folders in `folder` may be classes."""
     own = _name(folder)
-    return any(_is_class(name) and name != own for name in folder.with_images)
+    return any(
+        _is_class(name, known) and (name != own or normal_name(name) in known)
+        for name in folder.with_images
+    )
 
 
 def _is_loose(folder: Folder, split: str) -> bool:
-    """Return whether a folder in folder `split` is no class: test/test, val/images."""
+    """Return whether a folder in folder `split` may be no class: test/test, val/images."""
     return _name(folder) == split or _name(folder).lower() in PARTS
+
+
+def _is_left_out(folder: Folder, parent: Folder, known: Collection[str]) -> bool:
+    """Return whether a folder beside the classes in `parent`, of a split, is none.
+
+    With data.classes, it is none if it is not listed; else if it repeats those beside it.
+    """
+    if not parent.path or not folder.images or not _is_loose(folder, _name(parent)):
+        return False
+    if known:
+        return normal_name(_name(folder)) not in known
+    return not folder.loose and {*folder.with_images} <= {*parent.with_images}
 
 
 def _name(folder: Folder) -> str:
@@ -210,19 +179,21 @@ def _read_splits(
     found = ClassFolders({})
     found.aliases = {own: name for own, name in names.items() if own != name}
     for own, name in names.items():
-        parent = _class_parent(top.folders[own])
-        found.splits[name] = _classes_in(root, parent)
+        parent = _class_parent(top.folders[own], known)
+        found.splits[name], problems = _classes_in(root, parent, known, name)
+        found.problems += problems
         if parent.path != own:
             what = "the class folders are in this folder of the split; used from there"
             found.problems.append(Problem(parent.path, what, error=False, split=name))
-        found.problems += _about_loose(parent, name)
-    found.problems += _about_loose(top)
+        found.problems += _about_loose(parent, known, name)
+    found.problems += _about_loose(top, known)
     classes = {folder.name for folders in found.splits.values() for folder in folders} | {*known}
     for name, folder in top.with_images.items():
         if name not in names:
             inner = {normal_name(inner) for inner in folder.with_images}
             if inner and inner <= classes and not folder.loose:
-                found.splits[name] = _classes_in(root, folder)
+                found.splits[name], problems = _classes_in(root, folder, known, name)
+                found.problems += problems
             what = _about_other_folder(folder, names, name in found.splits)
             found.problems.append(Problem(name, what, error=False))
     return found
@@ -236,14 +207,14 @@ def _refuse_one_split_among_classes(top: Folder, names: Collection[str]) -> None
         (own,) = names
         raise DataError(
             f"{own}: the only folder with the name of a split, beside folders of images"
-            f" {_some(others)}: which folders are the classes is not clear; rename {own} if it is a"
-            f" class, or move {_some(others)} out of data.root"
+            f" {some(others)}: which folders are the classes is not clear; rename {own} if it is a"
+            f" class, or move {some(others)} out of data.root"
         )
 
 
 def _about_other_folder(folder: Folder, splits: Collection[str], has_classes: bool) -> str:
     """Return the warning about a folder with images beside the folders `splits`."""
-    count = _count(folder.images)
+    count = count_images(folder.images)
     if has_classes:
         return (
             f"{count} in a folder whose name is not that of a split; used only if data.train_split"
@@ -258,34 +229,67 @@ def _about_other_folder(folder: Folder, splits: Collection[str], has_classes: bo
 
 
 def _about_copy(folder: Folder) -> Problem:
-    what = f"looks like a copy of the data set, with {_count(folder.images)}; left out"
+    what = f"looks like a copy of the data set, with {count_images(folder.images)}; left out"
     return Problem(folder.path, what, error=False)
 
 
-def _classes_in(root: Path, parent: Folder) -> list[ClassFolder]:
-    """Return the folders in `parent` as classes, also those without files, sorted by name."""
+def _classes_in(
+    root: Path, parent: Folder, known: Collection[str], split: str = ""
+) -> tuple[list[ClassFolder], list[Problem]]:
+    """Return the folders in `parent` as classes, also those without files, and warnings."""
     names = {*parent.folders, *(path.name for path in subfolders(root / parent.path))}
-    found = []
+    found, masks, problems = [], list[str](), list[Problem]()
     for name in sorted(names):
         folder = parent.folders.get(name, Folder(parent.join(name), []))
-        if not (parent.path and folder.images and _is_loose(folder, _name(parent))):
-            found.append(ClassFolder(normal_name(name), folder.path, folder.files()))
-    return found
+        if _is_left_out(folder, parent, known):
+            continue
+        if parent.path and folder.images and not known and _is_loose(folder, _name(parent)):
+            problems.append(_about_doubtful_name(folder, parent, split))
+        one, apart = _class_folder(name, folder)
+        found.append(one)
+        masks += apart
+    if masks:
+        what = f"{count_images(len(masks))} in folders of masks or labels in the class folders"
+        what += f", such as {masks[0]}; left out"
+        problems.append(Problem(parent.path or "data.root", what, error=False, split=split))
+    return found, problems
 
 
-def _about_loose(parent: Folder, split: str = "") -> Iterator[Problem]:
+def _class_folder(name: str, folder: Folder) -> tuple[ClassFolder, list[str]]:
+    """Return a folder as a class, and its images that are masks: CLASS/masks/*."""
+    masks = tuple(f"{path}/" for path in doubts.masks_in(folder))
+    files = folder.files()
+    apart = [path for path in files if path.startswith(masks) and is_image(path)] if masks else []
+    kept = [path for path in files if not path.startswith(masks)] if masks else files
+    return ClassFolder(normal_name(name), folder.path, kept), apart
+
+
+def _about_doubtful_name(folder: Folder, parent: Folder, split: str) -> Problem:
+    """Return a warning about a class called as a part of another layout, or as its split.
+
+    Raises DataError for a name such as `masks`, which is that of a folder of many.
+    """
+    name = _name(folder)
+    others = [other for other in parent.with_images if other != name]
+    if name.lower() in PARTS and name.lower().endswith("s"):
+        raise DataError(
+            f"{folder.path}: {count_images(folder.images)} in a folder with the name of a part of"
+            f" another layout, beside the class folders {some(others)}; list all classes in"
+            " data.classes, with it if it is one, or remove it"
+        )
+    what = "taken for a class; if it is none, list the others in data.classes"
+    return Problem(folder.path, what, error=False, split=split)
+
+
+def _about_loose(parent: Folder, known: Collection[str], split: str = "") -> Iterator[Problem]:
     """Yield a warning for the images beside the class folders."""
     apart = [parent.join(name) for name in parent.loose]
-    for folder in parent.with_images.values() if parent.path else ():
-        if _is_loose(folder, _name(parent)):
+    for folder in parent.with_images.values():
+        if _is_left_out(folder, parent, known):
             apart += filter(is_image, folder.files())
     if apart:
-        what = f"{_count(len(apart))} in no class folder, such as {apart[0]}; left out"
+        what = f"{count_images(len(apart))} in no class folder, such as {apart[0]}; left out"
         yield Problem(parent.path or "data.root", what, error=False, split=split)
-
-
-def _count(images: int) -> str:
-    return f"{images} image{'' if images == 1 else 's'}"
 
 
 # ROOT/CLASS and ROOT/CLASS/SPLIT.
@@ -312,11 +316,16 @@ def _read_splits_in_classes(top: Folder) -> ClassFolders:
         dict.fromkeys(own for folder in classes.values() for own in folder.with_images)
     )
     splits: dict[str, list[ClassFolder]] = {split: [] for split in names.values()}
+    problems = list(_about_loose(top, ()))
     for name, folder in classes.items():
         for own, part in folder.with_images.items():
-            splits[names[own]].append(ClassFolder(normal_name(name), part.path, part.files()))
+            found, masks = _class_folder(name, part)
+            splits[names[own]].append(found)
+            if masks:
+                what = f"{count_images(len(masks))} in folders of masks or labels, such as"
+                problems.append(Problem(part.path, f"{what} {masks[0]}; left out", error=False))
     aliases = {own: split for own, split in names.items() if own != split}
-    return ClassFolders(splits, aliases, list(_about_loose(top)))
+    return ClassFolders(splits, aliases, problems)
 
 
 def _is_copy(top: Folder, folder: ClassFolder) -> bool:
@@ -326,23 +335,29 @@ def _is_copy(top: Folder, folder: ClassFolder) -> bool:
     return len(inner & names) > 1 and inner <= names
 
 
-def _refuse_other_names(top: Folder, known: Collection[str]) -> None:
-    """Raise DataError if folders of images beside classes have the name of no class."""
+def _refuse_other_names(root: Path, top: Folder, known: Collection[str]) -> None:
+    """Raise DataError if folders of images look like no classes, or some of them do."""
+    if {normal_name(name) for name in top.with_images} <= {*known}:
+        return
+    if len(top.with_images) > 1:
+        doubts.refuse_table(root, top)
     for name, folder in top.with_images.items():
         # There are trains in pictures, but no tests.
-        if not _is_class(name, known) and name.lower() != "train":
-            what = "a split" if split_names.parse(name) else "a part of another layout"
-            others = [other for other in top.with_images if _is_class(other, known)]
+        like_split = _NUMBERED_SPLIT.fullmatch(name.lower()) and normal_name(name) not in known
+        if like_split or not _is_class(name, known) and name.lower() != "train":
+            part = name.lower() in PARTS
+            what = "a part of another layout" if part else "a split"
+            others = [other for other in top.with_images if other != name]
             raise DataError(
-                f"{folder.path}: {_count(folder.images)} in a folder with the name of {what},"
-                f" beside the class folders {_some(others)}; arrange them as SPLIT/CLASS/*, remove"
+                f"{folder.path}: {count_images(folder.images)} in a folder with the name of {what},"
+                f" beside the folders {some(others)}; arrange them as SPLIT/CLASS/*, remove"
                 " it, or list it in data.classes if it is a class"
             )
-
+    doubts.refuse_outer(root, top)
     classes = [normal_name(name) for name in top.with_images]
-    if not {*classes} <= {*known} and all(_NUMBERED_PART.search(name.lower()) for name in classes):
+    if all(_NUMBERED_PART.search(name.lower()) for name in classes):
         raise DataError(
-            f"{_some(classes)}: these folders look like parts of one data set, not classes; put the"
+            f"{some(classes)}: these folders look like parts of one data set, not classes; put the"
             " images of each class into a folder of its name, or list them in data.classes"
         )
 
@@ -375,18 +390,29 @@ def _about_level(
         return
     common = set.intersection(*inner.values()) if len(inner) > 1 else set()
     if len(common) > 1:
-        names = _some(sorted(common))
+        names = some(sorted(common))
         raise DataError(
-            f"{_some(list(inner))} hold the same folders, {names}: if those are the classes, set"
+            f"{some(list(inner))} hold the same folders, {names}: if those are the classes, set"
             " data.root to one of them or merge them; else list the outer ones in data.classes"
         )
     deep = [path for path, names in inner.items() if len(names) > 1]
     if deep:
-        names = _some(sorted(inner[deep[0]]))
+        names = some(sorted(inner[deep[0]]))
         what = f"the folders in it ({names}) are one class, {os.path.basename(deep[0])}"
         if len(deep) > 1:
             what += f"; the same for {len(deep) - 1} more class folders"
         yield Problem(deep[0], what, error=False, split=split)
+
+
+def _about_classes_in_classes(folders: Sequence[ClassFolder], split: str) -> Iterator[Problem]:
+    """Yield a warning if folders in class folders have the names of other classes."""
+    given = [(folder.name, folder.path, folder.files) for folder in folders]
+    found = list(doubts.classes_in_classes(given))
+    if found:
+        what = f"{len(found)} folders" if len(found) > 1 else "1 folder"
+        what += " in a class folder with the name of another class, whose images are of the outer"
+        what += " class; moved by mistake?"
+        yield Problem(found[0], what, error=False, split=split)
 
 
 # Names.
@@ -412,14 +438,3 @@ def _about_similar_names(splits: Mapping[str, Sequence[ClassFolder]]) -> Iterato
             first, *others = paths.values()
             what = f"differs only in case or space from {' and '.join(others)}; two classes?"
             yield Problem(first, what, error=False)
-
-
-def name_key(name: str) -> str:
-    """Return what names have in common that differ only in case, spaces and their like."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return re.sub(r"[\s_-]+", " ", folded).strip()
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)} in all)"

@@ -19,10 +19,9 @@ from convmesh.data.formats.folder.class_folders import (
     ClassFolder,
     find_class_folders,
     holds_class_folders,
-    is_image,
-    name_key,
 )
-from convmesh.data.record import DataSet, Record, Source
+from convmesh.data.formats.folder.tree import is_image, name_key
+from convmesh.data.record import DataSet, Record, Source, file_size
 from convmesh.errors import ConfigError, DataError, nearest
 
 
@@ -53,7 +52,8 @@ class FolderSet(DataSet):
         """Read the folders in `config.data.root`.
 
         The classes are those of all splits, sorted, or `config.data.classes`.
-        Raises ConfigError for a root that is not a folder or a task other than classification,
+        Raises ConfigError for a root that is not a folder or has no known layout, or a task other
+        than classification,
         DataError for a class that is not in the training split or not in `config.data.classes`, and
         for folders of which it is not clear whether they are classes.
         """
@@ -75,12 +75,12 @@ class FolderSet(DataSet):
         names = {folder.name for folders in self._folders.values() for folder in folders}
         self.classes: tuple[str, ...] = given or tuple(sorted(names))
         if not names:
-            raise DataError(
+            raise ConfigError(
                 f"{self._root}: no class folders with images, expected CLASS/* or SPLIT/CLASS/*;"
                 f" {unread.explain(self._root, config.task)}"
             )
         if len(names) == 1 and not given and unread.find(self._root, config.task):
-            raise DataError(
+            raise ConfigError(
                 f"{self._root}: one folder with images, {names.pop()}, is no class; "
                 f"{unread.explain(self._root, config.task)}"
             )
@@ -184,3 +184,8 @@ class FolderSource(Source):
     def stated_labels(self, index: int) -> np.ndarray:
         """Return the class id of image `index`, int64 [1], without reading it."""
         return np.array([self._labels[index]])
+
+    def stated_truth(self, index: int) -> bytes:
+        """Return the class id of image `index` and the size of its file."""
+        path = os.path.join(self._root, self._files[index])
+        return b"%d " % self._labels[index] + file_size(path)

@@ -17,6 +17,7 @@ named by WordNet id, to which devkit/data/map_det.txt assigns a number from 1 an
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,13 +31,21 @@ from convmesh.data.formats.files import root_folder
 from convmesh.data.formats.paired_files import PairedFiles, find_root, has_annotations
 from convmesh.data.formats.pixel_boxes import unit_problems
 from convmesh.data.formats.tally import counted
+from convmesh.data.formats.voc.foreign import Foreign
 from convmesh.data.formats.voc.lists import SplitLists
 from convmesh.data.formats.voc.xml import Objects, check_root, read_objects, stated_image
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
+# What is said about files with elements that VOC does not have.
+_BOXES_ALONE = (
+    "files have no <object>, but unknown elements; objects in another form?"
+    " They must be <object>s with <name> and <bndbox>"
+)
+_BOXES_BESIDE = "files have boxes in unknown elements that are no <object>; not used"
+_NUMBERS = "files have numbers in unknown elements; not used: objects in another form?"
+_NO_OBJECT = "files have no <object>, but unknown elements; images without objects"
 _NAMES = ("devkit/data/map_det.txt", "ILSVRC/devkit/data/map_det.txt")
-_BOX_NUMBERS = 4  # in unknown elements: they may be a box
 
 
 def open_dataset(config: ConfigDict) -> AnnotatedSet:
@@ -66,6 +75,7 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
     for key, image in images.items():
         labels = np.array([class_ids.get(name, -1) for name in names[key]], np.int64)
         images[key] = replace(image, labels=labels, unknown=names[key])
+    chosen = (config.data.train_split, config.data.eval_split)
     splits = {split: [images[key] for key in keys] for split, keys in layout.splits.items()}
     return AnnotatedSet(
         config,
@@ -73,7 +83,7 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
         classes,
         # The numbers of the devkit, if it has all of the classes.
         category_ids if len(category_ids) == len(classes) else None,
-        [*layout.problems(), *unit_problems(splits, layout.files.folder)],
+        [*layout.problems(chosen), *unit_problems(splits, layout.files.folder)],
         layout.aliases,
     )
 
@@ -113,10 +123,8 @@ class _Layout:
         self.splits, self.aliases = self._lists.splits, self._lists.aliases
         if not self.splits:
             self.splits, self.aliases = self.files.splits_from_folders(train_split)
-        # Tags that VOC does not have: in each file without objects, with how many numbers are in
-        # them; and in all files with objects.
-        self._without_object: dict[str, tuple[list[str], int]] = {}
-        self._beside_objects: set[str] = set()
+        # Of each file with elements that VOC does not have: these, and whether it has objects.
+        self._foreign: dict[str, tuple[Foreign, bool]] = {}
 
     def _stated_image(self, path: str) -> str:
         try:
@@ -139,7 +147,7 @@ class _Layout:
         xml = self.files.annotations.get(key, [""])[0]
         path = self.files.images.get(key, [""])[0]
         if not (xml or path):
-            broken = "no image and no annotation"
+            broken = self.files.unread_image(key) or "no image and no annotation"
             return AnnotatedImage(root / key, key, number, broken=broken), ()
         file, broken, objects = path or xml, self._why_unusable(key), Objects()
         if xml and not broken:
@@ -168,45 +176,54 @@ class _Layout:
         if broken or key in self.files.annotations or key in self._lists.without_xml:
             return broken
         # ImageNet publishes test images without XML; in VOC the file is missing.
-        return "has no XML file; write one, without objects if the image has none"
+        return "has no XML file; remove it from the list, or write one"
 
     def _note(self, key: str, xml: str, objects: Objects) -> None:
         """Collect what is worth a warning in an XML file."""
         self.files.note_stated(key, objects.image)
         for what, where in objects.remarks:
             self.files.tally.add(what, f"{xml}: {where}")
-        if objects.found:
-            self._beside_objects |= objects.foreign
-        elif objects.foreign:
-            self._without_object[xml] = sorted(objects.foreign), objects.foreign_numbers
+        if objects.foreign:
+            self._foreign[xml] = objects.foreign, objects.found > 0
 
-    def problems(self) -> list[Problem]:
-        """Return the problems of the files as such; complete after all images were read."""
+    def problems(self, chosen: Collection[str]) -> list[Problem]:
+        """Return the problems of the files as such; complete after all images were read.
+
+        chosen: the names of splits that the config sets.
+        """
         files = self.files
         used = {key for keys in self.splits.values() for key in keys}
         return [
             *self._lists.problems,
             *files.tally.problems(files.folder),
             *self._foreign_problems(),
+            *self._lists.unused(self.splits, chosen),
             *files.unlisted(used),
             *files.unmatched(used),
+            *files.outside(),
         ]
 
     def _foreign_problems(self) -> list[Problem]:
-        """Return the problem that files without <object> may hold objects in another form.
+        """Return the problem that unknown elements may hold objects in another form.
 
-        Elements that other files have beside their objects, such as of the camera, are none.
+        It is an error in files without <object>: their images would be images without objects.
         """
-        found: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
-        for xml, (tags, numbers) in self._without_object.items():
-            unknown = [tag for tag in tags if tag not in self._beside_objects]
-            if unknown:
-                found[numbers >= _BOX_NUMBERS].append((xml, unknown[0]))
+        beside = set[str]()  # elements that other files have beside objects, such as of the camera
+        for foreign, has_objects in self._foreign.values():
+            beside |= foreign.others if has_objects else set()
+        found: dict[str, list[tuple[str, str]]] = {}
+        for xml, (foreign, has_objects) in self._foreign.items():
+            if foreign.boxes:
+                kind = _BOXES_BESIDE if has_objects else _BOXES_ALONE
+                found.setdefault(kind, []).append((xml, min(foreign.boxes)))
+            elif foreign.numbers:
+                found.setdefault(_NUMBERS, []).append((xml, min(foreign.numbers)))
+            elif not has_objects and foreign.others - beside:
+                found.setdefault(_NO_OBJECT, []).append((xml, min(foreign.others - beside)))
         problems = []
-        for error, entries in found.items():
-            if entries:
-                what = counted(len(entries), "files have no <object>, but unknown elements")
-                what += f", such as <{entries[0][1]}> in {entries[0][0]}"
-                remark = "; objects in another form?" if error else "; images without objects"
-                problems.append(Problem(self.files.folder, what + remark, error=error))
+        for kind, entries in found.items():
+            what, _, remark = kind.partition("; ")
+            text = f"{counted(len(entries), what)}, such as <{entries[0][1]}> in {entries[0][0]}"
+            error = kind == _BOXES_ALONE
+            problems.append(Problem(self.files.folder, f"{text}; {remark}", error=error))
         return problems

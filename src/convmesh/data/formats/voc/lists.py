@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -16,13 +17,18 @@ from convmesh.data.documents import path_inside, read_text
 from convmesh.data.formats import split_names
 from convmesh.data.formats.files import folder_named, name_from, normal_name, subfolders
 from convmesh.data.formats.paired_files import PairedFiles, by_last_part, last_part
-from convmesh.data.formats.voc.xml import is_number
-from convmesh.data.images import SUFFIXES
+from convmesh.data.formats.tally import counted
+from convmesh.data.formats.voc.names import is_number
+from convmesh.data.images import SUFFIXES, UNREAD_SUFFIXES
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
+_KNOWN = SUFFIXES | UNREAD_SUFFIXES | {".xml"}
 _IMAGENET = ("DET", "CLS-LOC")  # ImageNet's folders in ImageSets
+_OTHER_CASE = "names in lists are those of files but for upper and lower case"
 _BOTH = re.compile(r"train[\W_]*val", re.IGNORECASE)
+
+_QUOTED = re.compile(r"""^(["'])(.+)\1((?:\s+\S+)?)$""")  # CVAT quotes names with spaces
 
 
 class _Line(NamedTuple):
@@ -52,16 +58,25 @@ class SplitLists:
             self._by_name.setdefault(last_part(old), []).append(key)
         # ImageNet's lists have a million lines: look up whole lines only if names contain spaces.
         self._spaced = any(re.search(r"\s", name) for name in self._by_name)
+        # Keys by their path and last part in lower case, made when a name is not found; and the
+        # names in lists that are such.
+        self._folded: dict[str, set[str]] | None = None
+        self._other_case: dict[str, str] = {}
         self.splits = self._name(self._read())
+        for key, given in self._other_case.items():
+            self._files.tally.add(_OTHER_CASE, f"{given} for {key}")
 
     def _read(self) -> dict[str, list[str]]:
         """Return the keys in each list that is one of a split."""
         found: dict[str, list[str]] = {}
         of_classes = []
-        for file in self._list_files():
+        files = self._list_files()
+        stems = {file.stem for file in files}
+        for file in files:
             lines = self._parse(file)
             name = name_from(self._files.root, file)
-            if _is_class_list([" ".join(line.numbers) for line in lines]):
+            numbers = [" ".join(line.numbers) for line in lines]
+            if _is_class_list(numbers) or _is_of_class(file.stem, numbers, stems):
                 of_classes.append(name)
                 continue
             if not lines:
@@ -117,11 +132,28 @@ class SplitLists:
         except DataError:  # not a text
             return False
 
+    def unused(
+        self, splits: Mapping[str, Sequence[str]], chosen: Collection[str]
+    ) -> Iterator[Problem]:
+        """Yield a warning about each list that is no split's, if images are in no other list.
+
+        splits: keys by split. chosen: the names of splits that the config sets.
+        """
+        extra = [name for name in splits if name not in chosen and not split_names.parse(name)]
+        used = {key for name, keys in splits.items() if name not in extra for key in keys}
+        for name in extra:
+            more = sum(key not in used and key in self._files.annotations for key in splits[name])
+            if more and name in self._lists:
+                what = f"{counted(more, 'images are only in this list, which is no split')}; not"
+                what += f" used unless data.train_split or data.eval_split is {name!r}"
+                yield Problem(self._lists[name], what, error=False)
+
     # Lines.
 
     def _parse(self, file: Path) -> list[_Line]:
         """Return the lines of a list."""
-        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        lines = [_QUOTED.sub(r"\2\3", line.strip()) for line in read_text(file).splitlines()]
+        lines = [line for line in lines if line]
         parsed = [self._parse_line(line, file) for line in lines]
         known = [len(line.numbers) for line in parsed if line.key is not None]
         if not known:
@@ -168,9 +200,24 @@ class SplitLists:
         for folder in (file.parent.name, file.stem):  # ImageNet's are in DET/train or DET/val
             if len(ends) > 1:
                 ends = [key for key in ends if folder in key.split("/")[:-1]] or ends
-        if ends or len(parts) == 1:
-            return ends[0] if ends else None
-        return self._find_end(name, parts)
+        if ends:
+            return ends[0]
+        found = self._find_end(name, parts) if len(parts) > 1 else None
+        return found or self._in_other_case(given)
+
+    def _in_other_case(self, given: str) -> str | None:
+        """Return the only key that differs from `given` in upper and lower case alone, or None."""
+        if self._folded is None:
+            self._folded = {}
+            for key in (key for keys in self._by_name.values() for key in keys):
+                for name in {key.casefold(), last_part(key).casefold()}:
+                    self._folded.setdefault(name, set()).add(key)
+        same = self._folded.get(given.casefold(), set())
+        if len(same) != 1:
+            return None
+        key = next(iter(same))
+        self._other_case.setdefault(key, given)
+        return key
 
     def _find_end(self, name: str, parts: list[str]) -> str | None:
         """Return the key that the end of a path is, such as of JPEGImages/a.jpg or /home/x/a.jpg.
@@ -228,6 +275,15 @@ class SplitLists:
         return {stem: "train" for stem in names if alone and found[stem] is None}
 
 
+def _is_of_class(stem: str, numbers: list[str], stems: Collection[str]) -> bool:
+    """Return whether a list is called CLASS_SPLIT after another one, and states the class.
+
+    If all images contain the only class, the number after each name is 1.
+    """
+    named = any(stem.endswith(f"_{other}") for other in stems)
+    return named and bool(numbers) and set(numbers) <= {"-1", "0", "1"}
+
+
 def _texts(folder: Path) -> list[Path]:
     """Return the text files in `folder`, sorted by name, without hidden ones."""
     with os.scandir(folder) as entries:
@@ -259,7 +315,7 @@ def _as_key(name: str) -> str:
     """Return a name in a list as a key: without `./`, and the suffix of an image or of XML."""
     path = normal_name(name.replace("\\", "/"))
     stem, suffix = os.path.splitext(path)
-    path = stem if suffix.lower() in SUFFIXES or suffix.lower() == ".xml" else path
+    path = stem if suffix.lower() in _KNOWN else path
     return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 

@@ -14,29 +14,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
+from convmesh.data.formats.voc.foreign import Foreign, find_foreign, is_box
+from convmesh.data.formats.voc.names import (
+    BOXES,
+    CORNERS,
+    FIELDS,
+    OUTLINES,
+    PLAIN,
+    ROTATED,
+    is_number,
+    plain,
+    short,
+)
 from convmesh.errors import DataError
 
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# Names of the four numbers of a box that cannot be misread, and whether the last two are a size.
-_FIELDS = {
-    _CORNERS: False,
-    ("left", "top", "right", "bottom"): False,
-    ("x1", "y1", "x2", "y2"): False,
-    ("xmin", "ymin", "width", "height"): True,
-    ("left", "top", "width", "height"): True,
-}
-_BOXES = ("bndbox", "bbox", "boundingbox", "box")
-_ROTATED = ("robndbox", "rotatedbox", "rbox")
-_OUTLINES = ("polygon", "points")
-_PLAIN = frozenset(
-    "annotation folder filename path source database image owner size width height depth segmented"
-    " object name pose truncated occluded difficult bndbox xmin ymin xmax ymax part".split()
-)
-# The elements of an annotation that are not objects.
-_HEADER = frozenset(
-    "folder filename path source owner size imagesize segmented segmentation annotator verified"
-    " object id date".split()
-)
 _YES = ("1", "true", "yes", "y", "t", "1.0")
 _NO = ("", "0", "false", "no", "n", "f", "0.0", "none", "unspecified")
 
@@ -48,8 +39,7 @@ class Objects:
     boxes: x0, y0, x1, y1 of each, in pixels. names: of their classes. difficult: of each.
     locations: where each is, `object 2`. size: the stated (height, width) of the image, or None.
     image: the image file that it names, or ''. remarks: what is worth a warning, with the location.
-    foreign: tags that are neither of an object nor of VOC. foreign_numbers: how many numbers are in
-    them. found: number of elements <object>.
+    foreign: elements that are neither of an object nor of VOC. found: number of elements <object>.
     """
 
     boxes: list[list[float]] = field(default_factory=list)
@@ -59,8 +49,7 @@ class Objects:
     size: tuple[int, int] | None = None
     image: str = ""
     remarks: list[tuple[str, str]] = field(default_factory=list)
-    foreign: set[str] = field(default_factory=set)
-    foreign_numbers: int = 0
+    foreign: Foreign = field(default_factory=Foreign)
     found: int = 0
 
 
@@ -72,9 +61,7 @@ def read_objects(root: ElementTree.Element, file: str) -> Objects:
     for i, element in enumerate(root.iter("object"), start=1):
         found.found = i
         _add_object(found, element, i, file)
-    for element in root:
-        if element.tag not in _HEADER:
-            _note_foreign(found, element, file)
+    found.foreign = find_foreign(root, file)
     stated = [root.findtext(f"size/{side}") for side in ("height", "width")]
     sides = [int(float(text)) for text in stated if text and is_number(text)]
     found.size = (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None
@@ -83,60 +70,27 @@ def read_objects(root: ElementTree.Element, file: str) -> Objects:
 
 def check_root(root: ElementTree.Element, file: str) -> None:
     """Raise DataError if `root` is not that of an annotation."""
-    tag = _plain(root.tag)
+    tag = plain(root.tag)
     if tag == "annotation":
         return
     hint = "this is not Pascal VOC's XML"
     if tag == "annotations":
         hint += " (CVAT's for images? export it as Pascal VOC, COCO or YOLO)"
-    raise DataError(f"{file}: its root is <{_short(root.tag)}>, wanted <annotation>: {hint}")
+    raise DataError(f"{file}: its root is <{short(root.tag)}>, wanted <annotation>: {hint}")
 
 
 def stated_image(root: ElementTree.Element) -> str:
     """Return the name of the image file in <filename>, else in <path>, else ''."""
     for element in root:
-        if _plain(element.tag) in ("filename", "path") and (element.text or "").strip():
+        if plain(element.tag) in ("filename", "path") and (element.text or "").strip():
             return (element.text or "").strip()
     return ""
 
 
-def is_number(text: str) -> bool:
-    """Return whether `text` is a finite number."""
-    try:
-        return math.isfinite(float(text)) and "_" not in text
-    except ValueError:
-        return False
-
-
 def _use_plain_tags(root: ElementTree.Element) -> None:
     for element in root.iter():
-        if element.tag not in _PLAIN:
-            element.tag = _plain(element.tag)
-
-
-def _plain(tag: str) -> str:
-    """Return a tag in lower case, without namespace, `_` and `-`."""
-    return tag if tag in _PLAIN else _short(tag).lower().replace("_", "").replace("-", "")
-
-
-def _short(tag: str) -> str:
-    return tag.rpartition("}")[2]
-
-
-def _note_foreign(found: Objects, element: ElementTree.Element, file: str) -> None:
-    """Count an element that VOC does not have. Raises DataError if boxes are in it."""
-    everything = list(element.iter())
-    inside = {part for thing in element.iter("object") for part in thing.iter()}
-    rest = [part for part in everything if part not in inside]
-    for part in rest:
-        if part.tag in (*_BOXES, *_ROTATED, "polygon", "xmin"):
-            inside_of = f"in <{element.tag}>, " if part is not element else ""
-            raise DataError(f"{file}: <{part.tag}> is {inside_of}not in an <object>")
-    if len(rest) == len(everything):
-        numbers = sum(is_number(part.text or "") for part in rest)
-        numbers += sum(is_number(value) for part in rest for value in part.attrib.values())
-        found.foreign_numbers += numbers
-        found.foreign.add(element.tag)
+        if element.tag not in PLAIN:
+            element.tag = plain(element.tag)
 
 
 def _add_object(found: Objects, element: ElementTree.Element, i: int, file: str) -> None:
@@ -158,6 +112,7 @@ def _add_object(found: Objects, element: ElementTree.Element, i: int, file: str)
         return
     if not boxes:
         boxes = list(_other_boxes(found, element, where, file))
+    _note_further_boxes(found, element, boxes, where)
     if len(boxes) > 1:
         found.remarks.append(("objects have several boxes; each is used, with its class", where))
     difficult = (texts.get("difficult") or "").strip().lower()
@@ -180,36 +135,56 @@ def _other_boxes(
     """
     taken = list[str]()
     for child in element:
-        if child.tag in _BOXES:
+        if child.tag in BOXES:
             yield _corners(child, where, file)
-        elif child.tag in _ROTATED:
+        elif child.tag in ROTATED:
             found.remarks.append(("objects are rotated boxes; the upright box is used", where))
             yield _around_rotated(child, where, file)
-        elif child.tag in _OUTLINES:
+        elif child.tag in OUTLINES:
             found.remarks.append(("objects are outlines; the box around is used", where))
             yield _around_points(_points(child, where, file), child.tag, where, file)
         else:
             continue
         taken.append(child.tag)
     if not taken:
-        others = ", ".join(f"<{child.tag}>" for child in element if child.tag not in _PLAIN)
+        others = ", ".join(f"<{child.tag}>" for child in element if child.tag not in PLAIN)
         raise DataError(f"{file}: {where} has no <bndbox>{f', but {others}' if others else ''}")
     if len(set(taken)) > 1:
         raise DataError(f"{file}: {where} has <{taken[0]}> and <{taken[1]}>; which is its box?")
 
 
+def _note_further_boxes(
+    found: Objects, element: ElementTree.Element, boxes: list[list[float]], where: str
+) -> None:
+    """Count boxes of an object that are not used, but for another form of one that is."""
+    for child in element:
+        if child.tag in PLAIN or child.tag in ROTATED or child.tag in OUTLINES:
+            continue
+        if child.tag in BOXES:
+            try:
+                more = _corners(child, where, "") not in boxes
+            except DataError:
+                more = True
+        else:
+            apart = any(child.find(f".//{tag}") is not None for tag in ("object", "part"))
+            more = is_box(child) or not apart and child.find(".//bndbox") is not None
+        if more:
+            what = "objects have a further box in another element; left out"
+            found.remarks.append((what, f"{where}: <{child.tag}>"))
+
+
 def _corners(box: ElementTree.Element, where: str, file: str) -> list[float]:
     """Return x0, y0, x1, y1 of a box."""
     fields = _fields(box, where, file)
-    if tuple(fields) == _CORNERS:  # nearly always
+    if tuple(fields) == CORNERS:  # nearly always
         return [_number(text, name, where, file) for name, text in fields.items()]
-    for names, is_size in _FIELDS.items():
+    for names, is_size in FIELDS.items():
         if len(fields) == 4 and all(name in fields for name in names):
             x0, y0, x1, y1 = (_number(fields[name], name, where, file) for name in names)
             return [x0, y0, x0 + x1, y0 + y1] if is_size else [x0, y0, x1, y1]
     if len(fields) >= 6 and _numbered_points(fields):
         return _around_points(_points(box, where, file), box.tag, where, file)
-    for name in _CORNERS:
+    for name in CORNERS:
         if name in fields:  # one that is no number, before what is missing
             _number(fields[name], name, where, file)
     given = ", ".join(fields) or "nothing"
@@ -223,7 +198,7 @@ def _fields(box: ElementTree.Element, where: str, file: str) -> dict[str, str]:
         if child.tag in fields:
             raise DataError(f"{file}: {where}: <{box.tag}> has several <{child.tag}>")
         fields[child.tag] = child.text or ""
-    return fields or {_plain(name): value for name, value in box.attrib.items()}
+    return fields or {plain(name): value for name, value in box.attrib.items()}
 
 
 def _around_rotated(box: ElementTree.Element, where: str, file: str) -> list[float]:

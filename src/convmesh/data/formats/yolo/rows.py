@@ -42,7 +42,7 @@ class Survey:
         self._labels.append(rows.labels)
         if rows.points:
             self._boxes.append(rows.boxes[[count <= 6 for count in rows.columns]])
-            if len(self._columns) == 1 and len(self._points) < _SAMPLE:
+            if len(self._lengths_of_points) == 1 and len(self._points) < _SAMPLE:
                 self._points += rows.points
         else:
             self._boxes.append(rows.boxes)
@@ -50,6 +50,11 @@ class Survey:
             ids = rows.labels[np.isin(rows.lines, list(rows.sixth))].tolist()
             self._sixth.append(dict(zip(rows.sixth.values(), ids, strict=True)))
             self._repeated |= len(self._sixth[-1]) < len(rows.sixth)
+
+    @property
+    def _lengths_of_points(self) -> list[int]:
+        """How many numbers the rows have that are no boxes."""
+        return [count for count in self._columns if count > 6]
 
     @property
     def has_track_ids(self) -> bool:
@@ -124,11 +129,12 @@ class Survey:
 
     def _about_points(self) -> Iterator[Problem]:
         """Yield what rows are that all have the same number of coordinates, more than a box."""
-        if len(self._columns) != 1 or len(self._points) < _FEWEST:
+        if len(self._lengths_of_points) != 1 or len(self._points) < _FEWEST:
             return
         rows = np.array(self._points)
         count = rows.shape[1]
-        numbers = f"every row has {count} numbers"
+        others = len(self._columns) > 1
+        numbers = f"every row{' that is no box' if others else ''} has {count} numbers"
         if count == 7 and _has_confidence_and_id(rows):
             what = f"{numbers}, which look like a box, a confidence and a track id, not a triangle"
             yield self._error(f"{what}; remove the last two")
@@ -143,6 +149,10 @@ class Survey:
         elif count == 9 and not _is_upright(rows).all():
             what = f"all {self._columns[9]} rows have 4 corners; the upright boxes around them are"
             yield Problem(self._where, f"{what} used", error=False)
+        elif count > 9:
+            what = f"{numbers}: taken for polygons of {count // 2} points, the boxes around them"
+            what += f" are used; if they are keypoints (pose), {_EXPORT}"
+            yield Problem(self._where, what, error=False)
 
 
 # Rows of points: float64 [n, c], as written.
@@ -163,7 +173,8 @@ def _has_keypoints(rows: np.ndarray) -> bool:
     if points.shape[1] % 3 == 0:
         triples = points.reshape(len(rows), -1, 3)
         seen = triples[..., 2]
-        if np.isin(seen, (0, 1, 2)).all() and _mostly_in_box(rows, triples[..., :2], seen > 0):
+        confident = np.isin(seen, (0, 1, 2)) | ((seen >= 0) & (seen <= 1))
+        if confident.all() and _mostly_in_box(rows, triples[..., :2], seen > 0):
             return True
     if points.shape[1] % 2 or len(rows) < _FEWEST_POINTS:
         return False
