@@ -138,7 +138,7 @@ def test_a_folder_of_obj_data_alone_is_no_data_set(tmp_path):
         "data: the data set is in this folder of data.root; used from there",
         "cfg: describes a data set, but has no images; not used",
     ]
-    annotated(tmp_path, "cfg/b.jpg", "cfg/b.txt")
+    annotated(tmp_path, "cfg/obj/b.jpg", "cfg/obj/b.txt")
     with pytest.raises(ConfigError, match="several data sets: cfg, data"):
         open_dataset(config(tmp_path))
 

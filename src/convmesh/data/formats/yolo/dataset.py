@@ -113,7 +113,11 @@ def _leave_out_unlabelled_test(layout: Layout, pairs: Pairs, config: ConfigDict)
     """
     asked_for = config.data.eval_split or config.data.train_split == _TEST
     can_hold_out = config.data.val_fraction
-    if asked_for or not can_hold_out or any(name in layout.splits for name in split_names.VALIDATION):
+    if (
+        asked_for
+        or not can_hold_out
+        or any(name in layout.splits for name in split_names.VALIDATION)
+    ):
         return []
     images = [path for path in layout.splits.get(_TEST, ()) if pairs.exists(path)]
     missing = pairs.missing(images)
