@@ -48,6 +48,11 @@ def find_data_set(root: Path, task: str, recognize: Recognize) -> Found | None:
         _refuse_flat_copies(root)
         return Found(name, root, _about_copies(root))
     below = list(_data_sets_below(root, recognize, _DEPTH))
+    if len(below) > 1:  # Darknet's obj.data may lie in a folder of its own: cfg
+        with_images = [found for found in below if has_images(found.root)]
+        if len(with_images) == 1:
+            unused = [found.root for found in below if found is not with_images[0]]
+            below = [with_images[0]._replace(problems=_about_without_images(root, unused))]
     if len(below) > 1:
         names = ", ".join(str(found.root.relative_to(root)) for found in below[:5])
         raise ConfigError(
@@ -65,6 +70,12 @@ def find_data_set(root: Path, task: str, recognize: Recognize) -> Found | None:
         if inner != root and (name := recognize(inner, Evidence.POSSIBLE)):
             return _said(root, Found(name, inner, []))
     return None
+
+
+def _about_without_images(root: Path, folders: list[Path]) -> list[Problem]:
+    """Return a warning for each folder that describes a data set and has no images."""
+    what = "describes a data set, but has no images; not used"
+    return [Problem(path.relative_to(root).as_posix(), what, error=False) for path in folders]
 
 
 def recognize_surely(root: Path, recognize: Recognize) -> str:

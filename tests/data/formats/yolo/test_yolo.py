@@ -111,7 +111,7 @@ def test_a_split_without_any_label_file_is_refused_if_it_is_used(tmp_path):
     text(tmp_path / "classes.txt", "cat", "dog")
     made = config(tmp_path)
     assert len(open_train(made)) == 1
-    said = "images/test: none of the 1 images of split 'test' has a label file"
+    said = "images/test: the only image of split 'test' has no label file"
     with pytest.raises(DataError, match=said):
         open_eval(made)  # without a validation split, it is the one evaluated
     picture(tmp_path / "images" / "val" / "a.jpg")

@@ -103,7 +103,7 @@ def test_label_files_without_an_image_are_counted(tmp_path):
 def test_where_no_image_has_labels_one_without_an_image_is_named(tmp_path):
     made = simple(tmp_path)
     (tmp_path / "labels" / "a.txt").rename(tmp_path / "labels" / "a_1.txt")
-    with pytest.raises(DataError, match="has a label file, .*while labels/a_1.txt belongs to no"):
+    with pytest.raises(DataError, match="has no label file, .*while labels/a_1.txt belongs to no"):
         open_train(made)
 
 

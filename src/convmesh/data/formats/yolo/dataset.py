@@ -17,17 +17,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.data.documents import read_text
+from convmesh.data.formats import split_names
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSet, Numbered
 from convmesh.data.formats.evidence import Evidence
-from convmesh.data.formats.files import root_folder
-from convmesh.data.formats.tally import Tally, counted
+from convmesh.data.formats.files import contents, root_folder
+from convmesh.data.formats.tally import Tally
 from convmesh.data.formats.yolo import signs
+from convmesh.data.formats.yolo.description import YAML
 from convmesh.data.formats.yolo.labels import Rows, parse_labels, sixth_number_error
 from convmesh.data.formats.yolo.layout import Layout
+from convmesh.data.formats.yolo.names import is_name_file
 from convmesh.data.formats.yolo.pairs import Pairs, label_places
 from convmesh.data.formats.yolo.rows import Survey
 from convmesh.data.problems import Problem
 from convmesh.errors import ConfigError, DataError, nearest
+
+_TEST = "test"
 
 
 def open_dataset(config: ConfigDict) -> AnnotatedSet:
@@ -43,6 +48,7 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
     _check_names(layout, names, classes)
     used = itertools.chain(*layout.splits.values())
     pairs = Pairs(layout.files, used, layout.lists)
+    problems = [*layout.problems, *_leave_out_unlabelled_test(layout, pairs, config)]
     reader = _Reader(layout.root, pairs, names, classes)
     splits = {
         split: [reader.image(path, i) for i, path in enumerate(paths, start=1)]
@@ -50,10 +56,10 @@ def open_dataset(config: ConfigDict) -> AnnotatedSet:
     }
     if not reader.survey.has_track_ids:
         splits = {split: [reader.judged(i) for i in images] for split, images in splits.items()}
-    problems = list(layout.problems)
     for split, paths in layout.splits.items():
         problems += _missing_labels(layout, pairs, split, paths)
-    problems += [*pairs.problems(), *reader.tally.problems("labels")]
+    extra = {split: layout.splits[split] for split in layout.extra}
+    problems += [*pairs.problems(extra), *reader.tally.problems("labels")]
     problems += reader.survey.problems(len(names), layout.names_file or "data.classes")
     return AnnotatedSet(config, splits, classes, problems=problems, aliases=layout.aliases)
 
@@ -69,6 +75,12 @@ def looks_like(root: Path, task: str, evidence: Evidence) -> bool:
 def _check_names(layout: Layout, names: Sequence[str], classes: Sequence[str]) -> None:
     """Raise ConfigError if no file names the classes, or `classes` names one that is none."""
     if not names:
+        above = _names_above(layout.root)
+        if above:
+            raise ConfigError(
+                f"data.root: {layout.root} does not name the classes, and {above} in the folder"
+                f" above it does; set data.root to {layout.root.resolve().parent}"
+            )
         lacks = f"{layout.root} has no data.yaml or classes.txt that names the classes"
         if layout.description:
             keys = ", ".join(layout.keys)
@@ -83,6 +95,39 @@ def _check_names(layout: Layout, names: Sequence[str], classes: Sequence[str]) -
                 f"data.classes: {name!r} is not a class of the files, which have"
                 f" {', '.join(itertools.islice(names, 10))}{nearest(name, names)}"
             )
+
+
+def _names_above(root: Path) -> str:
+    """Return the file in the folder above `root` that may name the classes, or ''."""
+    try:
+        files = contents(root.resolve().parent).others
+    except DataError:  # outside of what the user named
+        return ""
+    return next((file for file in files if file.lower() in YAML or is_name_file(file)), "")
+
+
+def _leave_out_unlabelled_test(layout: Layout, pairs: Pairs, config: ConfigDict) -> list[Problem]:
+    """Remove a test split without any label file that only stands in for a validation split.
+
+    Tests of competitions are published without labels. Returns the warning about it, if so.
+    """
+    asked_for = config.data.eval_split or config.data.train_split == _TEST
+    can_hold_out = config.data.val_fraction
+    if (
+        asked_for
+        or not can_hold_out
+        or any(name in layout.splits for name in split_names.VALIDATION)
+    ):
+        return []
+    images = [path for path in layout.splits.get(_TEST, ()) if pairs.exists(path)]
+    missing = pairs.missing(images)
+    if not images or len(missing) < len(images) or any(map(pairs.elsewhere, images)):
+        return []
+    del layout.splits[_TEST]
+    layout.aliases = {name: split for name, split in layout.aliases.items() if split != _TEST}
+    what = f"{_no_label_files(missing, len(images), _TEST)}; left out, and a part of the training"
+    what += " split is held out to evaluate on; data.eval_split='test' would use it"
+    return [Problem(os.path.dirname(images[0]) or ".", what, error=False)]
 
 
 class _Reader:
@@ -106,6 +151,10 @@ class _Reader:
             return AnnotatedImage(file, path, number, broken="is in a list, but does not exist")
         if not labels:
             return AnnotatedImage(file, path, number, relative=True)
+        first = self._pairs.owners(labels[0])[0]
+        if first != path:  # the error of the first says what to do
+            broken = f"has the same label file as {first}, {labels[0]}"
+            return AnnotatedImage(file, path, number, broken=broken)
         try:
             rows = self._rows(path, labels)
         except DataError as error:
@@ -185,12 +234,27 @@ def _missing_labels(
     if not missing:
         return []
     none = len(missing) == len(images)
-    example = f"such as {label_places(missing[0])[0]} for {missing[0]}"
-    what = counted(len(missing), f"images of split {split!r} have no label file, {example}")
-    what += "; they are images without boxes"
-    if none:
-        what = f"none of the {len(images)} images of split {split!r} has a label file, {example}"
-        if pairs.orphans:
-            what += f", while {pairs.orphans[0]} belongs to no image"
+    what = _no_label_files(missing, len(images), split)
+    if not none:
+        what += (
+            "; they are images without boxes"
+            if len(missing) > 1
+            else "; it is an image without boxes"
+        )
+    elif pairs.orphans:
+        what += f", while {pairs.orphans[0]} belongs to no image"
     file = layout.description or os.path.dirname(missing[0]) or "."
     return [Problem(file, what, error=none, split=split)]
+
+
+def _no_label_files(missing: Sequence[str], of: int, split: str) -> str:
+    """Return that images of a split, out of so many, have no label file, with an example."""
+    example = f"such as {label_places(missing[0])[0]} for {missing[0]}"
+    if len(missing) < of:
+        subject = f"1 image of split {split!r} has"
+        if len(missing) > 1:
+            subject = f"{len(missing)} images of split {split!r} have"
+        return f"{subject} no label file, {example}"
+    if of == 1:
+        return f"the only image of split {split!r} has no label file, {example}"
+    return f"none of the {of} images of split {split!r} has a label file, {example}"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from convmesh.data.formats import split_names
 from convmesh.data.formats.files import list_files, normal_name
-from convmesh.data.images import SUFFIXES
+from convmesh.data.images import SUFFIXES, UNREAD_SUFFIXES
 
 
 class Match(NamedTuple):
@@ -34,8 +34,8 @@ class Match(NamedTuple):
 class Files:
     """All files in and below `root`.
 
-    paths: of all files, sorted. images, top_files: of these, images, and files in the root itself.
-    folders: that hold any, '' for the root.
+    paths: of all files, sorted. images, unread, top_files: of these, images, images in formats that
+    are not read, and files in the root itself. folders: that hold any, '' for the root.
     """
 
     def __init__(self, root: Path):
@@ -43,6 +43,7 @@ class Files:
         self.root = root
         self.paths = dict.fromkeys(list_files(root))
         self.images = [path for path in self.paths if is_image(path)]
+        self.unread = [path for path in self.paths if suffix(path) in UNREAD_SUFFIXES]
         self.top_files = [path for path in self.paths if "/" not in path]
         self.folders = {""}
         for folder in {os.path.dirname(path) for path in self.paths}:
@@ -161,7 +162,17 @@ class Files:
 
 def is_image(path: str) -> bool:
     """Return whether a file of this name is an image."""
-    return os.path.splitext(path)[1].lower() in SUFFIXES
+    return suffix(path) in SUFFIXES
+
+
+def suffix(path: str) -> str:
+    """Return the end of a file name from the last dot, in lower case."""
+    return os.path.splitext(path)[1].lower()
+
+
+def suffixes(paths: Iterable[str]) -> str:
+    """Return the different ends of file names, for messages: `.heic, .psd`."""
+    return ", ".join(sorted(set(map(suffix, paths))))
 
 
 def fold(path: str) -> str:

@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 from convmesh.data.formats import split_names
 from convmesh.data.formats.tally import counted
 from convmesh.data.formats.yolo.description import read_description
-from convmesh.data.formats.yolo.files import Files, stated_parts
+from convmesh.data.formats.yolo.files import Files, stated_parts, suffix, suffixes
 from convmesh.data.formats.yolo.lists import is_list, read_list
 from convmesh.data.formats.yolo.names import is_name_file, names_of_files, read_names
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
 
 _CVAT_FOLDER = re.compile(r"obj_(\w+?)_data", re.IGNORECASE)  # of a split
+_IN_LABELS = re.compile(r"\blabels(?=/)", re.IGNORECASE)
 _NO_IMAGES = ("labels", "masks")  # folders whose images, if any, are no examples
 
 
@@ -29,7 +30,8 @@ class Layout:
     files: all of them. splits: the images of each split. names: of the classes, () if no file
     states them. names_file: that states them. aliases: alternative name of a split -> its name.
     description: path of data.yaml or obj.data, or ''. keys: in that file. lists: the files that
-    list images. problems: of the files as such.
+    list images. extra: of the splits, those of folders that are called otherwise and are not asked
+    for. problems: of the files as such.
     """
 
     def __init__(self, root: Path, config: ConfigDict):
@@ -50,10 +52,37 @@ class Layout:
         self._bases = self._base_folders(stated.path)
         self.splits = self._stated_splits(stated.entries) or self._splits_from_folders()
         if not any(self.splits.values()):
-            raise DataError(
-                f"{root}: no images in a YOLO layout; expected data.yaml, images/SPLIT and"
-                " labels/SPLIT, or SPLIT/images and SPLIT/labels"
+            raise DataError(f"{root}: {self._without_images()}")
+        self.extra = [
+            split
+            for split in self.splits
+            if not split_names.parse(split) and split not in self._wanted
+        ]
+
+    def _without_images(self) -> str:
+        """Return what the folder holds instead of images, and what to do."""
+        unread = self.files.unread
+        if unread:
+            number = "1 image" if len(unread) == 1 else f"{len(unread)} images"
+            return (
+                f"{number} in a format that is not read ({suffixes(unread)}), such as {unread[0]},"
+                " and no others; convert them to JPEG or PNG"
             )
+        labels = [
+            path
+            for path in self.files.paths
+            if suffix(path) == ".txt" and "labels" in path.lower().split("/")[:-1]
+        ]
+        if labels:
+            number = "1 label file" if len(labels) == 1 else f"{len(labels)} label files"
+            return (
+                f"{number}, such as {labels[0]}, but no images; put each image to its label file,"
+                f" such as {os.path.splitext(_IN_LABELS.sub('images', labels[0]))[0]}.jpg"
+            )
+        return (
+            "no images in a YOLO layout; expected data.yaml, images/SPLIT and labels/SPLIT, or"
+            " SPLIT/images and SPLIT/labels"
+        )
 
     def _warn_of_other_names(self) -> None:
         """Warn if a file states other names than data.yaml: whose ids do the labels have?"""
@@ -99,7 +128,11 @@ class Layout:
             what = f"{entry} is neither a folder nor a list of images in"
             # Roboflow names a test split whether it exists or not.
             if wanted:
-                raise DataError(f"{where}: {what} {self.root}{self._where_images_are()}")
+                advice = "; correct it"
+                if split != self._train_split:
+                    advice += f", or remove the key {key} to hold out a part of the training split"
+                where_they_are = self._where_images_are()
+                raise DataError(f"{where}: {what} {self.root}{where_they_are}{advice}")
             problem = Problem(self.description, f"{key}: {what} the folder; ignored", error=False)
             self.problems.append(problem)
             return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from convmesh.data.documents import read_text
@@ -14,11 +15,11 @@ from convmesh.data.formats.split_names import parse
 from convmesh.data.formats.yolo.description import YAML
 from convmesh.data.formats.yolo.files import is_image
 from convmesh.data.formats.yolo.names import is_name_file
-from convmesh.data.images import SUFFIXES
 from convmesh.errors import DataError
 
 _FOLDERS = 50  # in one folder, that are looked into
 _ENTRIES = 20_000  # of one folder, that are looked at
+_DEPTH = 3  # levels of folders in `labels` that are looked into
 _LABELS = 5  # label files that are opened in one folder
 _ROW = re.compile(r"\s*\d+(\s+[-+.\deE]+){4,}\s*(\n|$)")
 
@@ -26,8 +27,8 @@ _ROW = re.compile(r"\s*\d+(\s+[-+.\deE]+){4,}\s*(\n|$)")
 def shows(root: Path, evidence: Evidence) -> bool:
     """Return whether folder `root` shows `evidence` of the layout.
 
-    That is data.yaml or obj.data; folders `images` and `labels`, the latter with text files; or
-    images with label files beside them.
+    That is data.yaml or obj.data; folders `images` and `labels`, the latter with text files; such
+    a folder `labels` alone, with the names of classes; or images with label files beside them.
     """
     here = _Listing(root)
     names = {name.lower() for name in here.files}
@@ -71,9 +72,12 @@ def _has_labels(here: _Listing, has_names: bool, depth: int) -> bool:
     Below are the folders of `here` and those of splits and of images.
     """
     labels = here.folder("labels")
-    if labels and here.folder("images") and _holds_text(labels):
-        return True
-    if _has_labels_beside_images(here, has_names or here.has_names):
+    has_names = has_names or here.has_names
+    # Label Studio exports labels without the images: opening the data set says so.
+    if labels and (here.folder("images") or has_names and len(here.folders) == 1):
+        if _holds_labels(labels, has_names):
+            return True
+    if _has_labels_beside_images(here, has_names):
         return True
     name = here.path.name.lower()
     if depth and not (name == "images" or parse(name)) or depth > 2:
@@ -81,11 +85,24 @@ def _has_labels(here: _Listing, has_names: bool, depth: int) -> bool:
     return any(_has_labels(inner, has_names, depth + 1) for inner in here.below())
 
 
-def _holds_text(folder: Path) -> bool:
-    """Return whether the first files in `folder` are text, not images such as masks."""
-    first = itertools.islice(itertools.chain(folder.glob("*.*"), folder.glob("*/*.*")), 100)
-    suffixes = {path.suffix.lower() for path in first}
-    return ".txt" in suffixes or not suffixes & SUFFIXES
+def _holds_labels(folder: Path, has_names: bool) -> bool:
+    """Return whether there is text in `folder` or below: not only masks, JSON or tables.
+
+    If the names of the classes are there, it may also hold nothing: opening the data set says so.
+    """
+    empty = True
+    for name in itertools.islice(_first_files(_Listing(folder), _DEPTH), _ENTRIES):
+        if name[-4:].lower() == ".txt" and not is_name_file(name):
+            return True
+        empty = False
+    return empty and has_names
+
+
+def _first_files(here: _Listing, depth: int) -> Iterator[str]:
+    yield from here.files
+    if depth:
+        for inner in here.below():
+            yield from _first_files(inner, depth - 1)
 
 
 def _has_labels_beside_images(here: _Listing, has_names: bool) -> bool:
