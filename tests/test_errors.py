@@ -26,4 +26,5 @@ def test_the_first_line_of_a_message_or_the_type():
 
 def test_of_many_names_the_first_are_shown():
     assert some(["a", "b"]) == "a, b" and some(()) == ""
-    assert some([str(i) for i in range(13)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... (3 more)"
+    assert some(["a", "b", "c", "d"]) == "a, b, c, ... (4 in all)"
+    assert some(["a", "b", "c", "d"], shown=4) == "a, b, c, d"

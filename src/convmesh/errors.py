@@ -32,9 +32,9 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def some(names: Sequence[str], shown: int = 10) -> str:
-    """The first of `names` for a message, and how many more there are."""
-    more = f", ... ({len(names) - shown} more)" if len(names) > shown else ""
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """The first of `names` for a message, and how many there are."""
+    more = f", ... ({len(names)} in all)" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 

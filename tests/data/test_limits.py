@@ -3,7 +3,7 @@
 import pytest
 
 from convmesh.config import defaults
-from convmesh.data.limits import BOXES, IMAGES
+from convmesh.data.limits import BOXES, IMAGES, sample_of
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,15 @@ def test_what_is_refused_anyway_has_no_limit():
     assert (BOXES.of(config), IMAGES.of(config)) == (0.3, 1.0)
     config.data.on_bad_example = "skip"
     assert IMAGES.of(config) == 0.1
+
+
+@pytest.mark.parametrize(
+    "total, least, sample",
+    [(0, 0, []), (3, 0, [0, 1, 2]), (3, 9, [0, 1, 2]), (31, 0, list(range(0, 31, 2)))],
+)
+def test_a_sample_is_spread_over_all_examples(total, least, sample):
+    assert sample_of(total, least) == sample
+
+
+def test_a_sample_has_as_many_examples_as_a_batch():
+    assert len(sample_of(1000)) == 16 and len(set(sample_of(1000, least=40))) == 40

@@ -9,10 +9,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from ml_collections import ConfigDict
 
 # Fewer than this are never too many: in a small split, two bad boxes are no sign of anything.
 MIN_BAD = 3
+_SAMPLE_IMAGES = 16  # that are opened before the first step
+
+
+def sample_of(total: int, least: int = 0) -> list[int]:
+    """Return the indices of a sample of `total` examples, spread evenly over them.
+
+    least: of how many examples, if that is more than usual.
+    """
+    count = min(max(least, _SAMPLE_IMAGES), total)
+    return np.linspace(0, total - 1, count).astype(int).tolist()
 
 
 @dataclass(frozen=True)

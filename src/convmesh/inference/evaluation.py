@@ -71,8 +71,8 @@ def evaluate(
     source = open_eval(config, split)
     if tuple(source.classes) != tuple(classes):
         raise DataError(
-            f"split {source.split}: its classes, {some(source.classes)}, are not those that "
-            f"{files} was trained on, {some(classes)}"
+            f"split {source.split}: its classes, {some(source.classes, 10)}, are not those that "
+            f"{files} was trained on, {some(classes, 10)}"
         )
     mesh_given = any(key.startswith("mesh.") for key in parse_overrides(overrides))
     setup = make_setup(config, classes, available_mesh(config, mesh_given), len(source))
@@ -137,7 +137,7 @@ def evaluate_variables(
         if results.left_out_boxes:
             log(
                 f"{results.left_out_boxes} boxes were left out, since their class is none of "
-                f"{some(setup.classes)} (data.classes)"
+                f"{some(setup.classes, 10)} (data.classes)"
             )
     metrics = processes.broadcast(metrics)
     if not metrics:

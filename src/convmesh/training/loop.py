@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from convmesh.config import check, check_complete, check_resume
-from convmesh.data.limits import BOXES, MIN_BAD
+from convmesh.data.limits import BOXES, MIN_BAD, sample_of
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache
@@ -23,8 +21,6 @@ from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
-
-SAMPLE_IMAGES = 16  # that are read before anything is written, or a batch if that is more
 
 
 def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, float]:
@@ -100,7 +96,7 @@ def check_run(setup: Setup, data: RunData, workdir: Workdir, hooks: Sequence[Hoo
     _read_sample(data.train, setup.config)
     if workdir.read_classes() not in (None, setup.classes):
         raise DataError(
-            f"{workdir.classes_file}: the data now has other classes, {some(setup.classes)}; "
+            f"{workdir.classes_file}: the data now has other classes, {some(setup.classes, 10)}; "
             "take a new --workdir"
         )
 
@@ -111,8 +107,7 @@ def _read_sample(source: Source, config: Any) -> None:
     Skips unreadable images if the config does.
     """
     bad = total = 0
-    count = min(max(config.train.batch_size, SAMPLE_IMAGES), len(source))
-    for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
+    for index in sample_of(len(source), least=config.train.batch_size):
         try:
             record = source[index]
         except BadExample:

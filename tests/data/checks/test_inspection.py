@@ -113,7 +113,7 @@ def test_unknown_and_unused_classes_are_findings(root):
     many = tuple(f"emu{i}" for i in range(11))
     found = inspect(config_for(root, classes=("cat", "dog", *many)))
     assert [str(finding) for finding in found.findings] == [
-        f"classes: warning: 11 of 13 do not occur: {', '.join(many[:10])}, ... (1 more)"
+        f"classes: warning: 11 of 13 do not occur: {', '.join(many[:10])}, ... (11 in all)"
     ]
 
 

@@ -42,7 +42,7 @@ def root(tmp_path):
 @pytest.fixture
 def unopened(monkeypatch):
     """Fails if an image is opened."""
-    monkeypatch.setattr(inspection, "SAMPLE_IMAGES", 0)
+    monkeypatch.setattr(inspection, "sample_of", lambda total: [])
 
     def refuse(path):
         raise AssertionError(f"{path} was opened")
@@ -110,7 +110,7 @@ def test_a_sample_of_images_is_opened_for_what_they_alone_show(root, monkeypatch
         "JPEGImages/b.png: EXIF turns the image (orientation 3); its boxes are taken as those of"
         " the upright image; check that they fit",
     ]
-    monkeypatch.setattr(inspection, "SAMPLE_IMAGES", 1)
+    monkeypatch.setattr(inspection, "sample_of", lambda total: [0])
     assert warnings(config_for(root)) == []
 
 

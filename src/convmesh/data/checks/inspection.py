@@ -37,6 +37,7 @@ from convmesh.data.checks.set_findings import (
 )
 from convmesh.data.formats.annotated import AnnotatedSet
 from convmesh.data.formats.registry import find_format, open_dataset
+from convmesh.data.limits import sample_of
 from convmesh.data.problems import Problem
 from convmesh.data.record import DataSet, Source
 from convmesh.data.splits import used_splits
@@ -44,8 +45,7 @@ from convmesh.errors import DataError
 
 # More warnings of a kind than this in one split are merged into one.
 MAX_WARNINGS = {"units": 10, "depth": 1}
-# At the start of a run this many images are opened, for findings of these kinds.
-SAMPLE_IMAGES = 16
+# Findings of these kinds are looked for in a sample of images at the start of a run.
 IMAGE_KINDS = ("exif_orientation", "depth")
 
 
@@ -94,11 +94,11 @@ def warnings_at_start(dataset: DataSet, config: ConfigDict) -> list[str]:
         if finding.kind != "file" or finding.problem.split in used
     ]
     findings += left_out_findings(splits)
-    if not config.data.first:  # a run on the first few examples is to learn these by heart
+    if not config.data.first:  # a run on the first few examples is to overfit them
         findings += run_findings(splits, config)
     train = splits[0]
-    spread = np.linspace(0, len(train) - 1, min(SAMPLE_IMAGES, len(train))).astype(int)
-    sample = ScannedSplit(train.name, train.source, [train.indices[i] for i in spread.tolist()])
+    chosen = [train.indices[i] for i in sample_of(len(train))]
+    sample = ScannedSplit(train.name, train.source, chosen)
     scan([sample], config.data.on_bad_example == "skip", lambda done, total: None)
     sampled = [
         finding

@@ -21,14 +21,14 @@ def limit_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterat
     the data, and for boxes if most are bad, which a sample of the images shows to training.
     Otherwise a warning, which training says after it has read the images.
     """
-    told = set[Problem]()
+    reported = set[Problem]()
     train = splits[0].source
     if isinstance(train, AnnotatedSource) and not train.too_many_bad_boxes():
         yield from (Finding(problem, "limit") for problem in train.nothing_left())
     for split in splits:
         images, boxes = _errors(split.source)
-        for problem in {*images, *boxes} - told:  # a split that is held out shares its source
-            told.add(problem)
+        for problem in {*images, *boxes} - reported:  # a split that is held out shares its source
+            reported.add(problem)
             yield Finding(problem, "limit")
         unusable = sum(example.size is None for example in split.examples)
         bad = sum(example.bad_boxes for example in split.examples)

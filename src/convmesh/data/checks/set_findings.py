@@ -115,7 +115,7 @@ def _class_problems(splits: Sequence[ScannedSplit]) -> Iterator[Problem]:
         if name not in empty and not any(by_class[name] for by_class in counts.values())
     ]
     if len(unused) > MAX_CLASS_FINDINGS:
-        what = f"{len(unused)} of {len(classes)} do not occur: {some(unused)}"
+        what = f"{len(unused)} of {len(classes)} do not occur: {some(unused, 10)}"
         yield Problem("classes", what, error=False)
         unused = []
     for name in classes:

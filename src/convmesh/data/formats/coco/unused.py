@@ -28,7 +28,7 @@ _SAME_SPLIT = (
 def unused_files(
     root: Path, files: Sequence[AnnotationFile], read: Iterable[AnnotationFile]
 ) -> list[Problem]:
-    """Return warnings about files with boxes that the run should use or should be told to.
+    """Return warnings about files with boxes that the run should use, or be given by name.
 
     files: those of the splits. read: those of them that have boxes. No warning is needed for a
     split that the run does not use, such as a test split.

@@ -16,9 +16,9 @@ from pathlib import Path
 from convmesh.data.formats import split_names
 from convmesh.data.formats.files import has_images, list_files, normal_name, subfolders
 from convmesh.data.formats.folder import doubts
-from convmesh.data.formats.folder.tree import PARTS, Folder, count_images, is_image, name_key, some
+from convmesh.data.formats.folder.tree import PARTS, Folder, count_images, is_image, name_key
 from convmesh.data.problems import Problem
-from convmesh.errors import DataError
+from convmesh.errors import DataError, some
 
 # Parts of archives, or cameras: images_001, HAM10000_images_part_1, fold2.
 _NUMBERED_PART = re.compile(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from convmesh.data.formats import split_names
 from convmesh.data.formats.files import contents, normal_name
-from convmesh.data.formats.folder.tree import PARTS, Folder, is_image, name_key, some
-from convmesh.errors import DataError
+from convmesh.data.formats.folder.tree import PARTS, Folder, is_image, name_key
+from convmesh.errors import DataError, some
 
 _IMAGE_PARTS = frozenset("images image imgs img jpegimages".split())
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls")

@@ -76,12 +76,6 @@ def count_images(images: int) -> str:
     return f"{images} image{'' if images == 1 else 's'}"
 
 
-def some(names: Sequence[str]) -> str:
-    """Return up to three of `names`, and how many there are."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)} in all)"
-
-
 def name_key(name: str) -> str:
     """Return what names have in common that differ only in case, spaces and their like."""
     folded = unicodedata.normalize("NFKC", name).casefold()
