@@ -41,7 +41,7 @@ def log_evaluations(workdir, *steps, split="val"):
     "changed, said",
     [
         (Names([0, 1, 1]), "3 images instead of 2"),
-        (Names([1, 1]), "boxes, labels or names differ"),
+        (Names([1, 1]), "files, boxes or labels differ"),
         (Names([0, 1], "test"), "it was val"),
     ],
 )

@@ -22,7 +22,7 @@ def note_evaluated_split(workdir: Workdir, source: Source, step: int) -> str:
     # The evaluation of this step may still be due.
     done = workdir.is_evaluated(step, source.split)
     workdir.note_evaluated_split(now, step if done else step - 1)
-    change = "its boxes, labels or names differ"
+    change = "its files, boxes or labels differ"
     if now["split"] != before["split"]:
         change = f"it was {before['split']}"
     elif now["examples"] != before["examples"]:
