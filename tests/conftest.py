@@ -23,6 +23,7 @@ devices.simulate_devices(8)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import jobs  # noqa: E402
 import pytest  # noqa: E402
 import runs  # noqa: E402
 
@@ -89,3 +90,16 @@ def scene_run(tmp_path_factory, tfds_root):
         if not workdir.exists():
             runs.train_in_another_process(runs.scene_config(tfds_root), workdir, devices=2)
     return workdir
+
+
+@pytest.fixture
+def job(tmp_path):
+    """`job(body, *flags, **env)`: see `jobs.start`; what still runs at the end is killed."""
+    started = []
+
+    def start(body, *flags, **env):
+        started.append(jobs.start(tmp_path, body, *flags, **env))
+        return started[-1]
+
+    yield start
+    jobs.kill(started)

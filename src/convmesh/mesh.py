@@ -129,6 +129,11 @@ def _is_fsdp(mesh: AnyMesh | None = None) -> bool:
     return mesh is not None and FSDP in mesh.shape
 
 
+def shards_parameters(mesh: AnyMesh) -> bool:
+    """Whether a device holds only a part of the parameters."""
+    return _is_fsdp(mesh) or mesh.shape[MODEL] > 1
+
+
 def axis_size(axis: str) -> int:
     """Devices along `axis` of the current mesh."""
     return _size(axis)

@@ -14,7 +14,11 @@ from convmesh import config as cfg
         ("eval.every_steps", 9, True),
         ("checkpoint.keep", 9, True),
         ("train.max_nonfinite_steps", 9, True),
-        ("checkpoint.best_metric", "AP50", False),
+        ("checkpoint.best_metric", "AP50", True),
+        ("checkpoint.every_minutes", 0.0, True),
+        ("data.on_bad_example", "skip", True),
+        ("data.eval_split", "test", True),
+        ("model.remat", True, True),
         ("init_from", "/elsewhere", False),
         ("schedule.floor", 0.1, False),
         ("schedule.flat", 0.1, False),
@@ -54,10 +58,30 @@ def test_no_other_key_may_change():
         *("train.max_nonfinite_steps", "train.patience"),
         *("data.root", "data.train_annotations", "data.train_images"),
         *("data.eval_annotations", "data.eval_images", "data.workers", "data.cache"),
-        *("data.max_bad_examples", "data.max_bad_boxes"),
+        *("data.on_bad_example", "data.max_bad_examples", "data.max_bad_boxes"),
+        *("data.eval_split", "data.val_fraction", "model.remat"),
         *("mesh.data", "mesh.spatial", "mesh.model", "mesh.fsdp"),
         *("eval.every_steps", "eval.batch_size"),
-        *("checkpoint.every_steps", "checkpoint.keep"),
+        *("checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep"),
+        "checkpoint.best_metric",
+    }
+
+
+def test_bad_boxes_may_be_dropped_only_where_none_were_learnt_from(refused):
+    old = cfg.defaults("detect")
+    drop, clip = (cfg.apply_overrides(old, {"data.on_bad_box": v}) for v in ("drop", "clip"))
+    cfg.check_resume(old, drop)  # so far there was none: a bad box ended the run
+    cfg.check_resume(old, clip)
+    assert "data.on_bad_box ('drop' -> 'clip')" in refused(cfg.check_resume, drop, clip)
+    assert "data.on_bad_box ('drop' -> 'fail')" in refused(cfg.check_resume, drop, old)
+
+
+def test_processes_may_differ_only_in_where_and_how_files_are_read():
+    config = cfg.defaults("detect")
+    left_out = {name for name, _ in cfg.flatten(config)} - cfg.same_for_all_processes(config).keys()
+    assert left_out == {
+        *("init_from", "data.root", "data.train_annotations", "data.train_images"),
+        *("data.eval_annotations", "data.eval_images", "data.workers", "data.cache"),
     }
 
 

@@ -11,6 +11,14 @@ from collections.abc import Callable, Sequence
 from convmesh.cli.exit_status import DONE, STOPPED, exit_status
 from convmesh.cli.parser import Call, parse
 
+# Flags that the processes of a job may set differently; configs are compared when resolved.
+_MAY_DIFFER = frozenset(("--workdir", "--config", "--output", "--paths", "--example-log")) | {
+    "--coordinator",
+    "--process-id",
+    "--cpu-devices",
+    "--debug",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (the process's own by default); returns the exit status."""
@@ -34,12 +42,21 @@ def _run(call: Call, argv: list[str]) -> int:
         from convmesh.distributed.launch import run_locally
 
         return run_locally(_command_of_process(argv), args.num_processes)
-    from convmesh.distributed import failure, launch
+    from convmesh.distributed import failure, launch, same_run
 
     launch.start(*job)
+    same_run.check_same_program(_stated(call))
     status = call.command.load()(args, call.overrides)
     failure.finish()
     return status or DONE
+
+
+def _stated(call: Call) -> dict[str, str]:
+    """The command and its flags, without those that name files or describe this process."""
+    flags = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(call.args).items()}
+    return {"command": call.command.name} | {
+        name: value for name, value in flags.items() if name not in _MAY_DIFFER
+    }
 
 
 def _end(message: str, status: int, debug: bool) -> int:

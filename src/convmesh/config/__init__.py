@@ -24,6 +24,7 @@ from convmesh.config.resume import (
     changed_keys,
     check_resume,
     may_change_on_resume,
+    same_for_all_processes,
 )
 from convmesh.config.tree import defaults, flatten
 
@@ -50,5 +51,6 @@ __all__ = [
     "load_config",
     "may_change_on_resume",
     "parse_overrides",
+    "same_for_all_processes",
     "to_json",
 ]

@@ -243,6 +243,9 @@ KEYS: dict[str, Key] = {
 
     "checkpoint.every_steps": Key(0, "int", "steps between two checkpoints; 0 = with every "
                                   "evaluation", within=_at_least(0)),
+    "checkpoint.every_minutes": Key(10.0, "float", "minutes after the last checkpoint at which "
+                                    "another is saved, besides those of checkpoint.every_steps and "
+                                    "of evaluations; 0 = none", within=_at_least(0)),
     "checkpoint.keep": Key(2, "int", "number of newest checkpoints to keep, besides the best",
                            within=_at_least(1)),
     "checkpoint.best_metric": Key("", "str", "metric whose highest value marks the best "

@@ -1,4 +1,6 @@
-"""Which keys may change when a run resumes."""
+"""Which keys may change when a run resumes, and which may differ between its processes."""
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -19,13 +21,31 @@ RESUME_MAY_CHANGE = (
     "data.train_images",
     "data.eval_annotations",
     "data.eval_images",
+    "data.eval_split",  # another number of training examples is refused by itself
+    "data.val_fraction",
+    "data.on_bad_example",
     "data.max_bad_examples",
     "data.max_bad_boxes",
     "data.workers",
     "data.cache",
+    "model.remat",
     "eval",
-    "checkpoint.every_steps",
-    "checkpoint.keep",
+    "checkpoint",
+)
+
+# Keys that may change only from one of these values: with it no other example or box was learnt.
+RESUME_MAY_CHANGE_FROM = {"data.on_bad_box": ("fail",)}
+
+# Keys that processes of one run may set differently: where files lie, and how they are read.
+PROCESSES_MAY_DIFFER = (
+    "init_from",
+    "data.root",
+    "data.train_annotations",
+    "data.train_images",
+    "data.eval_annotations",
+    "data.eval_images",
+    "data.workers",
+    "data.cache",
 )
 
 
@@ -42,11 +62,22 @@ def may_change_on_resume(name: str) -> bool:
     return any(name == prefix or name.startswith(prefix + ".") for prefix in RESUME_MAY_CHANGE)
 
 
+def same_for_all_processes(config: ConfigDict) -> dict[str, Any]:
+    """The values that must be the same on all processes of a run, by key."""
+    values = dict(flatten(config))
+    return {name: value for name, value in values.items() if name not in PROCESSES_MAY_DIFFER}
+
+
 def check_resume(old: ConfigDict, new: ConfigDict) -> None:
     """Raises ConfigError if a run with config `old` may not resume with `new`."""
-    refused = [name for name in changed_keys(old, new) if not may_change_on_resume(name)]
+    before, now = dict(flatten(old)), dict(flatten(new))
+    refused = [
+        name
+        for name in changed_keys(old, new)
+        if not may_change_on_resume(name)
+        and before.get(name) not in RESUME_MAY_CHANGE_FROM.get(name, ())
+    ]
     if refused:
-        before, now = dict(flatten(old)), dict(flatten(new))
         changes = ", ".join(f"{n} ({before.get(n)!r} -> {now.get(n)!r})" for n in refused)
         raise ConfigError(
             f"the workdir holds another run: {changes} changed; "

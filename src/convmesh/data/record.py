@@ -177,10 +177,9 @@ def identity(source: Source) -> dict[str, int | str]:
 
     The result is stored in checkpoints: keys `examples` and `names`.
     """
-    names = hashlib.sha256()
-    for index in range(len(source)):
-        names.update(f"{source.name(index)}\n".encode("utf-8", "surrogateescape"))
-    return {"examples": len(source), "names": names.hexdigest()}
+    names = "".join([f"{source.name(index)}\n" for index in range(len(source))])
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
+    return {"examples": len(source), "names": digest.hexdigest()}
 
 
 def truth_identity(source: Source) -> dict[str, int | str]:

@@ -54,8 +54,9 @@ def finish() -> None:
 def fail(message: str, status: int) -> NoReturn:
     """Ends all processes with `status`. Call it from the main thread.
 
-    If all processes fail with the same `message`, only process 0 prints it. Otherwise this process
-    prints it with its number, and the others print which process has failed.
+    If all processes fail with the same `message`, each prints it, or only process 0 where they
+    share a terminal. Otherwise this process prints it with its number, and the others print which
+    process has failed.
     """
     with _ending:
         _fail(message.removeprefix("convmesh: ").removeprefix("error: "), status)
@@ -66,12 +67,16 @@ def _fail(message: str, status: int) -> NoReturn:
     failure = _report(client, Failure(index, message, status))
     reported, same_message = failure.process == index, failure.message == message
     numbered = f"convmesh: error: process {index} of {processes.count()}: {message}"
+    # A wrong call or config is wrong in every process: no number.
+    for_all = f"convmesh: error: {message}" if status == ConfigError.exit_code else numbered
     if not same_message:
         _print_failure_of_another(failure)
-    elif index == 0:
-        # A wrong call or config is wrong in every process: no number.
-        print_now(f"convmesh: error: {message}" if status == ConfigError.exit_code else numbered)
-    _end(client, failure, same_message, unless_same=numbered if reported and index else "")
+    elif index == 0 or not (reported or launched()):
+        print_now(for_all)
+    if_alone, if_same = (
+        (numbered, "" if launched() else for_all) if reported and index else ("", "")
+    )
+    _end(client, failure, same_message, if_alone, if_same)
 
 
 def _report(client: Any, failure: Failure) -> Failure:
@@ -91,19 +96,24 @@ def _read_failure(client: Any) -> Failure | None:
 
 
 def _end(
-    client: Any, failure: Failure, same_message: bool = False, unless_same: str = ""
+    client: Any,
+    failure: Failure,
+    same_message: bool = False,
+    if_alone: str = "",
+    if_same: str = "",
 ) -> NoReturn:
     """Ends this process, in an order that lets all others read the failure first.
 
     When process 0 ends, so does the key-value store; and when the failing process ends, gloo's
-    connections break, with a less useful error in the others. `unless_same` is printed unless
-    process 0 has failed with the same message.
+    connections break, with a less useful error in the others. `if_same` is printed if process 0 has
+    failed with the same message, else `if_alone`.
     """
     index = processes.index()
     if failure.process == index and index != 0:
         acknowledged = _wait_until_acknowledged(client, processes.count() - 1)
-        if unless_same and acknowledged.get(0) != "same":
-            print_now(unless_same)
+        line = if_same if acknowledged.get(0) == "same" else if_alone
+        if line:
+            print_now(line)
     try:
         client.key_value_set(f"{_ACKNOWLEDGED}/{index}", "same" if same_message else "")
     except Exception:
@@ -156,6 +166,7 @@ def watch() -> None:
     """Starts the thread that ends this process when another fails; reports uncaught exceptions."""
     global _watching
     _watching = True
+    processes.introduce()
     threading.Thread(target=_poll_for_failures, name="convmesh-watch", daemon=True).start()
     # Registered after JAX's own handler, so it runs before: JAX destroys the client in its own.
     atexit.register(_stop_watching.set)

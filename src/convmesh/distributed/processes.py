@@ -11,13 +11,21 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import socket
 import struct
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from convmesh.errors import ConvmeshError
+
+SECONDS_BETWEEN_WORDS = 30.0  # about a process that is waited for; the first comes after a third
+_POLL_SECONDS = 0.05
 WAIT_FOREVER_MS = 30 * 24 * 3600 * 1000  # the `failure` module ends a wait that cannot succeed
 _CHUNK_BYTES = 4 * 2**20
 _INLINE_BYTES = 2**16
+_HOSTS = "convmesh/host"  # key in the store
 
 T = TypeVar("T")
 
@@ -91,6 +99,64 @@ def wait_for_all(name: str) -> None:
     """A barrier: returns once every process has called it."""
     if count() > 1:
         _barrier(coordination_client(), f"convmesh/wait{next(_calls)}/{name}")
+
+
+def wait_for_others(activity: str, seconds: float) -> None:
+    """Waits until every process has called it, and prints for whom it waits.
+
+    activity: what a process does before it calls this, such as "open its data". Raises
+    ConvmeshError naming the missing processes after `seconds`.
+    """
+    if count() == 1:
+        return
+    store, own, key = coordination_client(), index(), f"convmesh/arrived{next(_calls)}"
+    store.key_value_set(f"{key}/{own}", "")
+    since = time.monotonic()
+    next_word = SECONDS_BETWEEN_WORDS / 3
+    while True:
+        arrived = {int(name.rpartition("/")[2]) for name, _ in store.key_value_dir_get(f"{key}/")}
+        missing = sorted(set(range(count())) - arrived)
+        if not missing:
+            _barrier(store, f"{key}/all")
+            store.key_value_delete(f"{key}/{own}")
+            return
+        waited = time.monotonic() - since
+        waits = f"{named(missing)} to {activity}"
+        if waited > seconds:
+            raise ConvmeshError(f"waited {seconds:.0f} s for {waits}; --start-timeout waits longer")
+        if waited > next_word:
+            next_word += SECONDS_BETWEEN_WORDS
+            if own == min(arrived):  # the logs of all may be one
+                print(
+                    f"waiting for {waits}, for {waited:.0f} s so far", file=sys.stderr, flush=True
+                )
+        time.sleep(_POLL_SECONDS if waited < 5 else 10 * _POLL_SECONDS)
+
+
+def introduce() -> None:
+    """Tells the others the name of this machine, for `named`. Call it once."""
+    coordination_client().key_value_set(f"{_HOSTS}/{index()}", socket.gethostname())
+
+
+def named(group: Sequence[int]) -> str:
+    """`process 1`, `processes 1, 2 and 3`: with their machines if these differ."""
+    hosts = {} if are_on_one_host() else _hosts()
+    names = [f"{i} ({hosts[i]})" if i in hosts else str(i) for i in group]
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} more"]
+    *most, last = names
+    return f"processes {', '.join(most)} and {last}" if most else f"process {last}"
+
+
+def are_on_one_host() -> bool:
+    """Whether all processes that are known run on one machine."""
+    return len(set(_hosts().values())) <= 1
+
+
+def _hosts() -> dict[int, str]:
+    """The name of the machine of each process that has called `introduce`."""
+    found = coordination_client().key_value_dir_get(f"{_HOSTS}/")
+    return {int(key.rpartition("/")[2]): host for key, host in found}
 
 
 def coordination_client() -> Any:

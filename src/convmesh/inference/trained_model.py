@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
-from convmesh.distributed import compile_cache, console
+from convmesh.distributed import compile_cache, console, same_run
 from convmesh.errors import ConfigError, DataError
 from convmesh.steps.setup import Setup, config_mesh, has_weights_for_all
 from convmesh.workdir.checkpoints import Checkpoints
@@ -23,6 +23,7 @@ def available_mesh(config: ConfigDict, required: bool = False) -> Mesh:
     If it is `required`, raises ConfigError where it does not fit.
     """
     compile_cache.start()
+    same_run.check_same_devices()
     try:
         return config_mesh(config)
     except ConfigError:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
 from convmesh.data.augmentation.sizes import input_sizes
-from convmesh.distributed import devices
+from convmesh.distributed import devices, same_run
 from convmesh.distributed.batch import ProcessShard
 from convmesh.errors import ConfigError
 from convmesh.models.registry import make_model
@@ -145,6 +145,7 @@ def make_run_mesh(config: ConfigDict) -> Mesh:
     _check_norm_groups(config)
     _check_sizes_differ(config)
     devices.expect_temporaries(lambda: expected_temporaries(config))
+    same_run.check_same_devices()
     mesh = config_mesh(config)
     _check_batch_divides(config, mesh)
     _check_rows_stay_in_process(config, mesh)

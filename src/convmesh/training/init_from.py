@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from convmesh.distributed import console, processes
+from convmesh.distributed import console, processes, same_run
 from convmesh.errors import ConfigError
 from convmesh.models.depth import in_backbone, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
+from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, Workdir
 
@@ -73,6 +74,7 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     target = source_setup.abstract_state()
     with Checkpoints(source.root, read_only=True, log=console.print_status) as checkpoints:
         step = checkpoints.choose(step, asked="init_from")
+        _check_same_weights(source.checkpoints_folder / str(step))
         variables = checkpoints.restore_variables(step, target)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
@@ -80,6 +82,13 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     lines = [f"init_from: weights of {source}, step {step}{averaged}"]
     lines += compared(setup, path, source_setup, variables)
     return InitFrom(weights, tuple(lines))
+
+
+def _check_same_weights(checkpoint: Path) -> None:
+    """Raises ConfigError if the processes read different weights: the path may be another file."""
+    if processes.count() > 1:
+        digest = checksums.sha256(checkpoint / checksums.CHECKSUMS)[:8]
+        same_run.check_same({"init_from": digest}, "give every process the same weights")
 
 
 def _split(path: Path) -> tuple[Path, int | None]:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from convmesh.config import check, check_complete, check_resume
+from convmesh.config import apply_overrides, check, check_complete, check_resume
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import RunData, open_data
@@ -17,6 +17,7 @@ from convmesh.steps.setup import Setup, make_run_mesh, make_setup
 from convmesh.training.default_hooks import default_hooks
 from convmesh.training.hooks import Hook
 from convmesh.training.init_from import load_init_from
+from convmesh.training.one_run import check_same_config, check_same_data
 from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
@@ -32,9 +33,12 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
     cannot continue, Stopped if a signal ended it (after saving).
     """
     workdir = Workdir(workdir)
-    check_config(config, workdir)
+    check_config(config)
     with listening() as stop:
+        check_same_config(config, hooks)
+        config = check_earlier_run(config, workdir)
         data = open_data(config)
+        check_same_data(data)
         compile_cache.start()
         mesh = make_run_mesh(config)
         setup = make_setup(config, data.train.classes, mesh, len(data.train))
@@ -76,14 +80,26 @@ def run_steps(run: Run) -> dict[str, float]:
 # Checks before anything is written.
 
 
-def check_config(config: Any, workdir: Workdir) -> None:
-    """Raises ConfigError for a config that is wrong, incomplete, or not that of the earlier run."""
+def check_config(config: Any) -> None:
+    """Raises ConfigError for a config that is wrong or incomplete."""
     check(config)
     check_complete(config)
-    RunLock(workdir.root).refuse_if_held()
     check_model(config.model.name, config.task)
-    if workdir.has_run():
-        check_resume(workdir.read_config(), config)
+
+
+def check_earlier_run(config: Any, workdir: Workdir) -> Any:
+    """The config to train, of an earlier run in `workdir` with what may change when it resumes.
+
+    Raises ConfigError if the config is that of another run, or if a run uses the workdir now.
+    """
+    RunLock(workdir.root).refuse_if_held()
+    if not workdir.has_run():
+        return config
+    earlier = workdir.read_config()
+    if workdir.has_checkpoints():  # only a new run reads the key, so it may change
+        config = apply_overrides(config, {"init_from": earlier.init_from})
+    check_resume(earlier, config)
+    return config
 
 
 def check_run(setup: Setup, data: RunData, workdir: Workdir, hooks: Sequence[Hook]) -> None:

@@ -28,6 +28,7 @@ from convmesh.steps.state import TrainState
 from convmesh.training.evaluated_split import note_evaluated_split
 from convmesh.training.hooks import Hook
 from convmesh.training.init_from import InitFrom
+from convmesh.training.one_run import check_same_workdir
 from convmesh.training.progress import Progress
 from convmesh.training.signals import Phase, StopSignal
 from convmesh.training.step_clock import StepClock
@@ -77,6 +78,7 @@ class Run:
                 parts.enter_context(lock)
                 atomic_files.remove_temporary_files(self.workdir.root)
             processes.wait_for_all("lock")
+            check_same_workdir(self.workdir, lock, meshes.shards_parameters(self.setup.mesh))
             scores = self.workdir.scores(self.setup.best_metric)
             keep = self.setup.config.checkpoint.keep
             guard = lock.check if processes.is_first() else lambda: None

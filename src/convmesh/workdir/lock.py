@@ -1,13 +1,15 @@
 """A lock that allows one run per workdir: two would overwrite each other's files."""
 
+import contextlib
 import errno
 import json
 import os
+import secrets
 import socket
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from convmesh.errors import ConfigError, RunError
 from convmesh.workdir.layout import LOCK
@@ -25,6 +27,8 @@ class RunLock:
         """Does not take the lock yet."""
         self._path = Path(workdir) / LOCK
         self._file = -1
+        self._created: list[Path] = []  # folders, the innermost first
+        self.token = ""  # of the holder, random; by it other processes recognise the folder
 
     def refuse_if_held(self) -> None:
         """Raises ConfigError if another run holds the lock; changes nothing."""
@@ -38,24 +42,32 @@ class RunLock:
         finally:
             os.close(file)  # and the lock with it
 
+    def holds(self, token: str) -> bool:
+        """Whether the workdir, as this process sees it, is locked by the holder of `token`."""
+        return bool(token) and self._stated().get("token") == token
+
     def __enter__(self) -> Self:
         """Takes the lock; creates the workdir if it does not exist.
 
         Raises ConfigError if another run holds it or the folder cannot be written, RunError if the
         disk is full.
         """
+        folder = self._path.parent
+        self._created = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
             raise kind(f"--workdir {self._path.parent}: {error.strerror}") from error
         try:
             self._take()
+            self.token = secrets.token_hex(16)
             holder = {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "token": self.token,
             }
             self._write(json.dumps(holder))
         except BaseException:
@@ -63,9 +75,19 @@ class RunLock:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._write("")
+        if kind is not None and issubclass(kind, ConfigError):
+            self._remove_created()
         self._close()
+
+    def _remove_created(self) -> None:
+        """Removes the folders that the lock has created, if nothing else is in them."""
+        with contextlib.suppress(OSError):
+            if self._created and os.listdir(self._path.parent) == [LOCK]:
+                self._path.unlink()
+                for folder in self._created:
+                    folder.rmdir()
 
     def check(self) -> None:
         """Raises RunError if the locked workdir was removed or replaced."""
@@ -111,15 +133,24 @@ class RunLock:
 
     def _holder(self) -> str:
         try:
-            holder = json.loads(self._path.read_text())
+            holder = self._stated()
             return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except KeyError:
             return "an unknown process"
+
+    def _stated(self) -> dict[str, Any]:
+        """What the holder has written into the lock; {} if nothing can be read."""
+        try:
+            holder = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return holder if isinstance(holder, dict) else {}
 
     def _write(self, text: str) -> None:
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, text.encode(), 0)
+            os.fsync(self._file)  # over NFS, others see it then
         except OSError:  # a full disk; the lock works without the text
             pass
 

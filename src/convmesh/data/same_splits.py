@@ -1,0 +1,105 @@
+"""Checks that all processes see the same data: each reads its own part of every batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from convmesh.data.record import Source, identity
+from convmesh.distributed import processes, same_run
+from convmesh.errors import DataError, some
+
+TRUTHS = 2000  # largest number of examples of a split whose labels and file sizes are compared
+_ADVICE = "give every process the same data"
+
+
+def check_same_splits(sources: Mapping[str, Source]) -> None:
+    """Raises DataError, on every process, if the splits differ between processes.
+
+    sources: by their use, such as "training". Compared are the names of splits, classes and
+    examples, and, of up to TRUTHS examples, labels, boxes and the size of the image file. Waits for
+    a process that opens its data later, see `processes.wait_for_others`.
+    """
+    if processes.count() == 1:
+        return
+    stated: dict[str, Any] = {}
+    for use, source in sources.items():
+        stated |= {f"{use} {name}": value for name, value in _statement(source).items()}
+    for difference in same_run.differences(stated, "open its data"):
+        use, _, name = difference.name.partition(" ")
+        source = sources[use]
+        described = {"classes": _classes, "examples": _examples, "truth": _truths}.get(name)
+        what = described(source) if described else str(difference)
+        raise DataError(f"{what}; {_ADVICE}")
+
+
+def _statement(source: Source) -> dict[str, Any]:
+    """What must be equal, in the order in which differences are reported."""
+    return {
+        "split": source.split,
+        "classes": tuple(source.classes),
+        "category ids": source.category_ids,
+        "examples": identity(source),
+        "truth": hashlib.sha256(b"".join(_truths_of(source))).hexdigest(),
+    }
+
+
+def _truths_of(source: Source) -> list[bytes]:
+    """Digests of what the files state of examples evenly spread over the source."""
+    return [hashlib.sha256(source.stated_truth(i)).digest()[:8] for i in _sample(source)]
+
+
+def _sample(source: Source) -> list[int]:
+    """Indices of at most TRUTHS examples, evenly spread."""
+    spread = np.linspace(0, len(source) - 1, min(TRUTHS, len(source)))
+    return [int(i) for i in np.unique(spread.astype(int))]
+
+
+def _classes(source: Source) -> str:
+    """How the classes of the processes differ."""
+    everyone = processes.gather(source.classes)
+    first = everyone[0]
+    said = []
+    for process, classes in enumerate(everyone):
+        if classes == first:
+            continue
+        more, less = sorted(set(classes) - set(first)), sorted(set(first) - set(classes))
+        words = [f"has also {some(more)}"] * bool(more) + [f"lacks {some(less)}"] * bool(less)
+        words = words or ["has them in another order"]
+        said.append(f"{processes.named([process])} {' and '.join(words)}")
+    return f"the classes of process 0 are {some(first, 10)}; {'; '.join(said[:3])}"
+
+
+def _examples(source: Source) -> str:
+    """How the names of the examples of the processes differ; each compares its own with those of
+    process 0.
+    """
+    names = [source.name(i) for i in range(len(source))]
+    first = processes.broadcast(names)
+    less, more = sorted(set(first) - set(names)), sorted(set(names) - set(first))
+    words = [f"lacks {some(less)}"] * bool(less) + [f"has also {some(more)}"] * bool(more)
+    words = words or ["has them in another order"] * (names != first)
+    everyone = processes.gather((len(names), " and ".join(words)))
+    said = [
+        f"{processes.named([i])} has {count} and {text}"
+        for i, (count, text) in enumerate(everyone)
+        if text
+    ]
+    return f"split {source.split}: process 0 has {len(first)} images, {'; '.join(said[:3])}"
+
+
+def _truths(source: Source) -> str:
+    """Of which examples labels, boxes or the size of the image file differ from process 0's."""
+    truths = _truths_of(source)
+    first = processes.broadcast(truths)
+    names = [source.name(i) for i in _sample(source)]
+    differing = [n for n, a, b in zip(names, truths, first, strict=True) if a != b]
+    everyone = processes.gather(differing)
+    said = [f"{processes.named([i])}: {some(names)}" for i, names in enumerate(everyone) if names]
+    return (
+        f"split {source.split}: labels, boxes or sizes of image files differ from process 0's on "
+        f"{'; '.join(said[:3])}"
+    )
