@@ -23,7 +23,7 @@ from convmesh.distributed.batch import ProcessShard
 from convmesh.errors import ConfigError
 from convmesh.models.registry import make_model
 from convmesh.ops.windows import Window, describe_replicated, record_windows
-from convmesh.steps.forward import expected_temporaries, training_forward
+from convmesh.steps.forward import check_norm_values, expected_temporaries, training_forward
 from convmesh.steps.optimizer import check_stages, make_optimizer, make_schedule, needs_stages
 from convmesh.steps.state import StateSpec, TrainState, abstract_state, create_state
 from convmesh.steps.step import StepParts
@@ -144,6 +144,7 @@ def make_run_mesh(config: ConfigDict) -> Mesh:
     """
     _check_norm_groups(config)
     _check_sizes_differ(config)
+    check_norm_values(config)
     devices.expect_temporaries(lambda: expected_temporaries(config))
     same_run.check_same_devices()
     mesh = config_mesh(config)
