@@ -45,6 +45,7 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
         hooks = [*default_hooks(setup), *hooks]
         check_run(setup, data, workdir, hooks)
         init_from = load_init_from(setup, workdir, stop)
+        stop.end_if_any_received()  # not only after the first step, which can take long to compile
         with Run(setup, data, workdir, hooks, stop) as run:
             run.restore_or_create(init_from)
             if run.finished:
