@@ -150,6 +150,13 @@ def test_an_evaluation_is_one_too(job, trained, folders, tmp_path, own, words):
     assert all(words in one for one in said), said
 
 
+def test_and_a_check_of_the_mesh(job, folders):
+    call = ["check-mesh", *train_flags(folders, "")[1:2], *train_flags(folders, "")[3:]]
+    statuses, said = job([], ["--config.train.seed=1"], command=call)
+    assert statuses == [2, 2], said
+    assert all("train.seed: process 0 has 0, process 1 has 1" in one for one in said), said
+
+
 def test_and_a_prediction(job, trained, folders, tmp_path):
     call = ["predict", f"--workdir={trained}", f"--output={tmp_path}/out"]
     statuses, said = job([folders / "val"], [folders / "val/a"], command=call)
