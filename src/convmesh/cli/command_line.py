@@ -14,12 +14,10 @@ from convmesh.cli.exit_status import DONE, STOPPED, exit_status
 from convmesh.cli.parser import Call, parse
 
 # Flags that the processes of a job may set differently; configs are compared when resolved.
-_MAY_DIFFER = frozenset(("--workdir", "--config", "--output", "--paths", "--example-log")) | {
-    "--coordinator",
-    "--process-id",
-    "--cpu-devices",
-    "--debug",
-}
+_MAY_DIFFER = (
+    *("--workdir", "--config", "--output", "--paths", "--example-log"),
+    *("--command", "--coordinator", "--process-id", "--cpu-devices", "--debug"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
