@@ -8,6 +8,7 @@ from typing import Any
 
 from convmesh.config import check, check_complete, check_resume
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
+from convmesh.data.loading.cache import with_caches
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache
@@ -34,7 +35,7 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
     workdir = Workdir(workdir)
     check_config(config, workdir)
     with listening() as stop:
-        data = open_data(config)
+        data = with_caches(open_data(config), config)
         compile_cache.start()
         mesh = make_run_mesh(config)
         setup = make_setup(config, data.train.classes, mesh, len(data.train))
