@@ -117,7 +117,7 @@ def cached(sources: Sequence[Source], config: ConfigDict) -> tuple[list[Source],
         firsts = itertools.accumulate(map(len, sources), initial=0)
         caches = [Cached(source, kept, n) for source, n in zip(sources, firsts, strict=False)]
         decides = budget.decider == own.index
-        sizes = [_bytes_of(cache, budget.total) for cache in caches] if decides else []
+        sizes = [_bytes_of(source, budget.total) for source in sources] if decides else []
         # After this, all have opened what is offered.
         answers = processes.gather((kept.shared, sizes))
     sharing = [member for member in budget.members if answers[member.index][0]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +19,9 @@ def host_name() -> str:
 
 
 def physical_memory() -> int:
-    """Return the bytes of memory that this host has."""
+    """Return the bytes of memory that this host has, or a larger number if unknown."""
+    if not hasattr(os, "sysconf"):
+        return sys.maxsize
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

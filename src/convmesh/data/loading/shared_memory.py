@@ -14,7 +14,6 @@ its record, so a record that a killed process has half written is never read.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import pickle
@@ -71,17 +70,15 @@ def offered(wanted: bool = True) -> Iterator[Offer | None]:
     if not wanted or not hasattr(os, "memfd_create"):
         yield None
         return
-    try:
-        descriptor = os.memfd_create("convmesh-images")
-    except OSError:
-        yield None
-        return
-    try:
-        token = secrets.token_bytes(16)
-        os.pwrite(descriptor, token, 0)
-        yield Offer(os.getpid(), descriptor, token)
-    finally:
-        os.close(descriptor)
+    with contextlib.ExitStack() as stack:
+        offer = None
+        with contextlib.suppress(OSError):
+            descriptor = os.memfd_create("convmesh-images")
+            stack.callback(os.close, descriptor)
+            token = secrets.token_bytes(16)
+            os.pwrite(descriptor, token, 0)
+            offer = Offer(os.getpid(), descriptor, token)
+        yield offer
 
 
 class SharedMemory(KeptRecords):
@@ -175,6 +172,8 @@ class SharedMemory(KeptRecords):
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Exclude other threads and processes; the lock of a process that is killed is free."""
+        import fcntl  # only Unix has it
+
         with self._threads:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
