@@ -1,6 +1,7 @@
 """Records in memory that several processes share."""
 
 import contextlib
+import fcntl
 import os
 import pickle
 import signal
@@ -125,6 +126,33 @@ kept.add(3, record(3))
         assert kept.get(3) is None or kept.get(3).image.tobytes() == record(3).image.tobytes()
         assert_equal(kept.get(1), record(1))
         assert_equal(kept.get(4), record(4))
+
+
+def test_other_processes_wait_while_an_entry_is_changed_or_first_read(monkeypatch):
+    with shared() as (offer, kept):
+        other, seen = offer.open(), []
+
+        def locked():
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            fcntl.flock(other, fcntl.LOCK_UN)
+            return False
+
+        def write(file, data, start, write=os.pwrite):
+            seen.append((start >= kept._records, locked()))
+            return write(file, data, start)
+
+        monkeypatch.setattr(os, "pwrite", write)
+        kept.add(1, record(1))
+        # The room and the entry; pixels and the rest, for which nobody waits; the entry.
+        assert seen == [(False, True)] * 2 + [(True, False)] * 2 + [(False, True)]
+        looks, entry = [], kept._entry
+        monkeypatch.setattr(kept, "_entry", lambda n: looks.append(locked()) or entry(n))
+        kept.get(1), kept.get(1)
+        assert looks == [True, False, False]
+        os.close(other)
 
 
 def test_many_processes_write_and_read_whole_records_only():
