@@ -8,6 +8,7 @@ from typing import Any
 
 from convmesh.config import apply_overrides, check, check_complete, check_resume
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
+from convmesh.data.loading.cache import with_caches
 from convmesh.data.record import BadExample, Source, refusal
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache
@@ -39,6 +40,7 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
         config = check_earlier_run(config, workdir)
         data = open_data(config)
         check_same_data(data)
+        data = with_caches(data, config)
         compile_cache.start()
         mesh = make_run_mesh(config)
         setup = make_setup(config, data.train.classes, mesh, len(data.train))
