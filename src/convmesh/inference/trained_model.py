@@ -38,7 +38,7 @@ def load_variables(
     """Return a checkpoint's variables on the setup's mesh, averaged if EMA is on, and its step.
 
     The checkpoint is that of `step`, the best one, or the newest by default. Raises DataError if
-    there is none or it is damaged, ConfigError if there is none of `step`.
+    there is none, it is damaged or of another model, ConfigError if there is none of `step`.
     """
     if not workdir.checkpoints_folder.is_dir():
         raise DataError(f"{workdir}: no checkpoint yet; train first")
@@ -48,8 +48,7 @@ def load_variables(
     with Checkpoints(
         workdir.root, scores=scores, read_only=True, log=console.print_result
     ) as checkpoints:
-        chosen = checkpoints.choose(step, best)
-        return checkpoints.restore_variables(chosen, setup.abstract_state()), chosen
+        return checkpoints.choose_variables(setup.abstract_state(), step, best)
 
 
 def _report_undefined(workdir: Workdir, metric: str) -> None:

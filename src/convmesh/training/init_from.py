@@ -17,6 +17,7 @@ from convmesh.training.signals import Phase, StopSignal
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, Workdir
+from convmesh.workdir.step_folders import names_step
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,12 @@ def _read(setup: Setup, path: Path) -> InitFrom:
         raise ConfigError(f"init_from={path}: {error}") from None
     target = source_setup.abstract_state()
     with Checkpoints(source.root, read_only=True, log=console.print_status) as checkpoints:
-        step = checkpoints.choose(step, asked="init_from")
-        _check_same_weights(source.checkpoints_folder / str(step))
-        variables = checkpoints.restore_variables(step, target)
+        variables, step = checkpoints.choose_variables(
+            target,
+            step,
+            asked="init_from",
+            check=lambda step: _check_same_weights(source.checkpoints_folder / str(step)),
+        )
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
     averaged = "" if target.ema is None else ", EMA"
@@ -87,13 +91,14 @@ def _read(setup: Setup, path: Path) -> InitFrom:
 def _check_same_weights(checkpoint: Path) -> None:
     """Raises ConfigError if the processes read different weights: the path may be another file."""
     if processes.count() > 1:
-        digest = checksums.sha256(checkpoint / checksums.CHECKSUMS)[:8]
+        sums = checkpoint / checksums.CHECKSUMS
+        digest = checksums.sha256(sums)[:8] if sums.exists() else "none"
         same_run.check_same({"init_from": digest}, "give every process the same weights")
 
 
 def _split(path: Path) -> tuple[Path, int | None]:
     """The workdir, and the step if `path` is one of its checkpoints."""
-    if path.name.isdecimal() and path.absolute().parent.name == CHECKPOINTS:
+    if names_step(path.name) and path.absolute().parent.name == CHECKPOINTS:
         return path.parent.parent, int(path.name)
     return path, None
 
