@@ -13,6 +13,7 @@ from convmesh.errors import ConfigError, DataError
 from convmesh.steps.setup import Setup, config_mesh, has_weights_for_all
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
+from convmesh.workdir.saved_arrays import naming_edited_key
 
 _SHOWN = 5  # steps without a value of the metric
 
@@ -48,7 +49,8 @@ def load_variables(
     with Checkpoints(
         workdir.root, scores=scores, read_only=True, log=console.print_result
     ) as checkpoints:
-        return checkpoints.choose_variables(setup.abstract_state(), step, best)
+        with naming_edited_key(workdir):
+            return checkpoints.choose_variables(setup.abstract_state(), step, best)
 
 
 def _report_undefined(workdir: Workdir, metric: str) -> None:

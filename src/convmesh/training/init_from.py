@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from convmesh.distributed import console, processes, same_run
-from convmesh.errors import ConfigError
-from convmesh.models.depth import in_backbone, path_names
+from convmesh.errors import ConfigError, some
+from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, Workdir
+from convmesh.workdir.saved_arrays import naming_edited_key
 from convmesh.workdir.step_folders import names_step
 
 
@@ -73,7 +74,10 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     except ConfigError as error:
         raise ConfigError(f"init_from={path}: {error}") from None
     target = source_setup.abstract_state()
-    with Checkpoints(source.root, read_only=True, log=console.print_status) as checkpoints:
+    with (
+        naming_edited_key(source),
+        Checkpoints(source.root, read_only=True, log=console.print_status) as checkpoints,
+    ):
         variables, step = checkpoints.choose_variables(
             target,
             step,
@@ -145,6 +149,13 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> l
     ):
         if names:
             lines.append(f"{status}: {'; '.join(names)}")
+    stages = setup.config.train.frozen_stages
+    random = [name for key, (name, _) in here.items() if key not in fitting]
+    if frozen := [name for name in random if is_frozen(name.split("/")[1:], stages)]:
+        lines.append(
+            f"train.frozen_stages={stages} freezes {len(frozen)} arrays with random values: "
+            f"{some(frozen)}; lower it, or take weights that fit"
+        )
     old, new = source.classes, setup.classes
     if len(old) == len(new) and old != new:
         lines.append(

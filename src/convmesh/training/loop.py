@@ -93,13 +93,14 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
     """The config to train, of an earlier run in `workdir` with what may change when it resumes.
 
     Raises ConfigError if the config is that of another run, or if a run uses the workdir now;
-    DataError if config.json does not describe the run of the checkpoints.
+    DataError if config.json or classes.json does not describe the run of the checkpoints.
     """
     RunLock(workdir.root).refuse_if_held()
     if not workdir.has_run():
         return config
     earlier = workdir.read_config()
-    check_same_run(earlier, newest_meta(workdir.checkpoints_folder), workdir.root)
+    meta = newest_meta(workdir.checkpoints_folder)
+    check_same_run(earlier, workdir.read_classes(), meta, workdir.root)
     if workdir.has_checkpoints():  # only a new run reads the key, so it may change
         config = apply_overrides(config, {"init_from": earlier.init_from})
     check_resume(earlier, config)

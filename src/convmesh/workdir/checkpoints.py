@@ -32,7 +32,7 @@ from convmesh.distributed import processes
 from convmesh.errors import ConfigError, DataError, RunError, first_line, some
 from convmesh.workdir import atomic_files, checksums
 from convmesh.workdir.layout import CHECKPOINTS
-from convmesh.workdir.saved_arrays import first_difference, without_added_files
+from convmesh.workdir.saved_arrays import AnotherModelError, first_difference, without_added_files
 from convmesh.workdir.step_folders import (
     COPY,
     DAMAGED,
@@ -443,7 +443,7 @@ class Checkpoints:
         try:
             with without_added_files(folder) as named:
                 if differs := first_difference(named / "model", _model(target)):
-                    raise DataError(
+                    raise AnotherModelError(
                         f"{folder}: holds another model than the config describes: {differs}"
                     )
                 return self._checkpointer.restore(named, args=ocp.args.Composite(**items))

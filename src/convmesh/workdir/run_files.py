@@ -38,17 +38,18 @@ def version_note(meta: Mapping[str, Any]) -> str:
     return f" (saved by convmesh {saved}, this is {version()})" if is_other else ""
 
 
-def trained_config(meta: Mapping[str, Any]) -> ConfigDict | None:
-    """The config that a checkpoint was trained with, as far as this version knows its keys.
-
-    None if it holds none that this version can read.
-    """
+def trained_values(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """{dotted key: value} that a checkpoint was trained with, of the keys of this version."""
     config = meta.get("config")
-    if not isinstance(config, dict):
-        return None
-    values = dict(flatten(config))
+    values = flatten(config) if isinstance(config, dict) else ()
+    return {name: value for name, value in values if name in KEYS}
+
+
+def trained_config(meta: Mapping[str, Any]) -> ConfigDict | None:
+    """The config that a checkpoint was trained with; None if it holds none that can be read."""
+    values = trained_values(meta)
     try:
-        return from_json(json.dumps(nest({n: v for n, v in values.items() if n in KEYS})))
+        return from_json(json.dumps(nest(values))) if values else None
     except ConfigError:
         return None
 
@@ -56,21 +57,31 @@ def trained_config(meta: Mapping[str, Any]) -> ConfigDict | None:
 def read_run_config(path: Path, meta: Mapping[str, Any]) -> ConfigDict:
     """The config of the file `path`; prints a status line about missing keys, once.
 
-    meta: of the run's newest checkpoint. Raises DataError if it is damaged, or has keys or values
+    meta: of the run's newest checkpoint, from which missing keys are taken; defaults for those that
+    it lacks, too. Raises DataError if it is damaged, or has keys or values
     that this version does not know.
     """
     tree = read_json(path)
     names = [name for name, _ in flatten(tree)] if isinstance(tree, dict) else []
     if unknown := [name for name in names if name not in KEYS]:
         raise DataError(_unknown(path, unknown, meta))
+    trained = trained_values(meta)
+    missing = [name for name in KEYS if name not in names]
+    taken = [name for name in missing if name in trained]
     try:
+        if taken:
+            tree = nest(dict(flatten(tree)) | {name: trained[name] for name in taken})
         config = from_json(json.dumps(tree))
     except ConfigError as error:
         raise DataError(f"{path}: {error}{version_note(meta)}") from None
     values = dict(flatten(config))
-    missing = [f"{name} ({values[name]!r})" for name in KEYS if name not in names]
-    if missing:
-        _say_defaults(path, some(missing, 5) + version_note(meta))
+    for group, source in (
+        (taken, "their values are taken from the newest checkpoint"),
+        ([name for name in missing if name not in taken], "their defaults are taken"),
+    ):
+        if group:
+            shown = some([f"{name} ({values[name]!r})" for name in group], 5)
+            _say_once(f"{path}: has no {shown}: {source}{version_note(meta)}")
     return config
 
 
@@ -86,8 +97,8 @@ def _unknown(path: Path, names: Sequence[str], meta: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _say_defaults(path: Path, missing: str) -> None:
-    console.print_status(f"{path}: some keys are missing, and take their defaults: {missing}")
+def _say_once(line: str) -> None:
+    console.print_status(line)
 
 
 def check_same_model(
@@ -115,10 +126,13 @@ def check_same_model(
         raise DataError(_another(file, f"it has {len(classes)} classes", was, meta))
 
 
-def check_same_run(config: ConfigDict, meta: Mapping[str, Any], workdir: Path) -> None:
-    """Raises DataError if `config`, of config.json, is of another run than the checkpoints.
+def check_same_run(
+    config: ConfigDict, classes: Sequence[str] | None, meta: Mapping[str, Any], workdir: Path
+) -> None:
+    """Raises DataError if `config` or `classes`, of the files, are of another run than `meta`.
 
-    meta: of the newest checkpoint, or {}. Keys that may change when a run resumes are not compared.
+    meta: of the newest checkpoint, or {}. classes: None without the file. Keys that may change when
+    a run resumes are not compared.
     """
     trained = trained_config(meta)
     if trained is None:
@@ -126,11 +140,25 @@ def check_same_run(config: ConfigDict, meta: Mapping[str, Any], workdir: Path) -
     try:
         check_resume(trained, config)
     except ConfigError:
-        before, now = dict(flatten(trained)), dict(flatten(config))
-        for name in changed_keys(trained, config):
-            if not may_change_on_resume(name):
-                file, said = workdir / "config.json", f"{name} is {now[name]!r}"
-                raise DataError(_another(file, said, repr(before[name]), meta)) from None
+        if said := edited_key(config, meta, workdir):
+            raise DataError(said) from None
+    known = meta.get("classes")
+    if classes is not None and known and list(known) != list(classes):
+        said = f"it has the classes {some(list(classes), 10)}"
+        raise DataError(_another(workdir / "classes.json", said, some(list(known), 10), meta))
+
+
+def edited_key(config: ConfigDict, meta: Mapping[str, Any], workdir: Path) -> str:
+    """A message about the first key of config.json by which the run in `meta` is another; or ''."""
+    trained = trained_config(meta)
+    if trained is None:
+        return ""
+    before, now = dict(flatten(trained)), dict(flatten(config))
+    for name in changed_keys(trained, config):
+        if not may_change_on_resume(name):
+            said = f"{name} is {now[name]!r}"
+            return _another(workdir / "config.json", said, repr(before[name]), meta)
+    return ""
 
 
 def _another(file: Path, now: str, was: Any, meta: Mapping[str, Any]) -> str:

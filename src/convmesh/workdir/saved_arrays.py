@@ -11,7 +11,27 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from convmesh.errors import DataError
 from convmesh.workdir import checksums
+from convmesh.workdir.layout import Workdir
+from convmesh.workdir.run_files import edited_key
+from convmesh.workdir.step_folders import newest_meta
+
+
+class AnotherModelError(DataError):
+    """A checkpoint holds the arrays of another model."""
+
+
+@contextlib.contextmanager
+def naming_edited_key(workdir: Workdir) -> Iterator[None]:
+    """Turns AnotherModelError into a DataError that names the key of config.json that differs."""
+    try:
+        yield
+    except AnotherModelError as error:
+        meta = newest_meta(workdir.checkpoints_folder)
+        if said := edited_key(workdir.read_config(), meta, workdir.root):
+            raise DataError(said) from error
+        raise
 
 
 @contextlib.contextmanager
