@@ -23,6 +23,8 @@ from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
+from convmesh.workdir.run_files import check_same_run
+from convmesh.workdir.step_folders import newest_meta
 
 
 def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, float]:
@@ -93,12 +95,15 @@ def check_config(config: Any) -> None:
 def check_earlier_run(config: Any, workdir: Workdir) -> Any:
     """The config to train, of an earlier run in `workdir` with what may change when it resumes.
 
-    Raises ConfigError if the config is that of another run, or if a run uses the workdir now.
+    Raises ConfigError if the config is that of another run, or if a run uses the workdir now;
+    DataError if config.json or classes.json does not describe the run of the checkpoints.
     """
     RunLock(workdir.root).refuse_if_held()
     if not workdir.has_run():
         return config
     earlier = workdir.read_config()
+    meta = newest_meta(workdir.checkpoints_folder)
+    check_same_run(earlier, workdir.read_classes(), meta, workdir.root)
     if workdir.has_checkpoints():  # only a new run reads the key, so it may change
         config = apply_overrides(config, {"init_from": earlier.init_from})
     check_resume(earlier, config)
