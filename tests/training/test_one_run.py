@@ -124,7 +124,7 @@ def test_a_process_that_opens_its_data_late_is_waited_for(job, tmp_path):
 
 
 def test_but_not_for_ever(job, tmp_path):
-    soon = "from convmesh.distributed import same_run; same_run.START_SECONDS = 1"
+    soon = "from convmesh.distributed import clusters; clusters.set_start_seconds(1)"
     statuses, said = job([], [], preludes=(soon, SLOW))
     assert statuses == [1, 1], said
     for one in said:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 
 from convmesh.cli.exit_status import DONE, STOPPED, exit_status
 from convmesh.cli.parser import Call, parse
+from convmesh.data.loading.worker_errors import end_if_worker_is_starting
 
 # Flags that the processes of a job may set differently; configs are compared when resolved.
 _MAY_DIFFER = frozenset(("--workdir", "--config", "--output", "--paths", "--example-log")) | {
     "--coordinator",
     "--process-id",
+    "--start-timeout",
     "--cpu-devices",
     "--debug",
 }
@@ -22,6 +24,7 @@ _MAY_DIFFER = frozenset(("--workdir", "--config", "--output", "--paths", "--exam
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (the process's own by default); returns the exit status."""
+    end_if_worker_is_starting()
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
@@ -44,7 +47,7 @@ def _run(call: Call, argv: list[str]) -> int:
         return run_locally(_command_of_process(argv), args.num_processes)
     from convmesh.distributed import failure, launch, same_run
 
-    launch.start(*job)
+    launch.start(*job, args.start_timeout)
     same_run.check_same_program(_stated(call))
     status = call.command.load()(args, call.overrides)
     failure.finish()
