@@ -9,6 +9,7 @@ from typing import Any
 from convmesh.config import apply_overrides, check, check_complete, check_resume
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
 from convmesh.data.loading.cache import with_caches
+from convmesh.data.loading.worker_errors import end_if_worker_is_starting
 from convmesh.data.record import BadExample, Source, refusal
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache
@@ -35,6 +36,7 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
     another run uses the workdir, DataError for unusable data or checkpoints, RunError if the run
     cannot continue, Stopped if a signal ended it (after saving).
     """
+    end_if_worker_is_starting()
     workdir = Workdir(workdir)
     check_config(config)
     with listening() as stop:
