@@ -125,6 +125,18 @@ def test_a_batch_that_does_not_divide_into_groups_is_refused():
         BatchNorm(group=4).init(jax.random.key(0), normal(6, 2, 2, 1), train=True)
 
 
+@pytest.mark.parametrize("group, shape", [(0, (1, 1, 1, 3)), (1, (8, 1, 1, 3))])
+def test_batch_norm_refuses_groups_of_one_value(group, shape):
+    layer = BatchNorm(group=group)
+    variables = layer.init(jax.random.key(0), normal(*shape), train=False)
+    with pytest.raises(
+        ConfigError, match="one value of each channel.*train.batch_size.*norm_group"
+    ):
+        layer.apply(variables, normal(*shape), train=True, mutable=["batch_stats"])
+    layer.apply(variables, normal(*shape), train=False)  # by the running statistics
+    layer.apply(variables, normal(2 * shape[0], 2, 1, 3), train=True, mutable=["batch_stats"])
+
+
 @pytest.mark.parametrize("group, talks", [(2, False), (0, True)])
 def test_complete_groups_on_a_device_need_no_communication(group, talks):
     mesh = make_mesh(8)

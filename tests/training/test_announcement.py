@@ -4,6 +4,7 @@ import types
 
 import equality
 import numpy as np
+import pytest
 from fake_run import fake_run
 
 from convmesh.config import defaults
@@ -25,7 +26,9 @@ def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, **change
     config.model.name, config.train.batch_size, config.precision = "detector_tiny", 16, "float32"
     config.data.update(changes)
     mesh = equality.make_mesh((4, 2, 1))
-    setup = types.SimpleNamespace(config=config, mesh=mesh, classes=tuple("abcde"), steps=40)
+    setup = types.SimpleNamespace(
+        config=config, mesh=mesh, classes=tuple("abcde"), steps=40, eval_every=0
+    )
     asked = []
     monkeypatch.setattr(announcement, "layout_notes", lambda of: notes if of is setup else ())
     monkeypatch.setattr(
@@ -42,7 +45,7 @@ def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, **change
 
 
 def test_model_devices_and_data(tmp_path, monkeypatch):
-    model, data = logged(tmp_path, monkeypatch)
+    model, data, _ = logged(tmp_path, monkeypatch)
     assert model.startswith(MODEL) and model.endswith(")")
     assert data == DATA
 
@@ -69,5 +72,23 @@ def test_sizes_options_layers_that_are_not_sharded_and_the_step_in_this_order(
         "XLA options: --xla_a=true --xla_b=x (XLA_FLAGS overrides them)",
         "head is not sharded",
         "neither is stem",
+        "checkpoints: every 10 minutes, at the end and at a stop",
         "resuming from the checkpoint of step 7",
     ]
+
+
+@pytest.mark.parametrize(
+    "minutes, steps, eval_every, said",
+    [
+        (10, 0, 0, "every 10 minutes, at the end and at a stop"),
+        (0.5, 20, 20, "every 0.5 minutes, every 20 steps, at the end and at a stop"),
+        (0, 0, 15, "with each evaluation, every 15 steps, at the end and at a stop"),
+        (0, 0, 40, "only at the end and at a stop (checkpoint.every_minutes, checkpoint.every_st"),
+        (0, 0, 0, "only at the end and at a stop (checkpoint.every_minutes, checkpoint.every_st"),
+    ],
+)
+def test_when_a_run_saves(minutes, steps, eval_every, said):
+    config = defaults("detect")
+    config.checkpoint.every_minutes, config.checkpoint.every_steps = minutes, steps
+    setup = types.SimpleNamespace(config=config, steps=40, eval_every=eval_every)
+    assert announcement.when_saved(setup).startswith(said)

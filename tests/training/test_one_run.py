@@ -1,5 +1,6 @@
 """Processes that are not one run are refused, by real processes on loopback, each with its log."""
 
+import shutil
 import subprocess
 import sys
 
@@ -36,25 +37,40 @@ def folders(tmp_path_factory):
     return root
 
 
+def train_flags(root, workdir):
+    """The words of a run of two steps."""
+    keys = {"data.root": root, "model.name": "small_cnn", "data.image_size": "16,16"}
+    keys |= {"train.batch_size": 4, "train.steps": 2}
+    words = [f"--config.{name}={value}" for name, value in keys.items()]
+    return ["train", "--config=classify", f"--workdir={workdir}", *words]
+
+
+@pytest.fixture(scope="module")
+def trained(folders, tmp_path_factory):
+    """The workdir of a run."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    call = [sys.executable, "-m", "convmesh", *train_flags(folders, workdir), "--cpu-devices=1"]
+    subprocess.run(call, check=True, capture_output=True)
+    return workdir
+
+
 @pytest.fixture
 def job(tmp_path, folders):
-    """`job(*flags of each process, prelude)`: their statuses and what each has printed."""
+    """`job(*words of each process)`: their statuses and what each has printed.
+
+    The words are added to those of a run, or to `command`; `preludes` are code of each process.
+    """
     started = []
 
-    def run(*flags, preludes=(), devices=None):
+    def run(*words, preludes=(), command=None):
         address = jobs.free_address()
-        for i, own in enumerate(flags):
-            prelude = dict(enumerate(preludes)).get(i, "")
+        for i, own in enumerate(words):
             script = tmp_path / f"process{i}.py"
-            script.write_text(SCRIPT.format(prelude=prelude))
-            options = {"--workdir": tmp_path / "run", "--config.data.root": folders}
-            options |= {"--config.model.name": "small_cnn", "--config.data.image_size": "16,16"}
-            options |= {"--config.train.batch_size": 4, "--config.train.steps": 2}
-            options |= {"--cpu-devices": (devices or {}).get(i, 1)} | own
-            words = [f"{name}={value}" for name, value in options.items()]
-            command = [sys.executable, str(script), "train", "--config=classify", *words]
-            command += jobs.flags_for(i, address, len(flags))
-            started.append(subprocess.Popen(command, **jobs.PIPES))
+            script.write_text(SCRIPT.format(prelude=dict(enumerate(preludes)).get(i, "")))
+            call = [*(command or train_flags(folders, tmp_path / "run")), "--cpu-devices=1"]
+            call += [*map(str, own), *jobs.flags_for(i, address, len(words))]
+            call = [sys.executable, str(script), *map(str, call)]
+            started.append(subprocess.Popen(call, **jobs.PIPES))
         ended = [jobs.end(process, 90) for process in started]
         return [status for status, _, _ in ended], [err for _, _, err in ended]
 
@@ -63,8 +79,7 @@ def job(tmp_path, folders):
 
 
 def test_another_config_is_refused_on_every_process_before_anything_is_written(job, tmp_path):
-    seed = {"--config.train.seed": 1}
-    statuses, said = job(seed, {}, {})
+    statuses, said = job(["--config.train.seed=1"], [], [])
     assert statuses == [2, 2, 2]
     for one in said:
         assert "train.seed: process 0 has 1, processes 1 and 2 have 0; start every" in one
@@ -83,15 +98,15 @@ def test_another_config_is_refused_on_every_process_before_anything_is_written(j
     ids=["jax", "float64", "command", "hooks", "devices"],
 )
 def test_another_program_or_machine_is_refused(job, tmp_path, change, status, words):
-    statuses, said = job({}, {}, preludes=("", change))
+    statuses, said = job([], [], preludes=("", change))
     assert statuses == [status] * 2, said
     assert all(words in one for one in said), said
     assert not (tmp_path / "run").exists()
 
 
 def test_a_workdir_of_each_process_is_refused_and_left_as_it_was(job, tmp_path):
-    own = {"--workdir": tmp_path / "other" / "run", "--config.mesh.fsdp": "true"}
-    statuses, said = job({"--config.mesh.fsdp": "true"}, own)
+    fsdp, own = "--config.mesh.fsdp=true", f"--workdir={tmp_path}/other/run"
+    statuses, said = job([fsdp], [fsdp, own])
     assert statuses == [2, 2], said
     for one in said:
         assert f"--workdir {tmp_path}/run: process 1 cannot see the folder of process 0" in one
@@ -101,7 +116,7 @@ def test_a_workdir_of_each_process_is_refused_and_left_as_it_was(job, tmp_path):
 
 def test_a_process_that_opens_its_data_late_is_waited_for(job, tmp_path):
     words_soon = "processes.SECONDS_BETWEEN_WORDS = 3"
-    statuses, said = job({}, {}, preludes=(words_soon, SLOW))
+    statuses, said = job([], [], preludes=(words_soon, SLOW))
     assert statuses == [0, 0], said
     assert "waiting for process 1 to open its data, for 1 s" in said[0]
     assert "waiting for" not in said[1]
@@ -110,8 +125,41 @@ def test_a_process_that_opens_its_data_late_is_waited_for(job, tmp_path):
 
 def test_but_not_for_ever(job, tmp_path):
     soon = "from convmesh.distributed import same_run; same_run.START_SECONDS = 1"
-    statuses, said = job({}, {}, preludes=(soon, SLOW))
+    statuses, said = job([], [], preludes=(soon, SLOW))
     assert statuses == [1, 1], said
     for one in said:
         assert "waited 1 s for process 1 to open its data; --start-timeout waits longer" in one
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "own, words",
+    [
+        (["--split=train"], "--split: process 0 has None, process 1 has train; start every"),
+        (["--config.eval.batch_size=2"], "eval.batch_size: process 0 has 0, process 1 has 2; give"),
+        (["--config.data.root={other}"], "process 0 has 4 images, process 1 has 3 and lacks val/a"),
+    ],
+    ids=["split", "key", "data"],
+)
+def test_an_evaluation_is_one_too(job, trained, folders, tmp_path, own, words):
+    other = shutil.copytree(folders, tmp_path / "other")
+    (other / "val/a/0.png").unlink()
+    own = [word.format(other=other) for word in own]
+    statuses, said = job([], own, command=["eval", f"--workdir={trained}"])
+    assert statuses[0] in (1, 2) and statuses[1] == statuses[0], said
+    assert all(words in one for one in said), said
+
+
+def test_and_a_check_of_the_mesh(job, folders):
+    call = ["check-mesh", *train_flags(folders, "")[1:2], *train_flags(folders, "")[3:]]
+    statuses, said = job([], ["--config.train.seed=1"], command=call)
+    assert statuses == [2, 2], said
+    assert all("train.seed: process 0 has 0, process 1 has 1" in one for one in said), said
+
+
+def test_and_a_prediction(job, trained, folders, tmp_path):
+    call = ["predict", f"--workdir={trained}", f"--output={tmp_path}/out"]
+    statuses, said = job([folders / "val"], [folders / "val/a"], command=call)
+    assert statuses == [2, 2], said
+    assert all("images: process 0 has 4 (names " in one for one in said), said
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,11 @@ class BadExample(DataError):
     """
 
 
+def refusal(error: BadExample) -> BadExample:
+    """Return the error of a run that skips no example, which names the key that does."""
+    return BadExample(f"{error}; repair it, or skip such images with data.on_bad_example=skip")
+
+
 def _no_boxes() -> np.ndarray:
     return np.zeros((0, 4), np.float32)
 

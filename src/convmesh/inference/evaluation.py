@@ -10,10 +10,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from convmesh.config import apply_overrides, parse_overrides
+from convmesh.config import apply_overrides, parse_overrides, same_for_all_processes
 from convmesh.data.record import Source, truth_identity
+from convmesh.data.same_splits import check_same_splits
 from convmesh.data.splits import open_eval
-from convmesh.distributed import console, processes
+from convmesh.distributed import console, processes, same_run
 from convmesh.errors import DataError, some
 from convmesh.inference.evaluation_report import write_report
 from convmesh.inference.split_predictions import predict_all
@@ -65,10 +66,12 @@ def evaluate(
     trained, classes = files.read_run()
     config = apply_overrides(trained, overrides)
     check_same_model(trained, config, files)
+    same_run.check_same(same_for_all_processes(config), "give every process the same run and keys")
     if not config.data.classes:
         config.data.classes = classes
     prefix = _data_prefix(trained, config, files)
     source = open_eval(config, split)
+    check_same_splits({"evaluation": source})
     if tuple(source.classes) != tuple(classes):
         raise DataError(
             f"split {source.split}: its classes, {some(source.classes, 10)}, are not those that "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from convmesh import mesh as meshes
 from convmesh.data.augmentation.augment import centre_crop, letterbox
 from convmesh.data.placement import Placement
-from convmesh.distributed import console
+from convmesh.distributed import console, same_run
 from convmesh.distributed.batch import Batch
 from convmesh.errors import ConfigError, DataError, some
 from convmesh.inference.image_files import find_images, read_batches
@@ -161,6 +162,7 @@ def predict_files(
     """
     found_files = find_images(paths)
     files = found_files.files
+    _check_same_files(files)
     folder = PredictionFolder.for_files(os.path.expanduser(output), files, options.save_txt)
     predictor, describe = _load(Workdir(workdir), options)
 
@@ -195,6 +197,14 @@ def predict_files(
         console.print_result(passed_by)
     _report_unreadable(unreadable, len(files))
     return entries
+
+
+def _check_same_files(files: Sequence[Path]) -> None:
+    """Raise ConfigError if the processes predict different files; their folders may differ."""
+    names = "\n".join(file.name for file in files)
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    stated = {"images": f"{len(files)} (names {digest})"}
+    same_run.check_same(stated, "give every process the same images", "find its images")
 
 
 def _load(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from convmesh.errors import ConfigError
 from convmesh.geometry import CELL
 from convmesh.ops.conv import conv2d, pair
 
@@ -72,7 +73,8 @@ class BatchNorm(nn.Module):
     batch. Running statistics are the mean over all groups. Statistics are at least float32.
     `momentum` is the weight of the old running value.
 
-    Raises ValueError if the batch is not a multiple of `group`.
+    Raises ValueError if the batch is not a multiple of `group`, ConfigError if a group has only one
+    value of each channel: the result would be a constant, and the running variance 0.
     """
 
     dtype: Any = jnp.float32
@@ -96,6 +98,12 @@ class BatchNorm(nn.Module):
         size = self.group or batch
         if batch % size:
             raise ValueError(f"batch norm: a batch of {batch} is not a multiple of group={size}")
+        if size * x.shape[1] * x.shape[2] == 1:
+            raise ConfigError(
+                f"batch norm {'/'.join(self.path)} would see one value of each channel (examples x "
+                "rows x columns = 1), and learn nothing: increase train.batch_size, decrease "
+                "train.accumulate, set model.norm_group to 0, or increase data.image_size"
+            )
         grouped = x.astype(param_dtype).reshape(batch // size, size, *x.shape[1:])
         mean = grouped.mean((1, 2, 3))
         # One pass over x; rounding may make a variance of 0 negative.

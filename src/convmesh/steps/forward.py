@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from convmesh.data.augmentation.sizes import input_sizes
+from convmesh.models.depth import frozen_norms
 from convmesh.models.registry import make_model
 from convmesh.programs.flops import result_bytes
 
@@ -41,6 +42,18 @@ def forward_jaxpr(forward: TracedForward) -> Any:
     return jax.make_jaxpr(forward.function)(forward.key, forward.images).jaxpr
 
 
+def check_norm_values(config: ConfigDict) -> None:
+    """Raises ConfigError if a batch norm of a train step would see one value of each channel.
+
+    Does not start JAX's backend.
+    """
+    examples = config.train.batch_size // config.train.accumulate
+    if (config.model.norm_group or examples) != 1:  # else there are at least two values
+        return
+    with frozen_norms(config.train.frozen_stages):
+        forward_jaxpr(training_forward(_model(config), examples, input_sizes(config)[0]))
+
+
 def expected_temporaries(config: ConfigDict) -> float:
     """An estimate of the bytes that a train step needs besides its state, over all devices.
 
@@ -48,10 +61,14 @@ def expected_temporaries(config: ConfigDict) -> float:
     took 4.6 to 5.1 times that, for the demo's detector and for ResNet-18. Does not start JAX's
     backend.
     """
-    options, dtype = config.model, jnp.promote_types(config.precision, jnp.float32)
-    model = make_model(options.name, config.task, 1, dtype, options.norm_group, options.remat)
     batch_size = config.train.batch_size // config.train.accumulate
     # Sizes that do not divide are refused later, when the mesh is known.
-    batch_size = max(1, batch_size, options.norm_group)
-    image_size = input_sizes(config)[-1]
-    return 5.0 * result_bytes(forward_jaxpr(training_forward(model, batch_size, image_size)))
+    batch_size = max(1, batch_size, config.model.norm_group)
+    forward = training_forward(_model(config), batch_size, input_sizes(config)[-1])
+    return 5.0 * result_bytes(forward_jaxpr(forward))
+
+
+def _model(config: ConfigDict) -> Any:
+    """The model for one class."""
+    options, dtype = config.model, jnp.promote_types(config.precision, jnp.float32)
+    return make_model(options.name, config.task, 1, dtype, options.norm_group, options.remat)

@@ -1,11 +1,11 @@
-"""Logs model, data and devices before the first step."""
+"""Logs model, data, devices and when is saved, before the first step."""
 
 import jax
 
 from convmesh import mesh as meshes
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.distributed import devices, processes
-from convmesh.steps.setup import layout_notes
+from convmesh.steps.setup import Setup, layout_notes
 from convmesh.training.hooks import Hook, RunView
 
 
@@ -37,5 +37,20 @@ class Announcement(Hook):
             run.log(f"XLA options: {flags} (XLA_FLAGS overrides them)")
         for line in layout_notes(run.setup):
             run.log(line)
+        run.log(f"checkpoints: {when_saved(run.setup)}")
         if run.start_step:
             run.log(f"resuming from the checkpoint of step {run.start_step}")
+
+
+def when_saved(setup: Setup) -> str:
+    """When a run saves, as text: every how many minutes and steps."""
+    settings, times = setup.config.checkpoint, []
+    if settings.every_minutes:
+        times.append(f"every {settings.every_minutes:g} minutes")
+    if settings.every_steps:
+        times.append(f"every {settings.every_steps} steps")
+    if 0 < setup.eval_every < setup.steps and setup.eval_every != settings.every_steps:
+        times.append(f"with each evaluation, every {setup.eval_every} steps")
+    if not times:
+        return "only at the end and at a stop (checkpoint.every_minutes, checkpoint.every_steps)"
+    return f"{', '.join(times)}, at the end and at a stop"

@@ -8,10 +8,10 @@ from typing import Any
 
 from convmesh.config import apply_overrides, check, check_complete, check_resume
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
-from convmesh.data.record import BadExample, Source
+from convmesh.data.record import BadExample, Source, refusal
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache
-from convmesh.errors import DataError, Stopped, some
+from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
 from convmesh.training.default_hooks import default_hooks
@@ -47,6 +47,7 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
         hooks = [*default_hooks(setup), *hooks]
         check_run(setup, data, workdir, hooks)
         init_from = load_init_from(setup, workdir, stop)
+        stop.end_if_any_received()  # not only after the first step, which can take long to compile
         with Run(setup, data, workdir, hooks, stop) as run:
             run.restore_or_create(init_from)
             if run.finished:
@@ -59,20 +60,20 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
 def run_steps(run: Run) -> dict[str, float]:
     """Runs the remaining steps: batch, step, log, save, evaluate, stop.
 
-    The state is saved before it is evaluated. A stop skips the evaluation that is due; the next
-    call runs it. Returns the metrics of the last evaluation.
+    The state is saved before it is evaluated, and before an error of the data ends the run. A stop
+    skips the evaluation that is due; the next call runs it. Returns the metrics of the last
+    evaluation.
     """
     if run.pending_evaluation:
         run.evaluate()
     with contextlib.closing(run.batches()) as batches:
         for step, batch in batches:
             run.take_step(step, batch)
-            stopping, evaluation_due = run.is_stopping(), run.is_evaluation_due()
-            if stopping or evaluation_due or run.is_save_due():
+            (stopping, time_due), evaluation_due = run.agree(), run.is_evaluation_due()
+            if stopping or evaluation_due or time_due or run.is_save_due():
                 run.save()
             if stopping:
-                run.checkpoints.wait()
-                raise Stopped(run.stop.message())
+                raise run.stopped()
             if evaluation_due:
                 run.evaluate()
     run.end()
@@ -131,9 +132,9 @@ def _read_sample(source: Source, config: Any) -> None:
     for index in sample_of(len(source), least=config.train.batch_size):
         try:
             record = source[index]
-        except BadExample:
+        except BadExample as error:
             if config.data.on_bad_example == "fail":
-                raise
+                raise refusal(error) from None
         else:
             bad += record.bad_boxes - record.left_out_boxes
             total += len(record.boxes) + record.dropped_boxes - record.left_out_boxes

@@ -20,7 +20,7 @@ from convmesh.data.loading.warm_cache import warm_cache
 from convmesh.data.record import Source, identity
 from convmesh.data.splits import RunData
 from convmesh.distributed import compile_cache, console, processes
-from convmesh.errors import DataError, RunError
+from convmesh.errors import ConvmeshError, DataError, RunError, Stopped, first_line
 from convmesh.inference.evaluation import evaluate_variables
 from convmesh.steps.compiled import TrainSteps
 from convmesh.steps.setup import Setup
@@ -30,10 +30,12 @@ from convmesh.training.hooks import Hook
 from convmesh.training.init_from import InitFrom
 from convmesh.training.one_run import check_same_workdir
 from convmesh.training.progress import Progress
+from convmesh.training.read_ahead import ReadAhead
 from convmesh.training.resume_report import notes_on_restart, notes_on_resume
+from convmesh.training.save_timer import SaveTimer
 from convmesh.training.signals import Phase, StopSignal
+from convmesh.training.step_agreement import StepAgreement
 from convmesh.training.step_clock import StepClock
-from convmesh.training.stop_agreement import StopAgreement
 from convmesh.workdir import atomic_files
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
@@ -62,7 +64,9 @@ class Run:
         self._eval_note = ""
         self._pending_metrics: tuple[int, Mapping[str, Any]] | None = None
         self._last_metrics: dict[str, float] | None = None
-        self._agreement = StopAgreement(stop, setup.mesh)
+        self._agreement = StepAgreement(setup.mesh)
+        self._read_error: Exception | None = None
+        self._save_timer = SaveTimer(setup.config.checkpoint.every_minutes)
         self._parts = contextlib.ExitStack()
         self._init_from: InitFrom | None = None
         self._progress: Progress | None = None
@@ -191,6 +195,7 @@ class Run:
             if line:
                 self.log(line)
         self.clock.restart()  # creating or restoring the state is no part of the first step
+        self._save_timer.restart()
 
     # Logging, for hooks too.
 
@@ -222,18 +227,19 @@ class Run:
         with train_batches(
             self.data.train, setup.config, start, setup.train_shard(), setup.steps
         ) as batches:
+            ahead = ReadAhead(batches, setup.steps - start)
+            read = iter(ahead)
             while not self._is_last_step:
                 for hook in self.hooks:
                     hook.before_step(self, self.step + 1)
                 before = time.perf_counter()
-                batch = next(batches)
-                self._waited = time.perf_counter() - before
-                self.own_counts = batches.counts
+                batch, self.own_counts = next(read)
+                self._waited, self._read_error = time.perf_counter() - before, ahead.error
                 for hook in self.hooks:
                     hook.on_batch(self, self.step + 1, batch)
                 yield self.step + 1, batch
             self.flush()
-            self.counts = sum(processes.gather(batches.counts), DataCounts())
+            self.counts = sum(processes.gather(self.own_counts), DataCounts())
 
     def take_step(self, step: int, batch: TrainBatch) -> None:
         """Dispatches a step; while it runs, the hooks get the metrics of the previous step."""
@@ -279,17 +285,34 @@ class Run:
         for hook in self.hooks:
             hook.on_metrics(self, step, metrics)
 
-    def is_stopping(self) -> bool:
-        """Whether all processes stop after this step because one has received a signal."""
-        return self._agreement.agreed()
+    def agree(self) -> tuple[bool, bool]:
+        """Whether all processes stop after this step, and whether they save because time is due.
+
+        They stop if one has received a signal or cannot read its next batches.
+        """
+        wants_stop = bool(self.stop.received) or self._read_error is not None
+        wants_save = processes.is_first() and self._save_timer.is_due()  # clocks differ
+        return self._agreement.agree(wants_stop, wants_save)
+
+    def stopped(self) -> ConvmeshError:
+        """Why the run stops after this step, with the step that was saved; for all processes."""
+        self.checkpoints.wait()
+        errors = [error for error in processes.gather(_described(self._read_error)) if error]
+        if errors:
+            error = DataError(f"{errors[0]}; step {self.step} is saved, run it again to resume")
+            error.__cause__ = self._read_error
+            return error
+        # A signal of this process's own may still arrive; it counts as the first one then.
+        self.stop.received = self.stop.received or "a signal to another process"
+        return Stopped(self.stop.message())
 
     def is_evaluation_due(self) -> bool:
         """Whether the state is evaluated after this step."""
         return self._is_last_step or _is_due(self.step, self.setup.eval_every)
 
     def is_save_due(self) -> bool:
-        """Whether `checkpoint.every_steps` is due; the state is also saved before an evaluation
-        or a stop.
+        """Whether `checkpoint.every_steps` is due. The state is also saved before an evaluation
+        or a stop, and every `checkpoint.every_minutes`.
         """
         return _is_due(self.step, self.setup.config.checkpoint.every_steps)
 
@@ -302,6 +325,7 @@ class Run:
             hook.before_save(self, self.step)
         position = self.step * self.setup.config.train.batch_size
         self.checkpoints.save(self.state, {**self._meta, "data_position": position})
+        self._save_timer.restart()
         self.stop.status = functools.partial(stop_status, self.step, self.checkpoints)
         self.clock.restart()
 
@@ -372,6 +396,13 @@ def _check_same_data(meta: Mapping[str, Any], source: Source, workdir: Workdir) 
         f"split {source.split} is not the data that the run in {workdir} began with: {change}; "
         "restore the data, or use a new --workdir"
     )
+
+
+def _described(error: Exception | None) -> str:
+    """The message of an error for the other processes; '' for none."""
+    if error is None or isinstance(error, ConvmeshError):
+        return str(error or "")
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _is_due(step: int, every: int) -> bool:

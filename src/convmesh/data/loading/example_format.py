@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from convmesh.data.augmentation.mixing import Instances
 from convmesh.data.loading.background import lower_thread_priority
-from convmesh.data.record import BadExample, Record, Source, check_label
+from convmesh.data.record import BadExample, Record, Source, check_label, refusal
 from convmesh.distributed.batch import ProcessShard
 from convmesh.errors import DataError
 
@@ -61,10 +61,10 @@ class ExampleFormat:
             record = source[index]
             _check_record(record, source)
             return record
-        except BadExample:
+        except BadExample as error:
             if self.skip_bad:
                 return None
-            raise
+            raise refusal(error) from None
 
     def absent(self, index: int) -> Example:
         """Return an example of weight 0: an unreadable image, or padding with index -1."""
