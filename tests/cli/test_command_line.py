@@ -29,7 +29,7 @@ def test_the_flags_of_several_processes(calls, workdir, monkeypatch):
         "convmesh.distributed.failure.finish", lambda: calls.made.append(("finish",))
     )
 
-    def run_locally(command, n):
+    def run_locally(command, n, resumes):
         calls.made.append(("locally", [command(i, "127.0.0.1:9") for i in range(n)]))
         return 75
 
@@ -70,6 +70,21 @@ def test_a_run_that_fails_returns_its_status_and_prints_one_line(
     assert failed("train", "--config", recipe, "--workdir", "w") == (status, line)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_while_training_joins_other_processes_is_a_stop(recipe, name):
+    code = (
+        "import signal, sys\n"
+        "from convmesh.cli.command_line import main\n"
+        "from convmesh.distributed import launch\n"
+        f"launch.start = lambda *job: signal.raise_signal(signal.{name})\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "train", "--config", recipe, "--workdir", "w"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    line = f"convmesh: stopped by {name} before the run had started; run it again\n"
+    assert (done.returncode, done.stderr) == (75, line)
+
+
 def test_the_status_of_a_command_is_returned(monkeypatch, recipe):
     monkeypatch.setattr("convmesh.cli.data_commands.check_data", lambda args, overrides: 1)
     assert main(["check-data", "--config", recipe]) == 1
@@ -93,7 +108,8 @@ def test_python_m_convmesh_is_the_command():
 
 def test_processes_are_started_by_the_program_that_was_called(monkeypatch):
     monkeypatch.setattr(
-        "convmesh.distributed.launch.run_locally", lambda command, n: made.append(command(0, "h:9"))
+        "convmesh.distributed.launch.run_locally",
+        lambda command, n, resumes: made.append(command(0, "h:9")),
     )
     made = []
     argv = ["recipes", "--num-processes", "2"]

@@ -12,9 +12,7 @@ import pytest
 
 from convmesh.config import defaults
 from convmesh.data.formats import registry
-from convmesh.data.loading import cache
-from convmesh.data.loading.cache import Cached
-from convmesh.data.record import BadExample, DataSet, Record, Source, Subset
+from convmesh.data.record import BadExample, DataSet, Record, Source
 from convmesh.data.splits import open_eval, open_train, used_splits
 from convmesh.errors import ConfigError, DataError
 
@@ -151,22 +149,6 @@ def test_training_is_opened_for_training_and_evaluation_for_evaluation(made):
         open_eval(config)
         open_eval(config, "train")
         assert [training for _, training in made.last.opened] == [True, False, False]
-
-
-def test_data_cache_selects_the_cache(made):
-    for wanted in ("true", True):
-        config = made({"train": 10, "val": 5}, cache=wanted)
-        assert isinstance(open_train(config), Cached) and isinstance(open_eval(config), Cached)
-    assert isinstance(open_train(made({"train": 10}, cache="false")), Subset)
-
-
-@pytest.mark.parametrize("workers, kept", [(0, True), (1, True), (2, False)])
-def test_each_worker_process_has_a_cache_and_evaluation_has_one(made, monkeypatch, workers, kept):
-    # At least 1,000 bytes are counted for an image: 40,000 of the quarter of 240,000.
-    monkeypatch.setattr(cache, "free_memory", lambda: 240_000)
-    config = made({"train": 40, "val": 40}, cache="auto", workers=workers)
-    assert isinstance(open_train(config), Cached) is kept
-    assert isinstance(open_eval(config), Cached)
 
 
 @pytest.mark.parametrize(

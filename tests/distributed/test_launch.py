@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jobs
 import pytest
@@ -16,7 +17,7 @@ from convmesh.distributed.clusters import ProcessInfo
 from convmesh.errors import ConfigError
 
 
-def run_stub(code, n=2):
+def run_stub(code, n=2, resumes=False):
     """`run_locally` of Python code that sees `index`; it has imported os, signal, sys and time."""
     head = "import os, signal, sys, time; index = {}\n"
 
@@ -24,7 +25,7 @@ def run_stub(code, n=2):
         assert coordinator.startswith("127.0.0.1:")
         return [sys.executable, "-S", "-c", head.format(process_id) + code]
 
-    return launch.run_locally(command, n)
+    return launch.run_locally(command, n, resumes)
 
 
 def test_output_of_local_processes_is_prefixed_except_that_of_the_first(capfd):
@@ -63,15 +64,18 @@ def test_local_processes_may_end_one_after_another(monkeypatch):
 
 
 @contextlib.contextmanager
-def started_stub(code):
-    """A launcher in another process, with `run_stub`; once both of its processes are ready."""
+def started_stub(code, *prefix, resumes=False):
+    """A launcher in another process, with `run_stub`; once both of its processes are ready.
+
+    prefix: the words of a command that runs the launcher.
+    """
     code = f"""
 import sys
 sys.path[:0] = {sys.path!r}
 from test_launch import run_stub
-sys.exit(run_stub({code!r}))
+sys.exit(run_stub({code!r}, resumes={resumes}))
 """
-    command = [sys.executable, "-c", code]
+    command = [*prefix, sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, start_new_session=True) as process:
         try:
@@ -82,34 +86,84 @@ sys.exit(run_stub({code!r}))
             process.kill()
 
 
-def test_signals_are_forwarded_to_local_processes_once():
-    code = """
-received = []
-signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+# Writes each signal that it gets; a print in a handler fails if it interrupts another one.
+WRITES = """
+def write(number, frame): os.write(1, b"%d got %d\\n" % (index, number))
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    if signal.getsignal(number) != signal.SIG_IGN: signal.signal(number, write)
 print("ready", index, flush=True)
-while not received: time.sleep(0.01)
-time.sleep(0.3)
-sys.exit(75 if len(received) == 1 else 1)
+END = time.monotonic() + 4
+while time.monotonic() < END: time.sleep(0.01)
+sys.exit(75)
 """
-    with started_stub(code) as process:
-        os.killpg(process.pid, signal.SIGTERM)  # as a terminal does
-        assert process.wait(timeout=30) == 75
+HUP, USR1, TERM, INT = signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("sent", "forwarded"),
+    [
+        ((TERM, TERM, INT, HUP), [TERM]),
+        ((TERM, 0.8, TERM, 0.4, TERM), [TERM, TERM]),
+        ((USR1, USR1, 0.2, USR1), [USR1]),
+        ((HUP, TERM, TERM), [HUP, TERM]),  # to the processes, too, the two are one
+        ((HUP, 1.1, HUP, 1.1, USR1, TERM), [HUP, HUP, USR1, TERM]),  # notices do not kill
+    ],
+    ids=lambda sent: " ".join(str(getattr(one, "name", one)) for one in sent),
+)
+def test_signals_are_forwarded_and_repetitions_are_not(sent, forwarded):
+    with started_stub(WRITES) as process:
+        for one in sent:
+            time.sleep(one) if isinstance(one, float) else os.killpg(process.pid, one)
+            time.sleep(0.1)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert out.decode() == "".join(f"0 got {number}\n" for number in forwarded)
+    assert err.decode() == "".join(f"[process 1] 1 got {number}\n" for number in forwarded)
 
 
 def test_a_third_signal_kills_local_processes():
-    code = """
-# A print in a handler fails if it interrupts another one.
-signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"got it %d\\n" % index))
-print("ready", index, flush=True)
-while True: time.sleep(0.01)
-"""
+    code = WRITES.replace("+ 4", "+ 60")
     with started_stub(code) as process:
         for _ in range(2):
             process.send_signal(signal.SIGTERM)
-            assert jobs.next_line(process.stdout) == b"got it 0\n"
-            assert jobs.next_line(process.stderr) == b"[process 1] got it 1\n"
+            assert jobs.next_line(process.stdout) == b"0 got 15\n"
+            assert jobs.next_line(process.stderr) == b"[process 1] 1 got 15\n"
+            time.sleep(1.1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGKILL
+
+
+def test_what_nohup_has_ignored_stays_ignored_in_the_launcher_and_its_processes():
+    with started_stub(WRITES, "sh", "-c", "trap '' HUP USR1; exec \"$@\"", "sh") as process:
+        for number in (HUP, USR1, HUP):
+            os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (75, b"", b"")
+
+
+@pytest.mark.parametrize("number", [TERM, HUP, USR1])
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_signal_before_a_process_can_handle_it(number, resumes):
+    with started_stub("print('ready', index, flush=True)\ntime.sleep(60)", resumes=resumes) as job:
+        job.send_signal(number)
+        err = job.communicate(timeout=60)[1].decode()
+    message = f"convmesh: stopped by {number.name} before the run had started; run it again\n"
+    assert (job.returncode, err) == ((75, message) if resumes else (128 + number, ""))
+
+
+@pytest.mark.parametrize(("resumes", "status"), [(True, 75), (False, 128 + TERM)])
+def test_a_signal_before_any_process_was_started(monkeypatch, capfd, resumes, status):
+    monkeypatch.setattr(launch, "_environment", lambda gpus: signal.raise_signal(TERM))
+    assert run_stub("print('started')", resumes=resumes) == status
+    message = "convmesh: stopped by SIGTERM before the run had started; run it again\n"
+    assert capfd.readouterr() == ("", message if resumes else "")
+
+
+def test_the_output_of_processes_is_read_on_when_the_terminal_is_gone():
+    code = "print('ready', index, flush=True)\nif index: print('x' * 10**6)\nsys.exit(75)"
+    with started_stub(code) as process:
+        process.stderr.close()
+        assert process.wait(timeout=60) == 75
 
 
 def test_run_locally_is_refused_under_a_cluster_and_for_more_processes_than_gpus(monkeypatch):

@@ -21,7 +21,7 @@ class Split(list):
         self.split = split
 
 
-def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, **changes):
+def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, cached="", **changes):
     config = defaults("detect")
     config.model.name, config.train.batch_size, config.precision = "detector_tiny", 16, "float32"
     config.data.update(changes)
@@ -38,6 +38,7 @@ def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, **change
     )
     run = fake_run(tmp_path, start_step, source=Split(3, "train[:3]"), setup=setup)
     run.data.eval = Split(2, "val")
+    run.data.cached = cached
     run.state.params = {"a": np.zeros((1000, 1000)), "b": {"c": np.zeros(500_000)}}
     announcement.Announcement().on_start(run)
     assert asked == ["cpu"]
@@ -48,6 +49,10 @@ def test_model_devices_and_data(tmp_path, monkeypatch):
     model, data, _ = logged(tmp_path, monkeypatch)
     assert model.startswith(MODEL) and model.endswith(")")
     assert data == DATA
+
+
+def test_what_stays_in_memory(tmp_path, monkeypatch):
+    assert logged(tmp_path, monkeypatch, cached="all of it")[2] == "all of it"
 
 
 def test_the_processes_if_there_are_several(tmp_path, monkeypatch):

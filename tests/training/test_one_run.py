@@ -124,11 +124,11 @@ def test_a_process_that_opens_its_data_late_is_waited_for(job, tmp_path):
 
 
 def test_but_not_for_ever(job, tmp_path):
-    soon = "from convmesh.distributed import clusters; clusters.set_start_seconds(1)"
-    statuses, said = job([], [], preludes=(soon, SLOW))
+    wait = ["--start-timeout=6"]
+    statuses, said = job(wait, wait, preludes=("", SLOW.replace("sleep(3)", "sleep(99)")))
     assert statuses == [1, 1], said
     for one in said:
-        assert "waited 1 s for process 1 to open its data; --start-timeout waits longer" in one
+        assert "waited 6 s for process 1 to open its data; --start-timeout waits longer" in one
     assert not (tmp_path / "run").exists()
 
 
@@ -148,6 +148,13 @@ def test_an_evaluation_is_one_too(job, trained, folders, tmp_path, own, words):
     statuses, said = job([], own, command=["eval", f"--workdir={trained}"])
     assert statuses[0] in (1, 2) and statuses[1] == statuses[0], said
     assert all(words in one for one in said), said
+
+
+def test_and_a_check_of_the_mesh(job, folders):
+    call = ["check-mesh", *train_flags(folders, "")[1:2], *train_flags(folders, "")[3:]]
+    statuses, said = job([], ["--config.train.seed=1"], command=call)
+    assert statuses == [2, 2], said
+    assert all("train.seed: process 0 has 0, process 1 has 1" in one for one in said), said
 
 
 def test_and_a_prediction(job, trained, folders, tmp_path):

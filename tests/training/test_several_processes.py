@@ -169,6 +169,7 @@ def test_two_processes_count_and_predict_what_one_does(tmp_path):
     assert "\n6 images could not be read and were skipped" in done.stderr
     assert "\n10 bad boxes were dropped" in done.stderr
     assert "\n3 images could not be read and were not counted" in done.stderr
+    assert "\n18 of 18 decoded images stay in memory, about 0.2 MB, in one cache" in done.stderr
 
     predictions = workdir / "eval/val/predictions.json"
     of_two = json.loads(predictions.read_text())

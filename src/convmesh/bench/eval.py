@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
+from convmesh.data.loading.cache import cached
 from convmesh.data.record import Source, Subset
 from convmesh.data.splits import open_eval
 from convmesh.distributed import compile_cache, processes
@@ -90,8 +91,9 @@ def bench_eval(config: ConfigDict, as_json: bool = False) -> EvalCost:
     compile_cache.start()
     source = open_eval(config)
     subset = Subset(source, range(min(len(source), IMAGES)), source.split)
+    (used,), _ = cached([subset], config)
     setup = make_setup(config, source.classes, config_mesh(config), len(source))
-    cost = measure_eval(setup, subset)
+    cost = measure_eval(setup, used)
     if as_json:
         print(json.dumps(dataclasses.asdict(cost) | {"ratio": cost.ratio}))
         return cost

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from convmesh.config import apply_overrides
+from convmesh.data.loading.cache import with_caches
 from convmesh.data.record import Subset
 from convmesh.data.splits import RunData, open_eval, open_train
 from convmesh.distributed import processes
@@ -97,8 +98,9 @@ def measure_loop(config: ConfigDict, rounds: int) -> LoopCost:
     one_batch = range(min(len(eval_source), config.train.batch_size))
     eval_source = Subset(eval_source, list(one_batch), eval_source.split)
     setup = make_setup(config, source.classes, mesh, len(source))
+    data = with_caches(RunData(source, eval_source), config)
     with tempfile.TemporaryDirectory(prefix="convmesh-loop-") as folder:
-        timed, data = _Timed(_bare_step(setup)), RunData(source, eval_source)
+        timed = _Timed(_bare_step(setup))
         hooks = [FirstBatch(), NonFiniteSteps(0), timed, StepLog(setup)]
         with listening() as stop, Run(setup, data, Workdir(folder), hooks, stop) as run:
             run.restore_or_create()

@@ -4,22 +4,22 @@ Only the standard library is imported here, so that `--help` is fast; a command 
 needs when it runs, after its config was checked.
 """
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from convmesh.cli.exit_status import DONE, STOPPED, exit_status
 from convmesh.cli.parser import Call, parse
 from convmesh.data.loading.worker_errors import end_if_worker_is_starting
 
 # Flags that the processes of a job may set differently; configs are compared when resolved.
-_MAY_DIFFER = frozenset(("--workdir", "--config", "--output", "--paths", "--example-log")) | {
-    "--coordinator",
-    "--process-id",
-    "--start-timeout",
-    "--cpu-devices",
+_MAY_DIFFER = (
+    *("--workdir", "--config", "--output", "--paths", "--example-log"),
+    *("--command", "--coordinator", "--process-id", "--start-timeout", "--cpu-devices"),
     "--debug",
-}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,12 +44,20 @@ def _run(call: Call, argv: list[str]) -> int:
     if (args.num_processes or 1) > 1 and job.count(None) == 2:
         from convmesh.distributed.launch import run_locally
 
-        return run_locally(_command_of_process(argv), args.num_processes)
-    from convmesh.distributed import failure, launch, same_run
+        command = _command_of_process(argv)
+        return run_locally(command, args.num_processes, resumes=call.command.resumes)
+    with contextlib.ExitStack() as stack:
+        joining: AbstractContextManager[None] = contextlib.nullcontext()
+        if call.command.resumes:
+            from convmesh.training.signals import listening
 
-    launch.start(*job, args.start_timeout)
-    same_run.check_same_program(_stated(call))
-    status = call.command.load()(args, call.overrides)
+            joining = stack.enter_context(listening(ends_process=True)).joining()
+        from convmesh.distributed import failure, launch, same_run
+
+        with joining:
+            launch.start(*job, args.start_timeout)
+        same_run.check_same_program(_stated(call))
+        status = call.command.load()(args, call.overrides)
     failure.finish()
     return status or DONE
 

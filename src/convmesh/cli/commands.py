@@ -20,7 +20,7 @@ class Command:
 
     summary: begins in lower case, without a full stop. takes_overrides: whether --config.KEY=VALUE
     can be given. module, function: the function that runs it, which returns the exit status, or
-    None for 0.
+    None for 0. resumes: whether a signal makes it save, and the same call then resumes.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Command:
     takes_overrides: bool
     module: str
     function: str
+    resumes: bool = False
 
     def load(self) -> Callable[..., int | None]:
         """Imports the module; returns the function that runs the command."""
@@ -80,6 +81,7 @@ TRAIN = Command(
     takes_overrides=True,
     module="convmesh.cli.run_commands",
     function="train",
+    resumes=True,
 )
 
 EVAL = Command(

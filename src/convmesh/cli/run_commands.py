@@ -17,19 +17,16 @@ if TYPE_CHECKING:
 
 def train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     """`convmesh train`."""
-    from convmesh.training.signals import listening
+    from convmesh.config import check_complete, load_config
+    from convmesh.workdir.lock import RunLock
 
-    with listening(ends_process=True):
-        from convmesh.config import check_complete, load_config
-        from convmesh.workdir.lock import RunLock
+    config = load_config(args.config, overrides)
+    check_complete(config)
+    RunLock(args.workdir).refuse_if_held()
 
-        config = load_config(args.config, overrides)
-        check_complete(config)
-        RunLock(args.workdir).refuse_if_held()
+    from convmesh.training.loop import train
 
-        from convmesh.training.loop import train
-
-        train(config, args.workdir, _hooks(args))
+    train(config, args.workdir, _hooks(args))
 
 
 def _hooks(args: argparse.Namespace) -> list[Hook]:

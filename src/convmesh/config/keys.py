@@ -117,7 +117,7 @@ KEYS: dict[str, Key] = {
                       "multiples of 32; the step is compiled once per size. () = data.image_size "
                       "only", within=Range(low=0.25, high=4)),
     "data.cache": Key("auto", "auto_bool", "keep the decoded images in memory; auto = if they "
-                      "fit"),
+                      "fit into a quarter of what is free on the host"),
     "data.workers": Key(0, "int", "worker processes that read and augment images; 0 = the main "
                         "process does it", within=_at_least(0)),
     "data.on_bad_example": Key("fail", "str", "what to do with an image that cannot be read",

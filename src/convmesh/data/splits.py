@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from convmesh.data.formats.registry import open_dataset
 from convmesh.data.formats.split_names import VALIDATION, find_split
-from convmesh.data.loading.cache import with_cache
 from convmesh.data.order import permutation
 from convmesh.data.record import DataSet, Source, Subset
 from convmesh.data.survey import first_examples
@@ -38,15 +37,17 @@ class RunData:
     """The examples of a run: those to train on and those to evaluate.
 
     dataset: that they are from, for the warnings about it; None if nothing is to be said.
+    cached: a line that says which decoded images stay in memory, '' for none.
     """
 
     train: Source
     eval: Source
     dataset: DataSet | None = None
+    cached: str = ""
 
 
 def open_data(config: ConfigDict) -> RunData:
-    """Open both splits of a run. Raises as `open_train` and `open_eval`."""
+    """Open both splits of a run, without caches. Raises as `open_train` and `open_eval`."""
     dataset = open_dataset(config)
     return RunData(_open_train(dataset, config), _open_eval(dataset, config), dataset)
 
@@ -63,7 +64,7 @@ def open_train(config: ConfigDict) -> Source:
 def _open_train(dataset: DataSet, config: ConfigDict) -> Source:
     source = _train_part(dataset, config, training=True)
     _check_class_count(source, config)
-    return _cached(source, config, copies=max(1, config.data.workers))
+    return source
 
 
 def open_eval(config: ConfigDict, split: str | None = None) -> Source:
@@ -87,7 +88,7 @@ def _open_eval(dataset: DataSet, config: ConfigDict, split: str | None = None) -
     else:
         source = dataset.source(name, training=False)
     _check_class_count(source, config)
-    return _cached(source, config)
+    return source
 
 
 def used_splits(
@@ -126,11 +127,6 @@ def _check_class_count(source: Source, config: ConfigDict) -> None:
         f"{config.data.root or config.data.name}: only one class, {name!r}; {advice}. Is data.root"
         " the folder that holds the folders of the classes, or of the splits?"
     )
-
-
-def _cached(source: Source, config: ConfigDict, copies: int = 1) -> Source:
-    # An unchecked config may still hold True instead of `true`.
-    return with_cache(source, str(config.data.cache).lower(), copies)
 
 
 def _eval_split(dataset: DataSet, config: ConfigDict) -> str | None:

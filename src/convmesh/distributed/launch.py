@@ -4,6 +4,7 @@
 joins this process to the others of its job, which flags or a cluster describe.
 """
 
+import contextlib
 import importlib
 import ipaddress
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from convmesh.distributed import failure
+from convmesh.distributed import console, failure
 from convmesh.distributed.clusters import (
     FLAGS,
     ProcessInfo,
@@ -33,13 +34,13 @@ from convmesh.distributed.clusters import (
     visible_gpus,
 )
 from convmesh.distributed.roll_call import Meeting, call_roll
+from convmesh.distributed.stop_signals import ORDERS, REPEAT_SECONDS, to_handle
 from convmesh.errors import ConfigError, ConvmeshError, Stopped, first_line
 
 CONNECT_SECONDS = 60  # for JAX to join processes that have all been found
 HEARTBEAT_SECONDS = 30  # without a heartbeat for so long, a process is considered dead
 END_SECONDS = 4  # time for the others to end by themselves after one has failed
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Printed by gloo for each peer that connects.
 _GLOO_CONNECTED = b"Expected number of connected peer ranks"
 
@@ -47,12 +48,15 @@ _GLOO_CONNECTED = b"Expected number of connected peer ranks"
 # Local processes.
 
 
-def run_locally(command: Callable[[int, str], Sequence[str]], num_processes: int) -> int:
+def run_locally(
+    command: Callable[[int, str], Sequence[str]], num_processes: int, resumes: bool = False
+) -> int:
     """Runs `command(process_id, coordinator)` for each process, until all have ended.
 
-    Signals are forwarded to all of them; a third one kills them. Process 0 writes to this process's
+    Signals are forwarded to all of them, see `_Forwarder`. Process 0 writes to this process's
     standard output; lines of the others are prefixed and go to standard error. When one fails, the
     others get END_SECONDS to end. Each gets its part of the GPUs, unless devices are simulated.
+    resumes: whether the same command resumes after a signal.
 
     Returns the status of the first process that failed; else 75 if they were stopped, else 0.
     Raises ConfigError where a cluster has started several processes, or for more processes than
@@ -60,25 +64,22 @@ def run_locally(command: Callable[[int, str], Sequence[str]], num_processes: int
     """
     gpus = _gpus_for(num_processes)
     coordinator = f"127.0.0.1:{free_port()}"
-    processes: list[subprocess.Popen[bytes]] = []
     readers: list[threading.Thread] = []
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None = None) -> None:
-        received.append(number)
-        _signal(processes, number if len(received) < 3 else signal.SIGKILL)
-
-    handlers = {number: signal.signal(number, forward) for number in _FORWARDED}
+    forward = _Forwarder(resumes)
+    processes = forward.processes
+    handlers = {number: signal.signal(number, forward) for number in to_handle()}
     try:
         for i in range(num_processes):
             env = _environment(gpus_of_process(gpus, i, num_processes))
+            if forward.received:
+                break
             process = _start_one(command(i, coordinator), env, piped=i > 0)
             processes.append(process)
             if i > 0:
                 readers.append(_forward_output(process, f"[process {i}] "))
-            if received:  # a signal arrived before this process had started
-                _signal([process], received[-1])
-        return _wait_for_local(processes, received)
+            if forward.received:  # a signal arrived before this process had started
+                _signal([process], forward.received[-1])
+        return _wait_for_local(forward)
     finally:
         _signal(processes, signal.SIGKILL)
         for process in processes:
@@ -87,6 +88,53 @@ def run_locally(command: Callable[[int, str], Sequence[str]], num_processes: int
             reader.join(2)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+class _Forwarder:
+    """The handler of the launcher's signals, which it forwards to `processes`.
+
+    Signals within REPEAT_SECONDS are one. A third SIGTERM or SIGINT kills; the second lets the
+    processes end at once by themselves.
+    """
+
+    def __init__(self, resumes: bool) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.received: list[int] = []  # those that were forwarded
+        self._resumes, self._orders = resumes, 0
+        self._last = self._last_order = -REPEAT_SECONDS
+
+    def __call__(self, number: int, frame: FrameType | None = None) -> None:
+        now = time.monotonic()
+        # An order right after a notice is forwarded: for the processes, too, it is the first.
+        if now - (self._last_order if number in ORDERS else self._last) < REPEAT_SECONDS:
+            return
+        self._last = now
+        if number in ORDERS:
+            self._orders, self._last_order = self._orders + 1, now
+        self.received.append(number)
+        _signal(self.processes, number if self._orders < 3 else signal.SIGKILL)
+
+    def status(self, code: int) -> int:
+        """The exit status for the return code of a process, as a shell reports it.
+
+        75 for one that a signal ended before it could handle it, so before anything had begun.
+        """
+        if self._resumes and -code in self.received:
+            return Stopped.exit_code
+        return code if code >= 0 else 128 - code
+
+    def status_of_all(self, codes: Sequence[int]) -> int:
+        """The exit status for the return codes of all processes, of which none has failed."""
+        if self.received and (not codes or codes[0] < 0):  # process 0 could print no message
+            number = self.received[0]
+            if not self._resumes:
+                return 128 + number
+            name = signal.Signals(number).name
+            console.print_line(
+                f"convmesh: stopped by {name} before the run had started; run it again"
+            )
+            return Stopped.exit_code
+        return max(map(self.status, codes))
 
 
 def _gpus_for(num_processes: int) -> int:
@@ -144,8 +192,10 @@ def _forward_output(process: subprocess.Popen[bytes], prefix: str) -> threading.
         for line in process.stdout:
             if _GLOO_CONNECTED in line:
                 continue
-            sys.stderr.write(prefix + line.decode(errors="replace"))
-            sys.stderr.flush()
+            # The terminal may be gone; if nothing read on, the process would block.
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(prefix + line.decode(errors="replace"))
+                sys.stderr.flush()
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
@@ -158,34 +208,29 @@ def _signal(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
             process.send_signal(number)
 
 
-def _wait_for_local(processes: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> int:
-    """Waits for all processes; ends the others END_SECONDS after one has failed.
-
-    `received`: the signals that have been forwarded so far.
-    """
+def _wait_for_local(forward: _Forwarder) -> int:
+    """Waits for all processes; ends the others END_SECONDS after one has failed."""
+    processes = forward.processes
     failed, since = 0, 0.0
     while True:
         codes = [process.poll() for process in processes]
         for i, code in enumerate(codes):
-            if code is None or code in (0, Stopped.exit_code) or failed:
+            status = 0 if code is None else forward.status(code)
+            if status in (0, Stopped.exit_code) or failed:
                 continue
-            failed, since = _status(code), time.monotonic()
-            if code < 0 and not received:
+            failed, since = status, time.monotonic()
+            if code is not None and code < 0 and not forward.received:
                 failure.print_now(
                     f"convmesh: error: process {i} was ended by {signal.Signals(-code).name}"
                 )
-        if None not in codes:  # all are 0 or 75, or one has failed
-            return failed or max(code or 0 for code in codes)
+        ended = [code for code in codes if code is not None]
+        if len(ended) == len(codes):
+            return failed or forward.status_of_all(ended)
         if failed and time.monotonic() - since > END_SECONDS:
             _signal(processes, signal.SIGTERM)
             time.sleep(1)
             _signal(processes, signal.SIGKILL)
         time.sleep(0.05)
-
-
-def _status(code: int) -> int:
-    """The exit status as a shell reports it."""
-    return code if code >= 0 else 128 - code
 
 
 # Joining the other processes.

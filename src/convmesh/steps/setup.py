@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
+from convmesh.config import same_for_all_processes
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.distributed import devices, same_run
 from convmesh.distributed.batch import ProcessShard
@@ -140,12 +141,14 @@ def make_run_mesh(config: ConfigDict) -> Mesh:
     """The mesh of all devices that the config asks for, checked for training.
 
     Raises ConfigError if the config contradicts itself, which is checked before the devices are
-    used, if the mesh does not fit the devices, or if the batch or the images do not fit the mesh.
+    used, if processes differ in config or devices, if the mesh does not fit the devices, or if the
+    batch or the images do not fit the mesh.
     """
     _check_norm_groups(config)
     _check_sizes_differ(config)
     check_norm_values(config)
     devices.expect_temporaries(lambda: expected_temporaries(config))
+    same_run.check_same(same_for_all_processes(config), "start every process with the same config")
     same_run.check_same_devices()
     mesh = config_mesh(config)
     _check_batch_divides(config, mesh)

@@ -10,7 +10,7 @@ from convmesh.training.hooks import Hook, RunView
 
 
 class Announcement(Hook):
-    """Logs model, devices, data, compiler options, and the operations that are not sharded."""
+    """Logs model, devices, data, its caches, compiler options, and what is not sharded."""
 
     def on_start(self, run: RunView) -> None:
         """Logs them, and the step from which the run resumes."""
@@ -27,6 +27,8 @@ class Announcement(Hook):
             f"evaluate ({data.eval.split}), {len(run.setup.classes)} classes; "
             f"{run.setup.steps} steps of {config.train.batch_size}"
         )
+        if data.cached:
+            run.log(data.cached)
         sizes = input_sizes(config)
         if len(sizes) > 1:
             named = ", ".join(f"{height} x {width}" for height, width in sizes)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the run saves its state and ends with status 75.
+"""SIGTERM, SIGINT, SIGHUP and SIGUSR1: the run saves its state and ends with status 75.
 
 The table `Phase` states what a signal may interrupt. Only the standard library is imported here,
 since a signal may arrive before JAX is imported.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import multiprocessing
 import os
+import select
 import signal
 import threading
 import time
@@ -17,11 +18,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from convmesh.distributed import console, processes
+from convmesh.distributed.stop_signals import ORDERS, REPEAT_SECONDS, to_handle
 from convmesh.errors import RunError, Stopped
 
-REPEAT_SECONDS = 1.0  # within which a launcher may forward the same signal twice
 GRACE_SECONDS = 5.0  # after which the process is ended in an interruptible phase
-_NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Phase(enum.Enum):
@@ -31,6 +31,7 @@ class Phase(enum.Enum):
     """
 
     LISTEN = "before the start", False  # until the handlers that close files are in place
+    JOIN = "joining the other processes", False  # JAX would not leave the others in order
     OPEN = "opening data, devices and model", True
     RESTORE = "reading a checkpoint", False  # Orbax would report the interruption as a disk error
     CREATE = "initialising and compiling", True
@@ -47,32 +48,30 @@ class _EndHere(BaseException):
 
 
 class StopSignal:
-    """While open, SIGTERM and SIGINT stop the run; a second signal ends it immediately.
+    """While open, signals stop the run: SIGTERM, SIGINT, and SIGHUP and SIGUSR1 unless ignored.
 
     In an interruptible phase the run ends immediately. In any other, the signal is stored in
     `received`, and the loop saves and ends after the current step. While XLA compiles, no Python
-    runs, so a thread ends the process GRACE_SECONDS later, or at the second signal. Both only with
-    `ends_process`: a caller in Python, such as a notebook, keeps its process and gets
-    KeyboardInterrupt at the second signal.
+    runs, so a thread ends the process GRACE_SECONDS later.
+
+    Signals within REPEAT_SECONDS are one. A later second SIGTERM or SIGINT ends the process at
+    once; SIGHUP and SIGUSR1 never do. Both only with `ends_process`: a caller in Python, such as a
+    notebook, keeps its process and gets KeyboardInterrupt at the second signal.
 
     With several processes, each only stores the signal, since all must stop at the same step.
     """
 
-    def __init__(
-        self, ends_process: bool = False, alone: bool = True, launched: bool = False
-    ) -> None:
+    def __init__(self, ends_process: bool = False, alone: bool = True) -> None:
         """Handlers are installed on enter; the first phase defers signals.
 
-        `alone`: there are no other processes. `launched`: by a parent that forwards signals, so the
-        same signal may arrive twice.
+        `alone`: there are no other processes (yet, see `joining`).
         """
         self.received = ""  # name of the first signal, of this process or another
         # Describes the progress of the run, for the message of a stop.
         self.status: Callable[[], str] = lambda: "before the run had started; run it again"
         self._ends_process, self._alone = ends_process, alone
-        self._repeat_seconds = REPEAT_SECONDS if launched else 0.0
         self._phase, self._raised, self._closed = Phase.LISTEN, False, False
-        self._heard: list[tuple[int, float]] = []
+        self._ordered_at: float | None = None  # when the first of ORDERS came
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -90,10 +89,23 @@ class StopSignal:
         self._phase = before
         self._end_if_received()
 
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """Phase JOIN, in which this process may join others."""
+        with self.during(Phase.JOIN):
+            yield
+            self._alone = processes.count() == 1
+
     def enter(self, phase: Phase) -> None:
         """Sets the phase from here on."""
         self._phase = phase
         self._end_if_received()
+
+    def end_if_any_received(self) -> None:
+        """Raises Stopped, in all processes, if any of them has received a signal."""
+        if any(processes.gather(bool(self.received))):
+            self.received = self.received or "a signal to another process"
+            raise Stopped(self.message())
 
     def message(self) -> str:
         """The message of a stopped run."""
@@ -110,8 +122,12 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # With `ends_process`, the listening thread counts the signals.
-        if not self._ends_process and self._is_second(number):
-            signal.default_int_handler(number, frame)
+        if not self._ends_process and number in ORDERS:
+            now = time.monotonic()
+            if self._ordered_at is None:
+                self._ordered_at = now
+            elif now - self._ordered_at >= REPEAT_SECONDS:
+                signal.default_int_handler(number, frame)
         if not self.received:
             self._hear(number)
         self._end_if_received()
@@ -119,31 +135,35 @@ class StopSignal:
     def _hear(self, number: int) -> None:
         self.received = signal.Signals(number).name
 
-    def _is_second(self, number: int) -> bool:
-        """Records a signal; returns whether it is a second one, not a repetition of the first."""
-        self._heard.append((number, time.monotonic()))
-        first, since = self._heard[0]
-        repeated = number == first and self._heard[-1][1] - since < self._repeat_seconds
-        return len(self._heard) > 1 and not repeated
-
     # The thread that receives signals while the main thread is blocked.
 
     def _listen(self) -> None:
-        while byte := os.read(self._read_end, 1):
-            if byte[0] in _NUMBERS:
-                if self._is_second(byte[0]):
-                    self._end_now(byte[0])
-                if len(self._heard) == 1:
-                    thread = threading.Thread(target=self._end_after_grace, args=(byte[0],))
-                    thread.daemon = True
-                    thread.start()
+        graced = ordered = False
+        while read := os.read(self._read_end, 1024):
+            numbers = [number for number in read if number in self._before]
+            if numbers and not graced:
+                graced = True
+                thread = threading.Thread(target=self._end_after_grace, args=(numbers[0],))
+                thread.daemon = True
+                thread.start()
+            orders = [number for number in numbers if number in ORDERS]
+            if orders and ordered:
+                self._end_now(orders[0])
+            elif orders:
+                ordered = True
+                # Their times are not known, as this thread may be late, but what is there after a
+                # second has come within it.
+                time.sleep(REPEAT_SECONDS)
+                if select.select([self._read_end], [], [], 0)[0]:
+                    os.read(self._read_end, 1024)
         os.close(self._read_end)
 
     def _end_after_grace(self, number: int) -> None:
         """Ends the process once it has been interruptible for GRACE_SECONDS."""
         since = time.monotonic()
         while not self._closed:
-            if self._deferred or not self._alone or _is_saving():
+            deferred = self._deferred and self._phase is not Phase.JOIN
+            if deferred or not self._alone or _is_saving():
                 since = time.monotonic()
             elif time.monotonic() - since > GRACE_SECONDS:
                 self._hear(number)
@@ -151,13 +171,15 @@ class StopSignal:
             time.sleep(0.05)
 
     def _end_now(self, number: int) -> None:
+        if self._closed:  # saved, or failed: the status stays
+            return
         name = signal.Signals(number).name
         _end(f"convmesh: ended at once by a second signal, {name}", 128 + number)
 
     def __enter__(self) -> StopSignal:
         self._before = {}
         try:
-            for number in _NUMBERS:
+            for number in to_handle():
                 self._before[number] = signal.signal(number, self._handle)
         except ValueError:  # not in the main thread, which alone can install handlers
             return self
@@ -191,28 +213,19 @@ _open: StopSignal | None = None  # one for the process, like the signal handlers
 def listening(ends_process: bool = False) -> Iterator[StopSignal]:
     """A StopSignal in phase OPEN, or the one that a caller has already opened.
 
-    The command line opens one (with `ends_process`) before its slow imports.
+    The command line opens one (with `ends_process`) before it joins other processes.
     """
     global _open
     if _open is not None:
         yield _open
         return
-    alone = processes.count() == 1
-    # Only the command line is started by a launcher that forwards signals.
-    launched = ends_process and _launched()
-    with StopSignal(ends_process, alone, launched) as stop:
+    with StopSignal(ends_process, alone=processes.count() == 1) as stop:
         _open = stop
         try:
             stop.enter(Phase.OPEN)
             yield stop
         finally:
             _open = None
-
-
-def _launched() -> bool:
-    from convmesh.distributed import failure
-
-    return failure.launched()
 
 
 def _is_saving() -> bool:

@@ -50,7 +50,7 @@ def test_threads_lower_their_priority_and_never_raise_it(monkeypatch):
     assert source.priorities == {before}
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_to_all_processes_does_not_end_a_worker(name):
     code = (
         "import os, signal\n"

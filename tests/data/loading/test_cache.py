@@ -1,11 +1,16 @@
+import os
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from sources import Scenes, assert_same, config_for, take
 
+from convmesh.config import defaults
 from convmesh.data.loading import cache
+from convmesh.data.loading.kept_records import OwnMemory
 from convmesh.data.record import BadExample, Record, Source, Subset
+from convmesh.data.splits import RunData
 
 
 class Counted(Source):
@@ -21,7 +26,7 @@ class Counted(Source):
         self.reads.append(index)
         if index in self.broken:
             raise BadExample(f"{index}.png: broken")
-        image = np.full((100, 100, 3), index, np.uint8)
+        image = np.full((100, 100, 3), index % 256, np.uint8)
         return Record(image, index + 1, f"{index}.png", boxes=np.ones((2, 4), np.float32))
 
     def name(self, index):
@@ -70,31 +75,6 @@ def test_a_pickled_copy_starts_empty():
     assert len(copy) == 6 and copy[4].image_id == 5
 
 
-def test_auto_caches_what_fits_into_a_quarter_of_the_free_memory(monkeypatch):
-    source = Counted(count=100, broken=(0,))  # 3,000,000 bytes
-    monkeypatch.setattr(cache, "free_memory", lambda: 12_100_000)
-    assert isinstance(cache.with_cache(source, "auto"), cache.Cached)
-    assert cache.with_cache(source, "auto", copies=2) is source
-    assert cache.with_cache(source, "false") is source
-    monkeypatch.setattr(cache, "free_memory", lambda: 11_900_000)
-    assert cache.with_cache(source, "auto") is source
-    assert isinstance(cache.with_cache(source, "true"), cache.Cached)
-    assert len(source.reads) < 100
-
-
-def test_free_memory_respects_the_limit_of_a_container(monkeypatch):
-    files = {"/proc/meminfo": ["MemTotal: 99 kB", "MemAvailable:   8000 kB"]}
-    monkeypatch.setattr(cache, "_lines", lambda path: files.get(path, []))
-    assert cache.free_memory() == 8000 * 1024
-    files["/sys/fs/cgroup/memory.max"] = ["max"]
-    files["/sys/fs/cgroup/memory.current"] = ["500"]
-    assert cache.free_memory() == 8000 * 1024
-    files["/sys/fs/cgroup/memory.max"] = ["1500"]
-    assert cache.free_memory() == 1000
-    files.clear()
-    assert cache.free_memory() == 0
-
-
 def test_arrays_of_every_kind_are_read_only():
     class Boxes(Counted):
         def __getitem__(self, index):
@@ -112,12 +92,47 @@ def test_the_ids_of_the_classes_are_those_of_the_source():
     assert cache.Cached(source).category_ids == (17,)
 
 
-def test_images_that_fill_the_allowed_memory_exactly_are_cached(monkeypatch):
-    source = Counted(count=4)  # 120,000 bytes, a quarter of 480,000
-    monkeypatch.setattr(cache, "free_memory", lambda: 480_000)
-    assert cache.fits(source)
-    monkeypatch.setattr(cache, "free_memory", lambda: 479_999)
-    assert not cache.fits(source)
+def test_only_its_own_examples_are_read_from_a_cache_of_two_splits():
+    kept = OwnMemory(6)
+    first, second = cache.Cached(Counted(2), kept, 0), cache.Cached(Counted(4), kept, 2)
+    assert [record.image_id for record in second] == [1, 2, 3, 4]
+    assert [record.image_id for record in first] == [1, 2]
+    for index in (-1, 2):
+        with pytest.raises(IndexError):
+            first[index]
+
+
+# Which images are kept. An image of `Counted` takes 30,000 bytes and 1,000 for the rest.
+
+
+def cached(monkeypatch, train, evaluated, free, wanted="auto", **data):
+    """What `with_caches` makes of two splits; `free`: bytes of memory."""
+    monkeypatch.setattr(cache, "free_memory", lambda: free)
+    config = defaults("detect")
+    config.data.update({"cache": wanted} | data)
+    evaluated.split = "val"
+    return cache.with_caches(RunData(train, evaluated), config)
+
+
+def kept(data):
+    return [isinstance(source, cache.Cached) for source in (data.train, data.eval)]
+
+
+def test_what_fits_into_a_quarter_of_the_free_memory_is_kept(monkeypatch):
+    for free, wanted in ((4 * 186_000, [True, True]), (4 * 186_000 - 4, [True, False])):
+        data = cached(monkeypatch, Counted(4), Counted(2), free)
+        assert kept(data) == wanted
+    assert kept(cached(monkeypatch, Counted(4), Counted(2), 4 * 124_000 - 4)) == [False, True]
+    assert kept(cached(monkeypatch, Counted(4), Counted(2), 0)) == [False, False]
+
+
+@pytest.mark.parametrize("wanted", ["true", True])
+def test_true_keeps_all_and_false_none(monkeypatch, wanted):
+    data = cached(monkeypatch, Counted(), Counted(), 0, wanted)
+    assert kept(data) == [True, True]
+    assert data.cached == "12 of 12 decoded images stay in memory, about 0.4 MB"
+    data = cached(monkeypatch, Counted(), Counted(), 10**9, "false")
+    assert kept(data) == [False, False] and data.cached == ""
 
 
 def test_the_size_of_all_images_is_estimated_by_the_mean_of_a_sample(monkeypatch):
@@ -126,20 +141,95 @@ def test_the_size_of_all_images_is_estimated_by_the_mean_of_a_sample(monkeypatch
             side = 300 if index == 0 else 100
             return Record(np.zeros((side, 100, 3), np.uint8), index, str(index))
 
-    monkeypatch.setattr(cache, "free_memory", lambda: 4 * 180_000)  # 90,000 + 3 x 30,000
-    assert cache.fits(OneLarge(count=4))
+    # 90,000 + 3 x 30,000, and 4 x 1,000
+    for free, wanted in ((4 * 184_000, True), (4 * 184_000 - 4, False)):
+        assert kept(cached(monkeypatch, OneLarge(4), Counted(0), free))[0] is wanted
 
 
-def test_the_limit_of_an_older_container_is_respected_too(monkeypatch):
-    folder = "/sys/fs/cgroup/memory/memory"
-    files = {
-        "/proc/meminfo": ["MemAvailable: 8 kB"],
-        f"{folder}.limit_in_bytes": ["5000"],
-        f"{folder}.usage_in_bytes": ["2000"],
-    }
-    monkeypatch.setattr(cache, "_lines", lambda path: files.get(path, []))
-    assert cache.free_memory() == 3000
-    files[f"{folder}.limit_in_bytes"] = ["9223372036854771712"]  # none
-    assert cache.free_memory() == 8 * 1024
-    files[f"{folder}.limit_in_bytes"] = ["1000"]  # already exceeded
-    assert cache.free_memory() == 0
+def test_no_image_is_read_if_they_could_not_fit(monkeypatch):
+    train, evaluated = Counted(100), Counted(5000)
+    assert kept(cached(monkeypatch, train, evaluated, 4 * 4_000_000)) == [True, False]
+    assert 0 < len(train.reads) <= 16 and evaluated.reads == []
+
+
+def test_beyond_the_memory_allowed_images_are_decoded_each_time(monkeypatch):
+    class Growing(Counted):
+        """The images of the sample are small."""
+
+        def __getitem__(self, index):
+            record = super().__getitem__(index)
+            return record if index in {*range(0, 31, 2)} else replace(record, image=LARGE)
+
+    LARGE = np.zeros((300, 300, 3), np.uint8)
+    source = Growing(31)  # of which 16 are the sample
+    data = cached(monkeypatch, source, Counted(0), 4 * 1_300_000)
+    for _ in range(2):
+        for index in range(31):
+            assert data.train[index].image.shape[0] == (300 if index % 2 else 100)
+    # Four of 271,000 bytes and six of 31,000 are kept; the others are read a second time.
+    assert len(source.reads) == 16 + 31 + 21
+
+
+def test_what_stays_in_memory_is_said(monkeypatch):
+    said = cached(monkeypatch, Counted(400), Counted(200), 10**9).cached
+    assert said == "600 of 600 decoded images stay in memory, about 19 MB"
+    said = cached(monkeypatch, Counted(400), Counted(200), 4 * 15_000_000).cached
+    assert said == (
+        "400 of 600 decoded images stay in memory, about 12 MB; those of val (about 6.2 MB) do not "
+        "fit into 15 MB, 25% of the free memory, and are decoded each time (data.cache)"
+    )
+    said = cached(monkeypatch, Counted(60, range(60)), Counted(200), 4_000_000).cached
+    assert said == (
+        "0 of 260 decoded images stay in memory; those of train (of unknown size) and val (about "
+        "6.2 MB) do not fit into 1.0 MB, 25% of the free memory, and are decoded each time "
+        "(data.cache)"
+    )
+
+
+# Data workers, which are processes.
+
+
+def test_workers_share_the_cache_of_their_process(monkeypatch, tmp_path):
+    source = Logged(12, tmp_path / "log")
+    expected, _ = take(source, config_for(), 12)
+    monkeypatch.setattr(cache, "free_memory", lambda: 10**9)
+    config = config_for(workers=2, cache="auto")
+    data = cache.with_caches(RunData(source, Logged(2, tmp_path / "val")), config)
+    assert data.cached.endswith(", in one cache for this process and its 2 data workers")
+    source.log.unlink()
+    found, _ = take(data.train, config, 12)
+    assert_same(found, expected)
+    # 12 batches of 4 are 4 epochs. Only if both read an image at the same time is it read twice;
+    # without the shared memory each would read nearly all.
+    count = len(source.decoded())
+    assert set(source.decoded()) == set(range(12)) and count <= 12 + 4
+    for index in range(12):
+        data.train[index]
+    assert len(source.decoded()) == count
+
+
+def test_without_shared_memory_workers_have_parts_of_the_budget(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    free = 4 * 3 * 100_000  # for this process and 2 workers
+    data = cached(monkeypatch, Counted(3), Counted(1), free, workers=2)
+    assert kept(data) == [True, False]
+    assert ", in each of 3 processes, which cannot share them; those of val" in data.cached
+    assert pickle.loads(pickle.dumps(data.train))._kept.limit == 100_000
+    data = cached(monkeypatch, Counted(4), Counted(1), free, workers=2)
+    assert kept(data) == [False, True]
+
+
+class Logged(Scenes):
+    """Notes in a file which examples are decoded, by whichever process."""
+
+    def __init__(self, count, log):
+        super().__init__(count)
+        self.log = log
+
+    def __getitem__(self, index):
+        with open(self.log, "a") as file:
+            file.write(f"{index}\n")
+        return super().__getitem__(index)
+
+    def decoded(self):
+        return [int(line) for line in self.log.read_text().split()]

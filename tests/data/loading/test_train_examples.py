@@ -14,7 +14,7 @@ from sources import (
 )
 
 from convmesh.data import order
-from convmesh.data.loading.cache import with_cache
+from convmesh.data.loading.cache import cached
 from convmesh.data.record import Record
 from convmesh.errors import DataError
 
@@ -121,12 +121,17 @@ def test_if_no_image_can_be_read_the_error_names_the_first_and_the_count():
         take(Scenes(5, broken=range(5)), config, 1)
 
 
-@pytest.mark.parametrize("options", [{"workers": 1}, {"cache": "true"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": 1, "cache": "false"}, {"cache": "true"}, {"workers": 1, "cache": "true"}],
+    ids=str,
+)
 def test_replacements_are_the_same_in_workers_and_with_a_cache(options):
     source = Scenes(7, broken=(1, 2, 6))
     expected, counts = take(source, config_for(on_bad_example="skip"), 4)
     config = config_for(on_bad_example="skip", **options)
-    found, found_counts = take(with_cache(source, str(config.data.cache)), config, 4)
+    (kept,), _ = cached([source], config)
+    found, found_counts = take(kept, config, 4)
     assert_same(found, expected)
     assert found_counts == counts
 

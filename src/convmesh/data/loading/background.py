@@ -14,6 +14,8 @@ import cv2
 import grain
 from absl import flags
 
+from convmesh.distributed import stop_signals
+
 THREADS = min(8, os.cpu_count() or 1)
 LOW_PRIORITY = 10  # a Unix niceness, from -20 (first) to 19
 _this_thread = threading.local()
@@ -86,7 +88,7 @@ def lower_thread_priority() -> None:
 def _start_worker(index: int, count: int) -> None:
     cv2.setNumThreads(0)
     # A terminal signals all processes, but the run may still need the batches of this worker.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals.to_ignore():
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -1,48 +1,70 @@
-"""A cache of decoded images in memory: a Source that wraps another."""
+"""Caches of decoded images in memory: Sources that wrap others, and where they keep the images.
+
+The processes of a host and their data workers share one cache, so that each image is held once.
+Where they cannot, each has its own, within its part of what the host may use.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from convmesh.data.loading.cache_budget import Budget, Member
+from convmesh.data.loading.host_memory import free_memory, host_name
+from convmesh.data.loading.kept_records import (
+    RECORD_BYTES,
+    KeptRecords,
+    OwnMemory,
+    make_read_only,
+)
+from convmesh.data.loading.shared_memory import offered
 from convmesh.data.record import BadExample, Record, Source
+from convmesh.data.splits import RunData
+from convmesh.distributed import processes
 
-# `data.cache = auto` uses at most this fraction of the free memory.
+# `data.cache = auto` uses at most this fraction of the free memory of a host.
 MAX_FRACTION = 0.25
 _SAMPLES = 16  # images decoded to estimate the size of all
-_THUMBNAIL_BYTES = 1000
 
 
 class Cached(Source):
     """A source that reads each example of another source once and keeps its record.
 
-    Safe to use from many threads; a copy in another process starts empty. Errors are not kept:
-    every access to an unreadable example raises.
+    Safe to use from many threads. Errors are not kept: every access to an unreadable example
+    raises.
     """
 
-    def __init__(self, source: Source):
-        """Cache the records of `source`."""
-        self._source = source
+    def __init__(self, source: Source, kept: KeptRecords | None = None, first: int = 0):
+        """Keep the records of `source` in `kept`, from number `first` on; None: in this process."""
+        self._source, self._first = source, first
+        self._kept = OwnMemory(len(source)) if kept is None else kept
         self.classes, self.task, self.split = source.classes, source.task, source.split
         self.category_ids = source.category_ids
-        self._records: list[Record | None] = [None] * len(source)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes, such as data workers, read and fill the same cache."""
+        return self._kept.shared
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return len(self._records)
+        return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
         """Return example `index`, with read-only arrays."""
-        record = self._records[index]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        record = self._kept.get(self._first + index)
         if record is None:
-            # Two threads may both read it; the records are equal, and the last one is kept.
+            # Two threads may both read it; the records are equal, and the first one is kept.
             record = self._source[index]
-            for array in (record.image, record.boxes, record.labels, record.crowd, record.area):
-                if array is not None:
-                    array.flags.writeable = False
-            self._records[index] = record
+            make_read_only(record)
+            self._kept.add(self._first + index, record)
         return record
 
     def name(self, index: int) -> str:
@@ -57,57 +79,106 @@ class Cached(Source):
         """Return what the files state about example `index`."""
         return self._source.stated_truth(index)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_records": len(self)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _records=[None] * state["_records"])
+    def stored_bits(self, index: int) -> int:
+        """Return the bits of a channel of the image file of example `index`."""
+        return self._source.stored_bits(index)
 
 
-def with_cache(source: Source, wanted: str, copies: int = 1) -> Source:
-    """Return `source` with a cache if `wanted` is `true`, or `auto` and it fits into memory.
+def with_caches(data: RunData, config: ConfigDict) -> RunData:
+    """Return `data` with caches, as `data.cache` says, and a line about them in `cached`.
 
-    copies: the number of processes that will each have a cache.
+    Every process must call it, with the same data. Raises DataError if an image of a sample cannot
+    be used.
     """
-    if wanted == "true" or (wanted == "auto" and fits(source, copies)):
-        return Cached(source)
-    return source
+    (train, evaluated), said = cached([data.train, data.eval], config)
+    return replace(data, train=train, eval=evaluated, cached=said)
 
 
-def fits(source: Source, copies: int = 1) -> bool:
-    """Return whether all decoded images fit into MAX_FRACTION of the free memory, by a sample."""
-    budget = MAX_FRACTION * free_memory() / copies
-    # Decodes no image if there are so many that even thumbnails would not fit.
-    if len(source) * _THUMBNAIL_BYTES > budget:
-        return False
+def cached(sources: Sequence[Source], config: ConfigDict) -> tuple[list[Source], str]:
+    """Return `sources`, with a cache or as they are, and a line that says what stays in memory.
+
+    `data.cache = auto` gives a source a cache if all its images fit into what those before it leave
+    of the memory allowed; `true` gives all a cache. Calls and errors as of `with_caches`.
+    """
+    # An unchecked config may still hold True instead of `true`.
+    wanted, workers = str(config.data.cache).lower(), config.data.workers
+    several = processes.count() > 1 or workers > 0
+    with offered(wanted != "false" and several) as offer:
+        allowed = int(MAX_FRACTION * free_memory())
+        own = Member(processes.index(), wanted, host_name(), allowed, 1 + workers, offer)
+        # Nobody fills a cache before all have read how much memory is free.
+        members = [member for member in processes.gather(own) if member.wanted != "false"]
+        if wanted == "false":
+            if members:  # which gather twice
+                processes.gather(None)
+            return list(sources), ""
+        budget = Budget.of([member for member in members if member.host == own.host])
+        kept = budget.open(sum(map(len, sources)))
+        firsts = itertools.accumulate(map(len, sources), initial=0)
+        caches = [Cached(source, kept, n) for source, n in zip(sources, firsts, strict=False)]
+        decides = budget.decider == own.index
+        sizes = [_bytes_of(source, budget.total) for source in sources] if decides else []
+        # After this, all have opened what is offered.
+        answers = processes.gather((kept.shared, sizes))
+    sharing = [member for member in budget.members if answers[member.index][0]]
+    if kept.shared:
+        kept.limit = budget.left_by([one for one in budget.members if one not in sharing])
+    needed = answers[budget.decider][1]
+    chosen = budget.choose(needed, kept.limit)
+    where = _shared_by(sharing) if kept.shared else _apart(budget)
+    used = [c if keep else source for c, keep, source in zip(caches, chosen, sources, strict=True)]
+    return used, _said(used, needed, budget, where)
+
+
+def _bytes_of(source: Source, most: int) -> int | None:
+    """Return the bytes of all decoded images, by a sample; None if none of it can be read."""
+    least = len(source) * RECORD_BYTES
+    if least > most:  # whatever the images are
+        return least
     sizes = []
     for index in np.linspace(0, len(source) - 1, min(_SAMPLES, len(source))).astype(int):
-        try:
-            sizes.append(source[int(index)].image.nbytes)
-        except BadExample:
-            continue
-    return bool(sizes and np.mean(sizes) * len(source) <= budget)
+        with contextlib.suppress(BadExample):
+            sizes.append(source[int(index)].image.nbytes + RECORD_BYTES)
+    return int(np.mean(sizes) * len(source)) if sizes else None
 
 
-def free_memory() -> int:
-    """Return the bytes of memory available to this process; 0 if unknown."""
-    free = 0
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    # A container may be limited to less than the machine has (cgroups, version 2 and 1).
-    for limit_file, used_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        limit, used = (_lines(f"/sys/fs/cgroup/{name}") for name in (limit_file, used_file))
-        if limit and used and limit[0].isdigit():
-            free = min(free, max(0, int(limit[0]) - int(used[0])))
-    return free
+def _said(
+    sources: Sequence[Source], needed: Sequence[int | None], budget: Budget, where: str
+) -> str:
+    """Return the line about the caches of `sources`, which need so many bytes."""
+    total, kept, size, missing = 0, 0, 0, []
+    for source, bytes_needed in zip(sources, needed, strict=True):
+        total += len(source)
+        if isinstance(source, Cached):
+            kept, size = kept + len(source), size + (bytes_needed or 0)
+        else:
+            takes = "of unknown size" if bytes_needed is None else f"about {_size(bytes_needed)}"
+            missing.append(f"{source.split} ({takes})")
+    line = f"{kept} of {total} decoded images stay in memory"
+    if kept:
+        line += f", about {_size(size)}{where}"
+    if missing:
+        line += (
+            f"; those of {' and '.join(missing)} do not fit into {_size(budget.total)},"
+            f" {MAX_FRACTION:.0%} of the free memory, and are decoded each time (data.cache)"
+        )
+    return line
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
+def _shared_by(members: Sequence[Member]) -> str:
+    workers = sum(member.takers - 1 for member in members)
+    if len(members) == 1:
+        return f", in one cache for this process and its {workers} data workers"
+    also = f" and their {workers} data workers" if workers else ""
+    return f", in one cache for the {len(members)} processes of this host{also}"
+
+
+def _apart(budget: Budget) -> str:
+    takers = sum(member.takers for member in budget.members)
+    return f", in each of {takers} processes, which cannot share them" if takers > 1 else ""
+
+
+def _size(number: int) -> str:
+    if number >= 1e9:
+        return f"{number / 1e9:.1f} GB"
+    return f"{number / 1e6:.{0 if number >= 1e7 else 1}f} MB"

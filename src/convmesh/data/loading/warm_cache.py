@@ -23,14 +23,14 @@ def warm_cache(
 ) -> Iterator[None]:
     """While open, read examples into the cache of `source` in the order of `train_batches`.
 
-    Does nothing if `source` has no cache in this process. Images to be mixed into others are among
-    the same examples, and are not read separately.
+    Does nothing if `source` has no cache, or data workers have caches of their own. Images to be
+    mixed into others are among the same examples, and are not read separately.
     """
     positions = ShardPositions.of(config.train.batch_size, shard)
     first = start_step * len(positions.in_batch)
     batches_per_epoch = -(-len(source) // config.train.batch_size)
     remaining = iter(range(first, first + batches_per_epoch * len(positions.in_batch)))
-    ended = not isinstance(source, Cached) or config.data.workers > 0
+    ended = not isinstance(source, Cached) or (config.data.workers > 0 and not source.shared)
 
     def read() -> None:
         lower_thread_priority()
