@@ -40,7 +40,7 @@ def start_seconds() -> float:
 def set_start_seconds(seconds: float) -> None:
     """Sets `start_seconds` for this process."""
     global _start_seconds
-    _start_seconds = seconds
+    _start_seconds = float(seconds)
 
 
 def find_cluster(env: Mapping[str, str]) -> str | None:

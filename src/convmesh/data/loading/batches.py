@@ -145,6 +145,8 @@ class Batches(Generic[AnyBatch]):
     def close(self) -> None:
         """End the threads and worker processes."""
         self._batches.close()
+        # Grain's iterators complain if they are deleted as late as when Python exits.
+        self._batches = iter(())
         if self._workers:
             kill_workers()
 

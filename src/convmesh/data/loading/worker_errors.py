@@ -79,6 +79,7 @@ def explain(error: Exception, workers: int, batch_bytes: int) -> Exception:
     batch_bytes: the size of a batch of this process. An error that a worker raised itself is
     returned as it is, without the notes that Grain adds.
     """
+    error.__notes__ = []
     if isinstance(error, ConvmeshError):
         return error
     ended = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
@@ -91,7 +92,6 @@ def explain(error: Exception, workers: int, batch_bytes: int) -> Exception:
             f"data.workers={workers}: this process is itself a daemonic one of multiprocessing, "
             "which may have no worker processes; set data.workers=0"
         )
-    error.__notes__ = []
     return error
 
 
