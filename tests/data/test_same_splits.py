@@ -13,8 +13,9 @@ from convmesh.data.same_splits import check_same_splits
 
 class Split(Source):
     task, split, category_ids = "classify", "val", None
-    def __init__(self, names="abcdef", classes=("cat", "dog"), sizes=None, **more):
-        self.names, self.classes, self.sizes = list(names), classes, sizes or {}
+    def __init__(self, names="abcdef", classes=("cat", "dog"), truths=None, **more):
+        self.names, self.classes, self.truths = list(names), classes, truths or {}
+        self.sizes = {}
         vars(self).update(more)
     def __len__(self):
         return len(self.names)
@@ -23,6 +24,8 @@ class Split(Source):
     def name(self, i):
         return self.names[i]
     def stated_truth(self, i):
+        return self.truths.get(self.names[i], b"")
+    def stated_size(self, i):
         return self.sizes.get(self.names[i], b"")
 
 cases = [
@@ -33,6 +36,7 @@ cases = [
     ({"names": "abcdfe"}, {}),
     ({"classes": ("cat", "cow")}, {}),
     ({"classes": ("dog", "cat")}, {}),
+    ({"truths": {"c": b"1", "f": b"2"}}, {"truths": {"f": b"2"}}),
     ({"sizes": {"c": b"1", "f": b"2"}}, {"sizes": {"f": b"2"}}),
     ({"split": "test"}, {}),
     ({"category_ids": (3, 4)}, {"category_ids": (4, 3)}),
@@ -57,6 +61,8 @@ def test_what_differs_and_on_which_process(job):
     started = [job(BODY, *jobs.flags_for(i, address, 3)) for i in range(3)]
     (status, out, err), *_ = map(jobs.end, started)
     assert status == 0, err
+    size = "split val: the sizes of image files differ from process 0's on process 1: c"
+    assert err == f"warning: {size}\n"
     split = "split val: process 0 has 6 images, process 1 has"
     assert json.loads(out) == [
         "",
@@ -66,13 +72,14 @@ def test_what_differs_and_on_which_process(job):
         f"{split} 6 and has them in another order",
         "the classes of process 0 are cat, dog; process 1 has also cow and lacks dog",
         "the classes of process 0 are cat, dog; process 1 has them in another order",
-        "split val: labels, boxes or sizes of image files differ from process 0's on process 1: c",
+        "split val: labels or boxes differ from process 0's on process 1: c",
+        "",  # only reported
         "evaluation split: processes 0 and 2 have val, process 1 has test",
         "evaluation category ids: processes 0 and 2 have (4, 3), process 1 has (3, 4)",
     ]
 
 
 def test_of_a_large_split_a_sample_is_compared(monkeypatch):
-    monkeypatch.setattr(same_splits, "TRUTHS", 5)
+    monkeypatch.setattr(same_splits, "SAMPLED", 5)
     assert same_splits._sample(range(4)) == [0, 1, 2, 3]
     assert same_splits._sample(range(101)) == [0, 25, 50, 75, 100]

@@ -102,12 +102,16 @@ class Source(ABC):
         """Return the name of example `index` in messages, without reading the example."""
 
     def stated_truth(self, index: int) -> bytes:
-        """Return what the files state about example `index`, and the size of its image file.
+        """Return what the files state about example `index`: its labels and boxes.
 
-        No image is read. Two sources with the same names and truths are evaluated alike.
+        No image is read. Two sources with the same names, truths and images are evaluated alike.
         """
         labels = self.stated_labels(index)
         return b"" if labels is None else np.asarray(labels, np.int64).tobytes()
+
+    def stated_size(self, index: int) -> bytes:
+        """Return the size of the image file of example `index` as text, empty if unknown."""
+        return b""
 
     def stated_labels(self, index: int) -> np.ndarray | None:
         """Return the class ids int64 [n] that the files state for example `index`.
@@ -172,6 +176,10 @@ class Subset(Source):
         """Return what the files state about example `index` of the subset."""
         return self._source.stated_truth(int(self._indices[index]))
 
+    def stated_size(self, index: int) -> bytes:
+        """Return the size of the image file of example `index` of the subset."""
+        return self._source.stated_size(int(self._indices[index]))
+
 
 def file_size(path: str | os.PathLike[str]) -> bytes:
     """Return the size of a file as text, empty if there is no such file."""
@@ -199,7 +207,7 @@ def truth_identity(source: Source) -> dict[str, int | str]:
     truth = hashlib.sha256()
     for index in range(len(source)):
         truth.update(f"{source.name(index)}\n".encode("utf-8", "surrogateescape"))
-        truth.update(source.stated_truth(index))
+        truth.update(source.stated_truth(index) + source.stated_size(index))
     return {"split": source.split, "examples": len(source), "truth": truth.hexdigest()}
 
 

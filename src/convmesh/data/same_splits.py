@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from convmesh.data.record import Source, identity
-from convmesh.distributed import processes, same_run
+from convmesh.distributed import console, processes, same_run
 from convmesh.errors import DataError, some
 
-TRUTHS = 2000  # largest number of examples of a split whose labels and file sizes are compared
+SAMPLED = 2000  # largest number of examples of a split whose labels and file sizes are compared
 _ADVICE = "give every process the same data"
 
 
@@ -20,8 +20,9 @@ def check_same_splits(sources: Mapping[str, Source]) -> None:
     """Raises DataError, on every process, if the splits differ between processes.
 
     sources: by their use, such as "training". Compared are the names of splits, classes and
-    examples, and, of up to TRUTHS examples, labels, boxes and the size of the image file. Waits for
-    a process that opens its data later, see `processes.wait_for_others`.
+    examples, and, of up to SAMPLED examples, labels and boxes. Image files of other sizes are only
+    reported: one may be damaged on one machine, and skipped. Waits for a process that opens its
+    data later, see `processes.wait_for_others`.
     """
     if processes.count() == 1:
         return
@@ -31,30 +32,41 @@ def check_same_splits(sources: Mapping[str, Source]) -> None:
     for difference in same_run.differences(stated, "open its data"):
         use, _, name = difference.name.partition(" ")
         source = sources[use]
-        described = {"classes": _classes, "examples": _examples, "truth": _truths}.get(name)
-        what = described(source) if described else str(difference)
-        raise DataError(f"{what}; {_ADVICE}")
+        if name == "sizes":
+            differ = _sampled(source, "the sizes of image files differ", source.stated_size)
+            console.print_status(f"warning: {differ}")
+        elif name == "truth":
+            differ = _sampled(source, "labels or boxes differ", source.stated_truth)
+            raise DataError(f"{differ}; {_ADVICE}")
+        else:
+            described = {"classes": _classes, "examples": _examples}.get(name)
+            raise DataError(f"{described(source) if described else difference}; {_ADVICE}")
 
 
 def _statement(source: Source) -> dict[str, Any]:
-    """What must be equal, in the order in which differences are reported."""
+    """What is compared, in the order in which differences are reported."""
     return {
         "split": source.split,
         "classes": tuple(source.classes),
         "category ids": source.category_ids,
         "examples": identity(source),
-        "truth": hashlib.sha256(b"".join(_truths_of(source))).hexdigest(),
+        "truth": _digest(source, source.stated_truth),
+        "sizes": _digest(source, source.stated_size),
     }
 
 
-def _truths_of(source: Source) -> list[bytes]:
-    """Digests of what the files state of examples evenly spread over the source."""
-    return [hashlib.sha256(source.stated_truth(i)).digest()[:8] for i in _sample(source)]
+def _digest(source: Source, stated: Callable[[int], bytes]) -> str:
+    """A digest of what is stated of the sampled examples."""
+    return hashlib.sha256(b"".join(_digests(source, stated))).hexdigest()
+
+
+def _digests(source: Source, stated: Callable[[int], bytes]) -> list[bytes]:
+    return [hashlib.sha256(stated(i)).digest()[:8] for i in _sample(source)]
 
 
 def _sample(source: Source) -> list[int]:
-    """Indices of at most TRUTHS examples, evenly spread."""
-    spread = np.linspace(0, len(source) - 1, min(TRUTHS, len(source)))
+    """Indices of at most SAMPLED examples, evenly spread."""
+    spread = np.linspace(0, len(source) - 1, min(SAMPLED, len(source)))
     return [int(i) for i in np.unique(spread.astype(int))]
 
 
@@ -91,15 +103,12 @@ def _examples(source: Source) -> str:
     return f"split {source.split}: process 0 has {len(first)} images, {'; '.join(said[:3])}"
 
 
-def _truths(source: Source) -> str:
-    """Of which examples labels, boxes or the size of the image file differ from process 0's."""
-    truths = _truths_of(source)
-    first = processes.broadcast(truths)
+def _sampled(source: Source, what: str, stated: Callable[[int], bytes]) -> str:
+    """Of which of the sampled examples something that is stated differs from process 0's."""
+    digests = _digests(source, stated)
+    first = processes.broadcast(digests)
     names = [source.name(i) for i in _sample(source)]
-    differing = [n for n, a, b in zip(names, truths, first, strict=True) if a != b]
+    differing = [n for n, a, b in zip(names, digests, first, strict=True) if a != b]
     everyone = processes.gather(differing)
     said = [f"{processes.named([i])}: {some(names)}" for i, names in enumerate(everyone) if names]
-    return (
-        f"split {source.split}: labels, boxes or sizes of image files differ from process 0's on "
-        f"{'; '.join(said[:3])}"
-    )
+    return f"split {source.split}: {what} from process 0's on {'; '.join(said[:3])}"

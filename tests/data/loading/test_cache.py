@@ -35,6 +35,9 @@ class Counted(Source):
     def stated_truth(self, index):
         return b"truth of %d" % index
 
+    def stated_size(self, index):
+        return b"size of %d" % index
+
 
 def test_each_example_is_read_once():
     source = Counted()
@@ -49,6 +52,8 @@ def test_what_the_files_state_is_that_of_the_source():
     source = Counted()
     assert cache.Cached(source).stated_truth(3) == source.stated_truth(3) == b"truth of 3"
     assert Subset(source, [4, 2], "part").stated_truth(1) == b"truth of 2"
+    assert cache.Cached(source).stated_size(3) == b"size of 3"
+    assert Subset(source, [4, 2], "part").stated_size(1) == b"size of 2"
     assert source.reads == []
 
 

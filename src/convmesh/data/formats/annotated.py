@@ -302,8 +302,11 @@ class AnnotatedSource(Source):
         """Return the boxes, labels and ignored regions that the files state for image `index`."""
         example = self._examples[index]
         ignored = example.ignored(training=False)
-        stated = (array.tobytes() for array in (example.boxes, example.labels, ignored))
-        return b"".join((*stated, file_size(example.path)))
+        return b"".join(a.tobytes() for a in (example.boxes, example.labels, ignored))
+
+    def stated_size(self, index: int) -> bytes:
+        """Return the size of the file of image `index`."""
+        return file_size(self._examples[index].path)
 
     def stated_bad(self, index: int) -> np.ndarray:
         """Return bool [n]: the boxes of image `index` that its files show to be bad."""

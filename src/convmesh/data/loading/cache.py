@@ -79,6 +79,10 @@ class Cached(Source):
         """Return what the files state about example `index`."""
         return self._source.stated_truth(index)
 
+    def stated_size(self, index: int) -> bytes:
+        """Return the size of the image file of example `index`."""
+        return self._source.stated_size(index)
+
     def stored_bits(self, index: int) -> int:
         """Return the bits of a channel of the image file of example `index`."""
         return self._source.stored_bits(index)

@@ -186,6 +186,9 @@ class FolderSource(Source):
         return np.array([self._labels[index]])
 
     def stated_truth(self, index: int) -> bytes:
-        """Return the class id of image `index` and the size of its file."""
-        path = os.path.join(self._root, self._files[index])
-        return b"%d " % self._labels[index] + file_size(path)
+        """Return the class id of image `index`."""
+        return b"%d " % self._labels[index]
+
+    def stated_size(self, index: int) -> bytes:
+        """Return the size of the file of image `index`."""
+        return file_size(os.path.join(self._root, self._files[index]))
