@@ -35,14 +35,15 @@ def test_the_flags_of_several_processes(calls, workdir, monkeypatch):
 
     monkeypatch.setattr("convmesh.distributed.launch.run_locally", run_locally)
     flags = ["--coordinator", "10.0.0.1:1234", "--process-id", "1", "--num-processes=2"]
+    flags += ["--start-timeout", "60"]
     for argv in ([*flags, "eval", "--workdir", workdir], ["eval", "--workdir", workdir, *flags]):
         assert main(argv) == 0
         assert [call[0] for call in calls.made] == ["start", "evaluate", "finish"]
-        assert calls.made[0][1] == ("10.0.0.1:1234", 2, 1)
+        assert calls.made[0][1] == ("10.0.0.1:1234", 2, 1, 60)
         calls.made.clear()
     for alone in ([], ["--num-processes", "1"]):
         assert main(["eval", "--workdir", workdir, *alone]) == 0
-        assert calls.made[0] == ("start", (None, len(alone) // 2 or None, None))
+        assert calls.made[0] == ("start", (None, len(alone) // 2 or None, None, None))
         calls.made.clear()
 
     argv = ["predict", "--workdir", workdir, "--output", "o", "--num-processes", "2", "--", "--a"]

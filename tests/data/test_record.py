@@ -102,3 +102,17 @@ def test_file_names_that_are_not_utf8_have_an_identity():
     first, second = (identity(Named(os.fsdecode(name))) for name in (b"\xff.jpg", b"\xfe.jpg"))
     assert first["names"] != second["names"]
     assert first["names"] == hashlib.sha256(b"\xff.jpg\n").hexdigest()
+
+
+def test_iterating_ends_after_the_last_example_of_a_source_that_does_not_say_so():
+    class Endless(Source):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return index
+
+        def name(self, index):
+            return str(index)
+
+    assert list(Endless()) == [0, 1]

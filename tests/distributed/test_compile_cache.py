@@ -133,3 +133,15 @@ def test_the_cache_is_of_one_version_of_jax_and_one_kind_of_cpu(tmp_path, monkey
         names.append(compile_cache.start().name)
     assert names[0] != names[1]
     assert all(name.startswith(f"{jax.__version__}-") for name in names)
+
+
+def test_a_cache_that_cannot_be_written_is_only_read(tmp_path, monkeypatch):
+    monkeypatch.setenv(compile_cache.FOLDER, str(tmp_path))
+    monkeypatch.setattr(compile_cache, "_jax_folder", lambda: "")
+    set_to = {}
+    monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+    for writable in (True, False):
+        monkeypatch.setattr(compile_cache.os, "access", lambda *_, answer=writable: answer)
+        assert compile_cache.start().parent == tmp_path
+        seconds = set_to["jax_persistent_cache_min_compile_time_secs"]
+        assert (seconds < 1) if writable else (seconds > 1e6)

@@ -227,9 +227,29 @@ def test_gpus_of_one_host_alone_talk_over_loopback(monkeypatch, address, given, 
     monkeypatch.setattr(launch, "_initialize_jax", lambda info, at, bind: joined.append(at))
     monkeypatch.setattr(launch, "_set_gloo_address", lambda address: None)
     monkeypatch.setattr(launch.failure, "watch", lambda: None)
+    monkeypatch.setattr(launch, "call_roll", lambda meeting, meanwhile: meanwhile())
     launch._join(ProcessInfo(address, num_processes=2, process_id=1))
     assert joined == [address]
     assert os.environ.get("NCCL_SOCKET_IFNAME") == used
+
+
+def test_processes_with_one_id_or_other_counts_end_at_once_with_one_line(job):
+    address, body = jobs.free_address(), "print('joined')"
+    twice = [job(body, *jobs.flags_for(index, address, 3)) for index in (0, 1, 1)]
+    address = jobs.free_address()
+    counts = [job(body, *jobs.flags_for(i, address, count)) for i, count in enumerate((2, 3))]
+    for processes, message in ((twice, "--process-id 1 was"), (counts, "--num-processes 2 was")):
+        for process in processes:
+            status, out, err = jobs.end(process)
+            assert (status, out, err.count("\n")) == (2, "", 1)
+            assert err.startswith(f"convmesh: error: {message} given t")
+
+
+def test_the_start_timeout_reaches_processes_started_here(job):
+    body = "from convmesh.distributed import clusters; print(clusters.start_seconds())"
+    process = job(body, "--num-processes", "2", "--start-timeout", "77")
+    status, out, err = jobs.end(process)
+    assert (status, out) == (0, "77.0\n") and "[process 1] 77.0" in err
 
 
 def test_processes_started_by_slurm_join_each_other(job):
@@ -247,8 +267,11 @@ def test_a_process_whose_others_never_start_ends_with_a_message():
     code = """
 import sys
 from convmesh.distributed import launch
-launch.START_SECONDS = 2
-launch.start(sys.argv[1], 2, int(sys.argv[2]))
+from convmesh.errors import ConvmeshError
+try:
+    launch.start(sys.argv[1], 2, int(sys.argv[2]), start_timeout=2)
+except ConvmeshError as error:
+    sys.exit(str(error))
 """
     messages = ("not all others have connected to", "no answer from process 0 at")
     addresses = [jobs.free_address() for _ in messages]
@@ -259,8 +282,9 @@ launch.start(sys.argv[1], 2, int(sys.argv[2]))
     try:
         for i, process in enumerate(started):
             status, _, err = jobs.end(process)
-            expected = f"process {i} of 2: {messages[i]} {addresses[i]} within 2 s"
-            assert (status, err) == (1, f"convmesh: error: {expected}\n")
+            missing = "" if i else " (process 1 missing)"
+            expected = f"process {i} of 2: {messages[i]} {addresses[i]} within 2 s{missing}"
+            assert (status, err) == (1, f"{expected}; --start-timeout waits longer\n")
     finally:
         jobs.kill(started)
 
@@ -286,6 +310,8 @@ def test_the_addresses_on_which_a_process_of_several_hosts_listens(monkeypatch, 
     monkeypatch.setattr(launch, "_initialize_jax", lambda info, at, bind: used.extend([at, bind]))
     monkeypatch.setattr(launch, "local_address_towards", lambda address: f"towards {address}")
     monkeypatch.setattr(launch, "_set_gloo_address", used.append)
+    monkeypatch.setattr(launch, "call_roll", lambda meeting, _: used.append(meeting.bind))
     monkeypatch.setattr(launch.failure, "watch", lambda: used.append("watched"))
     launch._join(ProcessInfo("198.51.100.7:99", num_processes=2, process_id=process))
-    assert used == ["198.51.100.7:99", bind, "towards 198.51.100.7", "watched"]
+    host, port = bind.split(":")
+    assert used == [(host, int(port)), "198.51.100.7:99", bind, "towards 198.51.100.7", "watched"]

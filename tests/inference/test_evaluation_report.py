@@ -1,6 +1,8 @@
 """The files of an evaluation: they agree with each other, and show what was right and wrong."""
 
+import errno
 import json
+import os
 from types import SimpleNamespace
 
 import cv2
@@ -9,12 +11,13 @@ import pytest
 from coco_oracle import found_on, image, random_case
 
 from convmesh.data.record import BadExample, Record, Source
-from convmesh.errors import DataError
+from convmesh.errors import DataError, RunError
 from convmesh.inference import evaluation, evaluation_report
 from convmesh.inference.evaluation import evaluate_variables
 from convmesh.inference.split_predictions import SplitPredictions
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.detect import Detect
+from convmesh.workdir import layout
 from convmesh.workdir.layout import EvaluationFiles
 from convmesh.workdir.metrics import json_numbers
 
@@ -47,7 +50,7 @@ class Images(Source):
         return self.truth[index]["file_name"]
 
 
-def evaluated(monkeypatch, directory, truth, detections, source=None):
+def evaluated(monkeypatch, directory, truth, detections, source=None, logged=None):
     """Metrics and logged text of an evaluation with these results; its files are in `directory`."""
     for index, (one, found) in enumerate(zip(truth, detections, strict=True)):
         assert one["image_id"] == found["image_id"]
@@ -58,7 +61,7 @@ def evaluated(monkeypatch, directory, truth, detections, source=None):
     monkeypatch.setattr(evaluation, "predict_all", lambda *_: results)
     task = Detect(len(CLASSES), (64, 64))
     setup = SimpleNamespace(task=task, classes=CLASSES, config=SimpleNamespace(task="detect"))
-    logged = []
+    logged = [] if logged is None else logged
     source = source or Images(truth)
     files = EvaluationFiles(directory)
     metrics = evaluate_variables(setup, {}, source, files, logged.append)
@@ -235,11 +238,32 @@ def evaluated_classes(monkeypatch, tmp_path, count, unreadable, each_batch=None)
 
 def test_images_that_could_not_be_read_are_counted(monkeypatch, tmp_path):
     logged = evaluated_classes(monkeypatch, tmp_path, 2, unreadable=3, each_batch=print)
-    assert logged[-1].startswith("3 images could not be read and were not counted")
-    assert logged[-2] == f"predictions and pictures: {tmp_path}"
-    assert evaluated_classes(monkeypatch, tmp_path, 2, unreadable=0)[-1] == logged[-2]
+    assert logged[-2].startswith("3 images could not be read and were not counted")
+    assert logged[-1] == f"predictions and pictures: {tmp_path}"
+    assert evaluated_classes(monkeypatch, tmp_path, 2, unreadable=0)[-1] == logged[-1]
 
 
 def test_a_split_of_which_no_image_can_be_read_is_refused(monkeypatch, tmp_path):
     with pytest.raises(DataError, match="split val: no image could be read"):
         evaluated_classes(monkeypatch, tmp_path, 0, unreadable=3)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC])
+def test_the_table_is_printed_even_if_the_files_cannot_be_written(monkeypatch, tmp_path, number):
+    def refuse(path, data):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(layout.atomic_files, "write_atomically", refuse)
+    logged = []
+    try:
+        evaluated(monkeypatch, tmp_path, *random_case(0, images=4), logged=logged)
+    except RunError as error:
+        assert number == errno.ENOSPC
+        assert str(error) == f"{tmp_path}: cannot be written: No space left on device"
+        assert "F1" in logged[-1]
+    else:
+        assert number != errno.ENOSPC and "F1" in logged[-2]
+        file = tmp_path / "curves.json"
+        assert logged[-1] == (
+            f"predictions and pictures are not kept: {file}: {os.strerror(number)}"
+        )

@@ -1,12 +1,14 @@
 """A run's model on the available devices: its mesh, its weights, and which configs fit it."""
 
+import json
+
 import equality
 import jax
 import numpy as np
 import pytest
 import runs
 
-from convmesh.config import apply_overrides
+from convmesh.config import apply_overrides, to_json
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.trained_model import (
     available_mesh,
@@ -15,6 +17,7 @@ from convmesh.inference.trained_model import (
     load_variables,
 )
 from convmesh.steps.setup import make_setup
+from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
@@ -65,6 +68,26 @@ def test_a_config_of_another_model_is_refused(photos, tmp_path, change, message)
     else:
         with pytest.raises(ConfigError, match=message):
             check_same_model(trained, config, Workdir(tmp_path))
+
+
+def test_an_image_size_that_was_edited_is_named_where_the_weights_depend_on_it(photos, tmp_path):
+    config = runs.photo_config(photos, {"model.name": "small_cnn"})
+    workdir, mesh = Workdir(tmp_path), equality.make_mesh((1, 1, 1))
+    workdir.write_run(config, runs.CLASSES)
+    state = make_setup(config, runs.CLASSES, mesh).create_state()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {"config": json.loads(to_json(config)), "classes": runs.CLASSES})
+    text = workdir.config_file.read_text()
+    edited = apply_overrides(config, {"data.image_size": (32, 48)})
+    workdir.config_file.write_text(to_json(edited))
+    setup = make_setup(*workdir.read_run(), mesh)
+    said = r"config.json: data.image_size is \(32, 48\), but .* trained with \(16, 16\)"
+    with pytest.raises(DataError, match=said):
+        load_variables(setup, workdir)
+    # As it was, but another model is asked for: the weight is named.
+    workdir.config_file.write_text(text)
+    with pytest.raises(DataError, match="checkpoints/0: holds another model .*/kernel has the"):
+        load_variables(setup, workdir)
 
 
 @pytest.mark.parametrize("size, fits", [((24, 32), True), ((32, 24), True), ((48, 24), False)])

@@ -45,6 +45,18 @@ def test_a_run_that_is_too_short():
     assert advice.short_run(8000, 8, 499) and advice.short_run(8000, 8, 500) == ""
 
 
+def test_frozen_random_weights():
+    assert advice.frozen_random(0) == ""
+    said = "train.frozen_stages=3 without init_from freezes random weights"
+    assert advice.frozen_random(3).startswith(said)
+    config = defaults("classify")
+    config.train.frozen_stages = 3
+    found = Survey(4000, None, np.zeros((0, 2)), [])
+    assert advice.at_start(config, ("a", "b"), 2800, found) == [advice.frozen_random(3)]
+    config.init_from = "runs/other"
+    assert advice.at_start(config, ("a", "b"), 2800, found) == []
+
+
 def test_objects_smaller_than_the_finest_stride():
     # Images of 1000 x 2000 are fitted to a scale of 0.1: 70 pixels become 7.
     sizes, objects = np.array([[1000.0, 2000.0]]), np.array([[10.0, 70.0], [70, 20], [300, 90]])

@@ -204,6 +204,21 @@ def test_a_model_that_shares_nothing_is_refused(photos, photo_run, tmp_path):
         load(setup, tmp_path)
 
 
+def test_frozen_weights_that_are_not_in_the_source_are_named(
+    photos, photo_run, tmp_path, monkeypatch
+):
+    deeper = lambda **given: runs.TinyNet(**given).clone(blocks=(2, 1))  # noqa: E731
+    monkeypatch.setattr(runs, "Deeper", deeper, raising=False)
+    monkeypatch.setitem(MODELS, "deeper", ("classify", "runs", "Deeper"))
+    setup = fresh(photos, photo_run, model__name="deeper", train__frozen_stages=1)
+    [line] = [line for line in load(setup, tmp_path).notes if "frozen_stages" in line]
+    said = "init_from: train.frozen_stages=1 freezes 10 arrays with random values: "
+    assert line.startswith(said) and line.count("stage1_block2/") == 3
+    assert line.endswith("; lower it, or take weights that fit")
+    notes = load(fresh(photos, photo_run, train__frozen_stages=1), tmp_path).notes
+    assert not any("frozen_stages" in line for line in notes)
+
+
 def test_damage_is_found(photos, photo_run, tmp_path):
     source = runs.copy(photo_run, tmp_path / "source")
     file = max((source / "checkpoints" / "8").rglob("*"), key=lambda p: p.stat().st_size)

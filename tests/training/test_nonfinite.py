@@ -10,6 +10,7 @@ from fake_run import fake_run
 from convmesh.errors import RunError
 from convmesh.training.nonfinite import LOGGED, NonFiniteSteps
 from convmesh.workdir.json_lines import read_json_lines
+from convmesh.workdir.step_folders import saved_steps
 
 SOURCE = types.SimpleNamespace(name=lambda index: f"{index}.jpg")
 NAN = float("nan")
@@ -20,8 +21,10 @@ class Watched:
 
     def __init__(self, workdir, limit=3, nonfinite_steps=0, start_step=0, index=(0,)):
         shard = types.SimpleNamespace(owned=np.ones(len(index), bool))
-        setup = types.SimpleNamespace(train_shard=lambda: shard)
+        config = types.SimpleNamespace(optimizer=types.SimpleNamespace(learning_rate=0.25))
+        setup = types.SimpleNamespace(train_shard=lambda: shard, config=config)
         self.run = fake_run(workdir, start_step, nonfinite_steps, SOURCE, setup)
+        self.run.saved_steps = lambda: saved_steps(self.run.workdir.checkpoints_folder)
         self.hook, self._index = NonFiniteSteps(limit), np.array(index)
         self.hook.on_restore(self.run)
 
@@ -138,13 +141,40 @@ def test_four_examples_are_all_named(tmp_path):
     assert watched.run.logged[0].endswith("examples 3.jpg, 4.jpg, 5.jpg, 6.jpg")
 
 
-def test_the_error_says_where_the_run_can_go_on_from(tmp_path):
+@pytest.mark.parametrize(
+    "saved, said",
+    [
+        ([], "no checkpoint yet; train in a new --workdir with a lower"),
+        (
+            [4, 6],  # step 7 was finite
+            "the newest checkpoint is of step 6; train in a new --workdir with "
+            "--config.init_from='{}/checkpoints/6' and a lower",
+        ),
+        (
+            [6, 7],
+            "the newest checkpoint is of step 7, after which no step was finite; train in a new "
+            "--workdir with --config.init_from='{}/checkpoints/6' and a lower",
+        ),
+        (
+            [7, 8],
+            "the newest checkpoint is of step 8, after which no step was finite; train in a new "
+            "--workdir with a lower",
+        ),
+    ],
+    ids=str,
+)
+def test_the_error_says_what_is_saved_and_what_may_help(tmp_path, saved, said):
+    workdir = tmp_path / "a run"
+    for step in saved:
+        (workdir / "checkpoints" / str(step)).mkdir(parents=True)
+    workdir.mkdir(exist_ok=True)
+    watched = Watched(workdir, limit=1)
+    watched.step(7, 0)
+    watched.step(8, 1, loss=NAN)
     with pytest.raises(RunError) as raised:
-        Watched(tmp_path, limit=1).step(2, 1, loss=NAN)
-        watched = Watched(tmp_path, limit=1, nonfinite_steps=1, start_step=2)
-        watched.step(3, 2, loss=NAN)
+        watched.step(9, 2, loss=NAN)
     assert str(raised.value) == (
-        "loss not finite at step 3, the last of 2 in a row (train.max_nonfinite_steps=1): "
-        "examples 0.jpg (all in nonfinite.jsonl); the newest checkpoint is older than these "
-        "steps; lower optimizer.learning_rate, or check these examples"
+        "loss not finite at step 9, the last of 2 in a row (train.max_nonfinite_steps=1): "
+        f"examples 0.jpg (all in nonfinite.jsonl); {said.format(workdir)} optimizer.learning_rate "
+        "than 0.25, or check these examples"
     )

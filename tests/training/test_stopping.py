@@ -229,7 +229,7 @@ def test_a_run_from_anothers_weights_with_frozen_stages(tmp_path, photos, photo_
     # Only at the start: it goes on without it.
     shutil.rmtree(source)
     runs.train(runs.photo_config(photos, changes | {"train.steps": 3}), workdir)
-    assert "init_from" not in capsys.readouterr().err
+    assert "init_from: " not in capsys.readouterr().err
     state, _ = final_state(workdir)
     wanted = final_state(photo_run)[0].ema
     for found in (state.ema, state.variables()):

@@ -52,15 +52,54 @@ def test_every_truncation_of_the_checksums_is_found(summed):
 
 
 def test_what_is_wrong_is_named(summed):
-    (summed / "new").write_text("")
-    assert checksums.verify_checksums(summed) == f"new: not in {checksums.CHECKSUMS}"
-    (summed / "new").unlink()
     (summed / "a/y").unlink()
     assert checksums.verify_checksums(summed) == "a/y: missing"
     (summed / "a/y").write_text("no longer empty")
     assert checksums.verify_checksums(summed) == "a/y: its content has changed"
     (summed / checksums.CHECKSUMS).unlink()
     assert checksums.verify_checksums(summed) == f"{checksums.CHECKSUMS}: No such file or directory"
+
+
+def test_added_files_are_no_damage_and_are_listed(summed):
+    for name in ("new", "a/.DS_Store", "a (copy)/y", f"a/{checksums.CHECKSUMS}"):
+        (summed / name).parent.mkdir(exist_ok=True)
+        (summed / name).write_text("x")
+    assert checksums.verify_checksums(summed) == ""
+    added = ["a (copy)/y", "a/.DS_Store", f"a/{checksums.CHECKSUMS}", "new"]
+    assert checksums.added_files(summed) == added
+    for path in [path for path in summed.rglob("*") if path.is_file()]:
+        data = path.read_bytes()
+        path.write_bytes(data + b"x")
+        named = path.relative_to(summed).as_posix() not in added
+        assert (checksums.verify_checksums(summed) != "") == named, path
+        path.write_bytes(data)
+
+
+def test_every_truncation_of_the_checksums_is_found_among_added_files(summed):
+    (summed / "zzz").write_text("")
+    test_every_truncation_of_the_checksums_is_found(summed)
+
+
+def test_checksums_of_earlier_versions_do_not_say_how_many_they_are(summed):
+    path = summed / checksums.CHECKSUMS
+    path.write_bytes(path.read_bytes().partition(b"\n")[2])
+    assert checksums.verify_checksums(summed) == ""
+    # So they may have been cut short, but no file of a checkpoint is hidden.
+    (summed / "a/.DS_Store").write_text("")
+    assert checksums.verify_checksums(summed) == ""
+    (summed / "b").write_text("")
+    said = f"b: not in {checksums.CHECKSUMS}, which may have been cut short"
+    assert checksums.verify_checksums(summed) == said
+
+
+def test_links_to_the_named_files_alone(summed, tmp_path):
+    (summed / "a/new").write_text("x")
+    named = [path.relative_to(summed) for path in summed.rglob("*") if path.name in ("x", "y", "z")]
+    checksums.link_named_files(summed, tmp_path / "links" / "9")
+    links = tmp_path / "links" / "9"
+    assert {p.relative_to(links) for p in links.rglob("*") if p.is_file()} >= set(named)
+    assert not (links / "a/new").exists()
+    assert all((links / name).read_bytes() == (summed / name).read_bytes() for name in named)
 
 
 def test_a_file_is_written_whole_or_left_as_it_was(tmp_path, monkeypatch):

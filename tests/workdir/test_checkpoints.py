@@ -14,53 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoint_states import META, abstract, assert_same_bits, damage, make_state, names
 from jax.sharding import PartitionSpec as P
 
-from convmesh import mesh as meshes
 from convmesh.errors import ConfigError, DataError, RunError
-from convmesh.steps.state import TrainState
 from convmesh.workdir import checkpoints as checkpoint_module
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.lock import RunLock
 
 SCORES = [0.1, 0.9, float("nan"), 0.2, None]
-META = {"data_position": 8, "config": {"task": "classify"}, "classes": ["ä", "b"]}
-
-
-def make_state(step, shape=(2, 2, 2), size=16, ema=True):
-    """A state of random numbers, in the layout of a mesh of `shape`."""
-    rng = np.random.default_rng(step)
-    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    params = {"conv": {"kernel": draw(3, 3, 4, size), "bias": draw(size)}, "odd": draw(5)}
-    params["odd"][:2] = np.nan, -0.0  # bits, not values, must come back
-    state = TrainState(
-        step=np.int32(step),
-        params=params,
-        batch_stats={"mean": draw(size)},
-        opt_state=({"count": np.int32(step), "mu": jax.tree.map(np.ones_like, params)}, ()),
-        ema={"params": jax.tree.map(lambda p: 2 * p, params), "batch_stats": {"mean": draw(size)}}
-        if ema
-        else None,
-        nonfinite_steps=np.int32(3),
-    )
-    return jax.device_put(state, meshes.state_shardings(equality.make_mesh(shape), state))
-
-
-def abstract(state, shape):
-    """The target of a restore onto a mesh of `shape`."""
-    at = meshes.state_shardings(equality.make_mesh(shape), state)
-    return jax.tree.map(
-        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, at
-    )
-
-
-def assert_same_bits(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        one, other = np.asarray(one), np.asarray(other)
-        assert (one.dtype, one.shape) == (other.dtype, other.shape)
-        assert one.tobytes() == other.tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -148,26 +111,6 @@ def test_a_score_that_comes_after_the_save_keeps_the_step(tmp_path):
 # --- what is damaged, or cannot be written --------------------------------------------------------
 
 
-@pytest.fixture
-def two(tmp_path):
-    """Checkpoints of steps 1 and 2, to be damaged."""
-    with Checkpoints(tmp_path) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(make_state(step), META)
-    return tmp_path
-
-
-def damage(workdir, step, name="model/manifest.ocdbt"):
-    path = workdir / "checkpoints" / str(step) / name
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def names(workdir):
-    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
-
-
 def test_the_newest_whole_one_is_used_and_a_damaged_one_set_aside(two):
     told = []
     damage(two, 2)
@@ -203,13 +146,31 @@ def test_without_a_whole_one_nothing_is_touched(two):
         damage(two, step)
     with (
         Checkpoints(two) as checkpoints,
-        pytest.raises(DataError, match="every checkpoint is damaged"),
+        pytest.raises(DataError, match="no checkpoint can be used .*step 2 is damaged .*backup"),
     ):
         checkpoints.newest()
     assert names(two) == ["1", "2"]
 
 
-def test_a_checkpoint_under_another_name_is_refused(two):
+def test_a_checkpoint_under_another_name_is_set_aside(two):
+    shutil.copytree(two / "checkpoints" / "2", two / "checkpoints" / "7")
+    told = []
+    with Checkpoints(two, read_only=True, log=told.append) as checkpoints:
+        assert checkpoints.choose() == 2
+        with pytest.raises(DataError, match="the folder 7 holds the checkpoint of step 2; choose"):
+            checkpoints.choose(step=7)
+    with Checkpoints(two, log=told.append) as checkpoints:
+        assert checkpoints.newest() == 2
+    reason = "the folder 7 holds the checkpoint of step 2"
+    assert told == [
+        f"{reason}; step 2 is used instead",
+        f"{reason}; renamed to {two}/checkpoints/7.copy; step 2 is used instead",
+    ]
+
+
+def test_a_checkpoint_of_an_earlier_version_under_another_name_is_refused(two, monkeypatch):
+    # Its meta does not say which step it is.
+    monkeypatch.setattr(checkpoint_module, "held_step", lambda folder: None)
     (two / "checkpoints" / "2").rename(two / "checkpoints" / "7")
     with Checkpoints(two, read_only=True) as checkpoints:
         assert checkpoints.choose() == 7
@@ -352,7 +313,7 @@ def test_restored_onto_any_mesh_bit_by_bit(five, shape):
     assert_same_bits(restored, saved)
     wanted = jax.tree.map(lambda leaf: leaf.sharding, target)
     assert jax.tree.map(lambda leaf: leaf.sharding, restored) == wanted
-    assert meta == META
+    assert meta == {**META, "step": 4}
     model = equality.make_mesh(shape).shape["model"]
     assert restored.params["conv"]["bias"].addressable_shards[0].data.shape == (16 // model,)
 
@@ -449,7 +410,7 @@ def test_an_error_of_a_step_that_is_still_there_is_not_called_deleted(five, monk
 
     monkeypatch.setattr(five._checkpointer, "restore", failing)
     target = abstract(make_state(4), (8, 1, 1))
-    with pytest.raises(ValueError, match="another shape"):
+    with pytest.raises(DataError, match="4: cannot be restored: another shape"):
         five.restore_variables(4, target)
     with pytest.raises(DataError, match="3: was deleted by a run that is training there; try"):
         five.restore_variables(3, target)

@@ -12,16 +12,19 @@ from contextlib import AbstractContextManager
 
 from convmesh.cli.exit_status import DONE, STOPPED, exit_status
 from convmesh.cli.parser import Call, parse
+from convmesh.data.loading.worker_errors import end_if_worker_is_starting
 
 # Flags that the processes of a job may set differently; configs are compared when resolved.
 _MAY_DIFFER = (
     *("--workdir", "--config", "--output", "--paths", "--example-log"),
-    *("--command", "--coordinator", "--process-id", "--cpu-devices", "--debug"),
+    *("--command", "--coordinator", "--process-id", "--start-timeout", "--cpu-devices"),
+    "--debug",
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (the process's own by default); returns the exit status."""
+    end_if_worker_is_starting()
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
@@ -52,7 +55,7 @@ def _run(call: Call, argv: list[str]) -> int:
         from convmesh.distributed import failure, launch, same_run
 
         with joining:
-            launch.start(*job)
+            launch.start(*job, args.start_timeout)
         same_run.check_same_program(_stated(call))
         status = call.command.load()(args, call.overrides)
     failure.finish()

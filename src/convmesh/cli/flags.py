@@ -97,6 +97,12 @@ COMMON_FLAGS = (
         metavar="I",
         parse=non_negative_int,
     ),
+    Flag(
+        "--start-timeout",
+        "how long the processes wait for each other at the start (300)",
+        metavar="SECONDS",
+        parse=positive_int,
+    ),
     Flag("--debug", "show the traceback of an error"),
 )
 

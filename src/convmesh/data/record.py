@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,6 +92,10 @@ class Source(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Record:
         """Return example `index`, 0 <= index < len. Raises BadExample, DataError, IndexError."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield all examples in order. Raises as `[]` does."""
+        return (self[index] for index in range(len(self)))
 
     @abstractmethod
     def name(self, index: int) -> str:

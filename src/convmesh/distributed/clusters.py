@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from convmesh.errors import ConfigError, ConvmeshError, first_line
 
-START_SECONDS = 300  # how long processes wait for each other at the start
+START_SECONDS = 300  # how long processes wait for each other at the start, by default
 FLAGS = ("--coordinator", "--num-processes", "--process-id")
 
 
@@ -26,6 +26,21 @@ class ProcessInfo(NamedTuple):
     one_host: bool | None = None  # whether all processes run on one host; None: unknown
     local_index: int | None = None  # among the processes of this host; None: unknown
     local_count: int | None = None  # processes on this host; None: unknown
+    started_by: str = ""  # the cluster, with the variable that says so; "": flags describe it
+
+
+_start_seconds = float(START_SECONDS)
+
+
+def start_seconds() -> float:
+    """How long processes wait for each other at the start, in seconds."""
+    return _start_seconds
+
+
+def set_start_seconds(seconds: float) -> None:
+    """Sets `start_seconds` for this process."""
+    global _start_seconds
+    _start_seconds = float(seconds)
 
 
 def find_cluster(env: Mapping[str, str]) -> str | None:
@@ -90,7 +105,7 @@ def from_cluster(env: Mapping[str, str]) -> ProcessInfo | None:
         if num_processes < 2:
             return None
         coordinator = env.get("JAX_COORDINATOR_ADDRESS") or cluster.get_coordinator_address(
-            timeout_secs=START_SECONDS,
+            timeout_secs=int(start_seconds()),
             override_coordinator_port=env.get("JAX_COORDINATOR_PORT"),
         )
     except Exception as error:
@@ -100,9 +115,20 @@ def from_cluster(env: Mapping[str, str]) -> ProcessInfo | None:
     if one_host and "JAX_COORDINATOR_ADDRESS" not in env:
         host = "127.0.0.1"
     coordinator = join_address(host.strip("[]"), int(port))
-    return ProcessInfo(
-        coordinator, num_processes, process_id, bool(one_host), local_index, local_count
-    )
+    found = coordinator, num_processes, process_id, bool(one_host), local_index, local_count
+    return ProcessInfo(*found, started_by=_started_by(kind, env))
+
+
+def _started_by(kind: str, env: Mapping[str, str]) -> str:
+    """The cluster with the variable that says how many processes it has started."""
+    names = {
+        "Open MPI": ("OMPI_COMM_WORLD_SIZE",),
+        "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+        "Cloud TPU": ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES", "MEGASCALE_NUM_SLICES"),
+        "Kubernetes": ("JOB_COMPLETION_INDEX",),
+    }[kind]
+    said = [f"{name}={env[name]}" for name in names if env.get(name)]
+    return f"{kind} ({said[0][:80]})" if said else kind
 
 
 def _jax_cluster(kind: str) -> Any:
@@ -204,6 +230,14 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(found[2])
 
 
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of the address on which process 0 listens. Raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"JAX_COORDINATOR_BIND_ADDRESS={text}: wanted ADDRESS:PORT")
+    return host.strip("[]"), int(port)
+
+
 def join_address(address: str, port: int) -> str:
     """HOST:PORT, or [HOST]:PORT with IPv6."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
@@ -251,19 +285,3 @@ def local_address_towards(address: str) -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"
-
-
-def check_free(coordinator: str, address: str, port: int) -> None:
-    """Raises ConfigError if the port cannot be bound: gRPC would share one that is in use.
-
-    `coordinator` is the address as the user gave it, for the message.
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            raise ConfigError(
-                f"--coordinator {coordinator}: process 0 cannot listen there: {error.strerror}"
-            ) from None

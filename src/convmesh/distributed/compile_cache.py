@@ -41,7 +41,9 @@ def start() -> Path | None:
         )
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # A folder that others have filled may be read-only: JAX reads it, and would warn at each write.
+    least = 0.1 if os.access(folder, os.W_OK) else 1e9
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
     compilation_cache.reset_cache()  # if JAX has compiled before, it has decided to use no cache
     atexit.register(write_checksums)
     return folder

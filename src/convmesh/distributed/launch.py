@@ -5,6 +5,7 @@ joins this process to the others of its job, which flags or a cluster describe.
 """
 
 import contextlib
+import importlib
 import ipaddress
 import os
 import signal
@@ -20,9 +21,7 @@ from typing import Any, NoReturn
 from convmesh.distributed import console, failure
 from convmesh.distributed.clusters import (
     FLAGS,
-    START_SECONDS,
     ProcessInfo,
-    check_free,
     find_cluster,
     from_cluster,
     gpus_of_process,
@@ -30,11 +29,15 @@ from convmesh.distributed.clusters import (
     local_address_towards,
     parse_address,
     reachable_address,
+    set_start_seconds,
+    split_address,
     visible_gpus,
 )
+from convmesh.distributed.roll_call import Meeting, call_roll
 from convmesh.distributed.stop_signals import ORDERS, REPEAT_SECONDS, to_handle
 from convmesh.errors import ConfigError, ConvmeshError, Stopped, first_line
 
+CONNECT_SECONDS = 60  # for JAX to join processes that have all been found
 HEARTBEAT_SECONDS = 30  # without a heartbeat for so long, a process is considered dead
 END_SECONDS = 4  # time for the others to end by themselves after one has failed
 
@@ -234,15 +237,21 @@ def _wait_for_local(forward: _Forwarder) -> int:
 
 
 def start(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    start_timeout: float | None = None,
 ) -> None:
     """Joins the other processes of this job: those that the arguments or a cluster describe.
 
     Without arguments, Open MPI, Slurm, Cloud TPU and Kubernetes are detected; if none of them has
-    started several processes, or with `num_processes=1`, nothing is joined. Call it before JAX
-    starts, and after `simulate_devices`. Raises ConfigError for wrong or incomplete arguments,
-    ConvmeshError if the other processes cannot be joined.
+    started several processes, or with `num_processes=1`, nothing is joined. `start_timeout`: how
+    long the processes wait for each other, in seconds. Call it before JAX starts, and after
+    `simulate_devices`. Raises ConfigError for wrong or incomplete arguments, also for an id given
+    twice and counts that differ; ConvmeshError if the other processes cannot be joined.
     """
+    if start_timeout is not None:
+        set_start_seconds(start_timeout)
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
         return
@@ -285,12 +294,13 @@ def _join(info: ProcessInfo) -> None:
     coordinator = bind = join_address(address, port)
     if info.process_id == 0:
         bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or bind
-        if bind == coordinator:
-            check_free(info.coordinator, address, port)
+    call_roll(
+        Meeting(info, address, port, split_address(bind)), lambda: importlib.import_module("jax")
+    )
     own_address = address if local else local_address_towards(address)
     if local:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-    timeout = threading.Timer(START_SECONDS, _give_up, [info])
+    timeout = threading.Timer(CONNECT_SECONDS, _give_up, [info])
     timeout.daemon = True
     timeout.start()
     try:
@@ -326,19 +336,16 @@ def _initialize_jax(info: ProcessInfo, coordinator: str, bind: str) -> None:
         # Detection could only add the GPUs that JAX would choose by the process's local index.
         cluster_detection_method=None if info.local_count is not None else "deactivate",
         coordinator_bind_address=bind,
-        initialization_timeout=START_SECONDS + 60,
+        initialization_timeout=2 * CONNECT_SECONDS,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
 
 
 def _give_up(info: ProcessInfo) -> NoReturn:
     """Ends this process with a message; JAX would abort it with a native stack trace."""
-    own = f"process {info.process_id} of {info.num_processes}"
-    reason = (
-        "no answer from process 0 at" if info.process_id else "not all others have connected to"
-    )
     failure.print_now(
-        f"convmesh: error: {own}: {reason} {info.coordinator} within {START_SECONDS} s"
+        f"convmesh: error: process {info.process_id} of {info.num_processes}: all were there, but "
+        f"JAX has not joined them at {info.coordinator} within {CONNECT_SECONDS} s"
     )
     failure.exit_now(ConvmeshError.exit_code)
 

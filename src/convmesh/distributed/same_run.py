@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from convmesh.distributed import processes
-from convmesh.distributed.clusters import START_SECONDS
+from convmesh.distributed.clusters import start_seconds
 from convmesh.errors import ConfigError, some
 
 # Packages that determine which program is compiled, and how arrays are saved.
@@ -71,7 +71,7 @@ def differences(stated: Mapping[str, Any], activity: str = "start") -> list[Diff
     """The statements that are not the same on all processes, in the order of process 0's."""
     if processes.count() == 1:
         return []
-    processes.wait_for_others(activity, START_SECONDS)
+    processes.wait_for_others(activity, start_seconds())
     everyone = processes.gather(dict(stated))
     names = dict.fromkeys(name for one in everyone for name in one)
     stated_by_all = [
@@ -100,7 +100,7 @@ def check_same_devices() -> None:
         return
     import jax
 
-    processes.wait_for_others("start", START_SECONDS)
+    processes.wait_for_others("start", start_seconds())
     own = {"devices": jax.local_device_count(), "platform": jax.local_devices()[0].platform}
     check_same(own, "every process needs equally many devices of one kind "
                "(--cpu-devices, CUDA_VISIBLE_DEVICES)")  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from convmesh.data.record import Source, truth_identity
 from convmesh.data.same_splits import check_same_splits
 from convmesh.data.splits import open_eval
 from convmesh.distributed import console, processes, same_run
-from convmesh.errors import DataError, some
+from convmesh.errors import DataError, RunError, some
 from convmesh.inference.evaluation_report import write_report
-from convmesh.inference.split_predictions import predict_all
+from convmesh.inference.split_predictions import SplitPredictions, predict_all
 from convmesh.inference.trained_model import (
     available_mesh,
     check_image_size,
@@ -61,6 +63,7 @@ def evaluate(
       ConfigError: the run, checkpoint or split does not exist, the config describes another
         model, or the model's weights do not fit its image size.
       DataError: a file of the run or the data is damaged or unusable.
+      RunError: as `evaluate_variables`.
     """
     files = Workdir(workdir)
     trained, classes = files.read_run()
@@ -96,7 +99,8 @@ def evaluate_variables(
 ) -> dict[str, float]:
     """Return the metrics of `variables` over `source`; write files and pictures to `files`.
 
-    Each process predicts its own examples; process 0 computes the metrics, writes and logs.
+    Each process predicts its own examples; process 0 computes the metrics, logs and writes. A
+    folder that cannot be written, as of a read-only run, is said and no error.
 
     Args:
       setup: model, task and mesh.
@@ -108,6 +112,7 @@ def evaluate_variables(
 
     Raises:
       DataError: no image could be read.
+      RunError: the files cannot be written, as on a full disk; the metrics have been logged.
     """
     results = predict_all(setup, variables, source, each_batch)
     metrics: dict[str, float] = {}
@@ -122,30 +127,53 @@ def evaluate_variables(
             why_zero = (
                 explain_zero_ap(results.truth, results.predictions, metrics) if detect else []
             )
-            write_report(files, setup, source, results, metrics, why_zero)
             log(setup.task.table(metrics, setup.classes))
             for sentence in why_zero:
                 log(sentence)
-            log(f"predictions and pictures: {files}")
-        if results.unreadable:
-            log(
-                f"{results.unreadable} images could not be read and were not counted "
-                "(data.on_bad_example)"
-            )
-        if results.bad_boxes:
-            log(
-                f"{results.bad_boxes} boxes were dropped or clipped, so these metrics do not count "
-                "them as the files state them (data.on_bad_box)"
-            )
-        if results.left_out_boxes:
-            log(
-                f"{results.left_out_boxes} boxes were left out, since their class is none of "
-                f"{some(setup.classes, 10)} (data.classes)"
-            )
+        _log_left_out(setup, results, log)
+        if results.truth:
+            with _noting_read_only(files, log):
+                write_report(files, setup, source, results, metrics, why_zero)
     metrics = processes.broadcast(metrics)
     if not metrics:
         raise DataError(f"split {source.split}: no image could be read")
     return metrics
+
+
+@contextlib.contextmanager
+def _noting_read_only(files: EvaluationFiles, log: Callable[[str], None]) -> Iterator[None]:
+    """Log where the files are, or why there are none if they may not be written.
+
+    Raises RunError if they cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise RunError(f"{files}: cannot be written: {reason}") from error
+        log(f"predictions and pictures are not kept: {error.filename or files}: {reason}")
+    else:
+        log(f"predictions and pictures: {files}")
+
+
+def _log_left_out(setup: Setup, results: SplitPredictions, log: Callable[[str], None]) -> None:
+    """Log what the metrics do not count."""
+    if results.unreadable:
+        log(
+            f"{results.unreadable} images could not be read and were not counted "
+            "(data.on_bad_example)"
+        )
+    if results.bad_boxes:
+        log(
+            f"{results.bad_boxes} boxes were dropped or clipped, so these metrics do not count "
+            "them as the files state them (data.on_bad_box)"
+        )
+    if results.left_out_boxes:
+        log(
+            f"{results.left_out_boxes} boxes were left out, since their class is none of "
+            f"{some(setup.classes, 10)} (data.classes)"
+        )
 
 
 def _data_prefix(trained: ConfigDict, config: ConfigDict, workdir: Workdir) -> str:

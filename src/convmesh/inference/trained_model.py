@@ -13,6 +13,7 @@ from convmesh.errors import ConfigError, DataError
 from convmesh.steps.setup import Setup, config_mesh, has_weights_for_all
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
+from convmesh.workdir.saved_arrays import naming_edited_key
 
 _SHOWN = 5  # steps without a value of the metric
 
@@ -38,7 +39,7 @@ def load_variables(
     """Return a checkpoint's variables on the setup's mesh, averaged if EMA is on, and its step.
 
     The checkpoint is that of `step`, the best one, or the newest by default. Raises DataError if
-    there is none or it is damaged, ConfigError if there is none of `step`.
+    there is none, it is damaged or of another model, ConfigError if there is none of `step`.
     """
     if not workdir.checkpoints_folder.is_dir():
         raise DataError(f"{workdir}: no checkpoint yet; train first")
@@ -48,8 +49,8 @@ def load_variables(
     with Checkpoints(
         workdir.root, scores=scores, read_only=True, log=console.print_result
     ) as checkpoints:
-        chosen = checkpoints.choose(step, best)
-        return checkpoints.restore_variables(chosen, setup.abstract_state()), chosen
+        with naming_edited_key(workdir):
+            return checkpoints.choose_variables(setup.abstract_state(), step, best)
 
 
 def _report_undefined(workdir: Workdir, metric: str) -> None:

@@ -16,10 +16,7 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     `constant` keeps the peak; `cosine` decays from it to `schedule.floor` times the peak at the end
     of the run; `flat_cosine` first keeps it for `schedule.flat` of the run.
     """
-    peak, warmup = config.optimizer.learning_rate, config.schedule.warmup_steps
-    if warmup < 0:
-        warmup = round(0.05 * steps)
-    warmup = min(warmup, steps)
+    peak, warmup = config.optimizer.learning_rate, count_warmup_steps(config, steps)
     name, floor = config.schedule.name, config.schedule.floor
     flat = round(config.schedule.flat * steps) if name == "flat_cosine" else 0
     flat = min(flat, steps - warmup)
@@ -31,6 +28,12 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     if not flat:
         return optax.join_schedules([linear, cosine], [warmup])
     return optax.join_schedules([linear, constant, cosine], [warmup, warmup + flat])
+
+
+def count_warmup_steps(config: ConfigDict, steps: int) -> int:
+    """The length of the warm-up of a run of `steps` steps."""
+    warmup = config.schedule.warmup_steps
+    return min(round(0.05 * steps) if warmup < 0 else warmup, steps)
 
 
 def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:

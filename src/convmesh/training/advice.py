@@ -60,6 +60,7 @@ def at_start(config: Any, classes: Sequence[str], steps: int, found: Survey) -> 
         absent_classes(classes, found.per_class),
         large_batch(found.images, batch),
         "" if config.init_from else short_run(found.images, batch, steps),
+        "" if config.init_from else frozen_random(config.train.frozen_stages),
     ]
     if config.task == "detect":
         sentences += [tiny_boxes(found.sizes, found.objects, size), padding(found.sizes, size)]
@@ -119,6 +120,16 @@ def short_run(images: int, batch_size: int, steps: int) -> str:
     return (
         f"{steps} steps see each image {epochs:.1f} times: too little for random initial "
         "weights; train longer (train.steps=0 with train.epochs=0 chooses a length)"
+    )
+
+
+def frozen_random(frozen_stages: int) -> str:
+    """For frozen stages of a run that starts from no other's weights."""
+    if not frozen_stages:
+        return ""
+    return (
+        f"train.frozen_stages={frozen_stages} without init_from freezes random weights: the stem "
+        "and these stages never learn; set init_from to a trained run, or train.frozen_stages=0"
     )
 
 

@@ -13,7 +13,7 @@ writes (`run.log` and `processes.is_first`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from convmesh.data.loading.batches import DataCounts, TrainBatch
@@ -52,6 +52,9 @@ class RunView(Protocol):
 
     def finish(self, reason: str) -> None:
         """Makes the current step the last one. Every process must call it."""
+
+    def saved_steps(self) -> Sequence[int]:
+        """The steps of the checkpoints, ascending, once the save in progress has ended."""
 
     def flush(self) -> None:
         """Waits for the last dispatched step and passes its metrics to the hooks."""

@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from convmesh.distributed import console, processes, same_run
-from convmesh.errors import ConfigError
-from convmesh.models.depth import in_backbone, path_names
+from convmesh.errors import ConfigError, some
+from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, Workdir
+from convmesh.workdir.saved_arrays import naming_edited_key
+from convmesh.workdir.step_folders import names_step
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,16 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     except ConfigError as error:
         raise ConfigError(f"init_from={path}: {error}") from None
     target = source_setup.abstract_state()
-    with Checkpoints(source.root, read_only=True, log=console.print_status) as checkpoints:
-        step = checkpoints.choose(step, asked="init_from")
-        _check_same_weights(source.checkpoints_folder / str(step))
-        variables = checkpoints.restore_variables(step, target)
+    with (
+        naming_edited_key(source),
+        Checkpoints(source.root, read_only=True, log=console.print_status) as checkpoints,
+    ):
+        variables, step = checkpoints.choose_variables(
+            target,
+            step,
+            asked="init_from",
+            check=lambda step: _check_same_weights(source.checkpoints_folder / str(step)),
+        )
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
     averaged = "" if target.ema is None else ", EMA"
@@ -87,13 +95,14 @@ def _read(setup: Setup, path: Path) -> InitFrom:
 def _check_same_weights(checkpoint: Path) -> None:
     """Raises ConfigError if the processes read different weights: the path may be another file."""
     if processes.count() > 1:
-        digest = checksums.sha256(checkpoint / checksums.CHECKSUMS)[:8]
+        sums = checkpoint / checksums.CHECKSUMS
+        digest = checksums.sha256(sums)[:8] if sums.exists() else "none"
         same_run.check_same({"init_from": digest}, "give every process the same weights")
 
 
 def _split(path: Path) -> tuple[Path, int | None]:
     """The workdir, and the step if `path` is one of its checkpoints."""
-    if path.name.isdecimal() and path.absolute().parent.name == CHECKPOINTS:
+    if names_step(path.name) and path.absolute().parent.name == CHECKPOINTS:
         return path.parent.parent, int(path.name)
     return path, None
 
@@ -140,6 +149,13 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> l
     ):
         if names:
             lines.append(f"{status}: {'; '.join(names)}")
+    stages = setup.config.train.frozen_stages
+    random = [name for key, (name, _) in here.items() if key not in fitting]
+    if frozen := [name for name in random if is_frozen(name.split("/")[1:], stages)]:
+        lines.append(
+            f"train.frozen_stages={stages} freezes {len(frozen)} arrays with random values: "
+            f"{some(frozen)}; lower it, or take weights that fit"
+        )
     old, new = source.classes, setup.classes
     if len(old) == len(new) and old != new:
         lines.append(

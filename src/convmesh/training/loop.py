@@ -9,6 +9,7 @@ from typing import Any
 from convmesh.config import apply_overrides, check, check_complete, check_resume
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
 from convmesh.data.loading.cache import with_caches
+from convmesh.data.loading.worker_errors import end_if_worker_is_starting
 from convmesh.data.record import BadExample, Source, refusal
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache
@@ -23,6 +24,8 @@ from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
+from convmesh.workdir.run_files import check_same_run
+from convmesh.workdir.step_folders import newest_meta
 
 
 def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, float]:
@@ -33,6 +36,7 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
     another run uses the workdir, DataError for unusable data or checkpoints, RunError if the run
     cannot continue, Stopped if a signal ended it (after saving).
     """
+    end_if_worker_is_starting()
     workdir = Workdir(workdir)
     check_config(config)
     with listening() as stop:
@@ -93,12 +97,15 @@ def check_config(config: Any) -> None:
 def check_earlier_run(config: Any, workdir: Workdir) -> Any:
     """The config to train, of an earlier run in `workdir` with what may change when it resumes.
 
-    Raises ConfigError if the config is that of another run, or if a run uses the workdir now.
+    Raises ConfigError if the config is that of another run, or if a run uses the workdir now;
+    DataError if config.json or classes.json does not describe the run of the checkpoints.
     """
     RunLock(workdir.root).refuse_if_held()
     if not workdir.has_run():
         return config
     earlier = workdir.read_config()
+    meta = newest_meta(workdir.checkpoints_folder)
+    check_same_run(earlier, workdir.read_classes(), meta, workdir.root)
     if workdir.has_checkpoints():  # only a new run reads the key, so it may change
         config = apply_overrides(config, {"init_from": earlier.init_from})
     check_resume(earlier, config)

@@ -1,6 +1,7 @@
 """Reports steps whose loss or gradient is not finite; too many in a row end the run."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,13 +75,28 @@ class NonFiniteSteps(Hook):
         if self._limit and self._in_a_row > self._limit:
             raise RunError(
                 f"{summary}, the last of {self._in_a_row} in a row (train.max_nonfinite_steps="
-                f"{self._limit}): examples {named} (all in {file.name}); the newest checkpoint is "
-                "older than these steps; lower optimizer.learning_rate, or check these examples"
+                f"{self._limit}): examples {named} (all in {file.name}); "
+                f"{self._way_out(run, step)}, or check these examples"
             )
         self._logged += 1
         if self._logged <= LOGGED:
             last = f"; further steps are only in {file.name}" if self._logged == LOGGED else ""
             run.log(f"{summary}, update skipped; examples {named}{last}")
+
+    def _way_out(self, run: RunView, step: int) -> str:
+        """What is saved, and how to go on; `step` is the last of those in a row."""
+        rate = f"a lower optimizer.learning_rate than {run.setup.config.optimizer.learning_rate:g}"
+        steps, first = run.saved_steps(), step - self._in_a_row + 1
+        # After the weights of an older one, a step was finite.
+        useful = [saved for saved in steps if saved + 1 < first]
+        newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "no checkpoint yet"
+        if steps and steps[-1] not in useful:
+            newest += ", after which no step was finite"
+        if not useful:
+            return f"{newest}; train in a new --workdir with {rate}"
+        source = run.workdir.checkpoints_folder / str(useful[-1])
+        weights = f"--config.init_from={shlex.quote(str(source))}"
+        return f"{newest}; train in a new --workdir with {weights} and {rate}"
 
     def before_save(self, run: RunView, step: int) -> None:
         """Flushes the file to the disk."""

@@ -20,7 +20,7 @@ from convmesh.data.loading.warm_cache import warm_cache
 from convmesh.data.record import Source, identity
 from convmesh.data.splits import RunData
 from convmesh.distributed import compile_cache, console, processes
-from convmesh.errors import ConvmeshError, DataError, Stopped, first_line
+from convmesh.errors import ConvmeshError, DataError, RunError, Stopped, first_line
 from convmesh.inference.evaluation import evaluate_variables
 from convmesh.steps.compiled import TrainSteps
 from convmesh.steps.setup import Setup
@@ -31,6 +31,7 @@ from convmesh.training.init_from import InitFrom
 from convmesh.training.one_run import check_same_workdir
 from convmesh.training.progress import Progress
 from convmesh.training.read_ahead import ReadAhead
+from convmesh.training.resume_report import notes_on_restart, notes_on_resume
 from convmesh.training.save_timer import SaveTimer
 from convmesh.training.signals import Phase, StopSignal
 from convmesh.training.step_agreement import StepAgreement
@@ -40,6 +41,7 @@ from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
 from convmesh.workdir.metrics import MetricsLog
+from convmesh.workdir.run_files import version
 
 
 class Run:
@@ -107,17 +109,19 @@ class Run:
         checkpoint is damaged, or if the data differs from the data that the run began with, which
         would change the data order.
         """
-        newest = self.checkpoints.newest()
+        newest, notes = self.checkpoints.newest(), []
         if newest is None:
+            if processes.is_first():
+                notes = notes_on_restart(self.workdir)
             self._create(init_from)
         else:
             self.stop.status = functools.partial(stop_status, newest, self.checkpoints)
             self.state, meta = self.checkpoints.restore(newest, self.setup.abstract_state())
             _check_same_data(meta, self.data.train, self.workdir)
+            notes = notes_on_resume(
+                meta, self.setup, self.state, self.workdir, len(self.data.train)
+            )
         self.start_step = self.step = int(self.state.step)
-        ids = self.data.train.category_ids
-        if processes.is_first():
-            self.workdir.write_run(self.setup.config, self.setup.classes, ids)
         if self.start_step < self.setup.steps:
             self._note_evaluated_split()
         split, due = self.data.eval.split, self.start_step > 0 and self.is_evaluation_due()
@@ -126,6 +130,12 @@ class Run:
         self.pending_evaluation = processes.broadcast(due and missing)
         for hook in self.hooks:
             hook.on_restore(self)
+        if not self.finished:  # a finished run keeps its files, whatever length the call asks for
+            for note in notes:
+                console.print_status(note)
+            if processes.is_first():
+                ids = self.data.train.category_ids
+                self.workdir.write_run(self.setup.config, self.setup.classes, ids)
 
     def _note_evaluated_split(self) -> None:
         """Forgets the scores of evaluations of other data."""
@@ -319,6 +329,12 @@ class Run:
         self.stop.status = functools.partial(stop_status, self.step, self.checkpoints)
         self.clock.restart()
 
+    def saved_steps(self) -> Sequence[int]:
+        """The steps of the checkpoints, ascending, once the save in progress has ended."""
+        with contextlib.suppress(RunError):  # it is reported when the run closes
+            self.checkpoints.wait()
+        return self.checkpoints.steps()
+
     @functools.cached_property
     def _meta(self) -> dict[str, Any]:
         return checkpoint_meta(self.setup, self.data.train)
@@ -355,6 +371,7 @@ def checkpoint_meta(setup: Setup, source: Source) -> dict[str, Any]:
         "classes": list(setup.classes),
         "category_ids": source.category_ids,
         "data": identity(source),
+        "convmesh": version(),
     }
 
 

@@ -29,9 +29,23 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.path import atomicity
 
 from convmesh.distributed import processes
-from convmesh.errors import ConfigError, DataError, RunError
+from convmesh.errors import ConfigError, DataError, RunError, first_line, some
 from convmesh.workdir import atomic_files, checksums
 from convmesh.workdir.layout import CHECKPOINTS
+from convmesh.workdir.saved_arrays import AnotherModelError, first_difference, without_added_files
+from convmesh.workdir.step_folders import (
+    COPY,
+    DAMAGED,
+    DELETED,
+    UNFINISHED,
+    entries,
+    free_names,
+    held_step,
+    printable,
+    read_meta,
+    saved_steps,
+    unlike_steps,
+)
 
 MODEL = ("params", "batch_stats", "ema")  # of the fields of a train state; the rest is `training`
 # A dataclass of arrays with these fields and `step`, as `convmesh.steps.state.TrainState`.
@@ -46,7 +60,9 @@ _DISK_ERRORS = tuple(  # the system's texts, which C++ libraries put into longer
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT)
 )
 
-_DAMAGED, _DELETED = ".damaged", ".deleted"  # suffixes of a step's folder
+
+class DeletedError(DataError):
+    """A checkpoint was deleted while it was read, by a run that is training there."""
 
 
 def _model(state: Any) -> dict[str, Any]:
@@ -118,6 +134,7 @@ class Checkpoints:
         self._keep, self._read_only, self._log, self._guard = keep, read_only, log, guard
         self._directory = self.workdir.absolute() / CHECKPOINTS
         self._saving: int | None = None
+        self._named: set[str] = set()  # messages about files of other programs, each logged once
         self._last: int | None = None  # saved or restored; the same on all processes
         # Orbax also logs each error that it raises, with its traceback.
         self._logged = logging.getLogger("absl").level
@@ -156,13 +173,20 @@ class Checkpoints:
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(_copied(_model(state))),
             training=ocp.args.StandardSave(_copied(_training(state))),
-            meta=ocp.args.JsonSave(dict(meta)),
+            meta=ocp.args.JsonSave({**meta, "step": step}),
         )
         at_phase("copied")
         try:
+            _call_on_first(lambda: self._make_room(step))
             self._checkpointer.save(self._folder(step), args=items)
         except (OSError, RuntimeError, ValueError) as error:
             raise self._not_written(error) from error
+
+    def _make_room(self, step: int) -> None:
+        """Sets aside what has the name of a new checkpoint: a file or folder of another program."""
+        if os.path.lexists(self._folder(step)):
+            aside = self._set_aside(step, COPY)
+            self._log(f"{self._folder(step)}: is no checkpoint of this run; renamed to {aside}")
 
     def check(self) -> None:
         """Raises RunError if the current save has failed; does not wait."""
@@ -219,7 +243,7 @@ class Checkpoints:
         for step in steps:
             if step not in kept:
                 # Renamed first: a half-deleted step would look like a damaged one.
-                deleted = self._folder(step).with_name(f"{step}{_DELETED}")
+                deleted = self._folder(step).with_name(f"{step}{DELETED}")
                 try:
                     os.rename(self._folder(step), deleted)
                 except OSError as error:
@@ -230,15 +254,15 @@ class Checkpoints:
 
     def _remove_leftovers(self) -> None:
         """Removes folders that a crash has left half written or half deleted."""
-        for path in _entries(self._directory):
-            if path.name.endswith(_DELETED) or atomicity.TMP_DIR_SUFFIX in path.name:
+        for path in entries(self._directory):
+            if path.name.endswith(DELETED) or UNFINISHED in path.name:
                 shutil.rmtree(path, ignore_errors=True)
 
     # Restoring.
 
     def steps(self) -> Sequence[int]:
         """The saved steps in ascending order, intact or damaged."""
-        return sorted(int(path.name) for path in _entries(self._directory) if path.name.isdecimal())
+        return saved_steps(self._directory)
 
     def _folder(self, step: int) -> Path:
         return self._directory / str(step)
@@ -257,31 +281,64 @@ class Checkpoints:
         return _call_on_first(self._newest)
 
     def _newest(self) -> int | None:
-        damaged = []
-        for step in reversed(self.steps()):
-            if not (fault := checksums.verify_checksums(self._folder(step))):
+        self._name_unlike_steps()
+        steps, bad = list(self.steps()), []
+        while steps:
+            step = steps.pop()
+            if not (fault := self._fault(step)):
                 break
-            damaged.append((step, fault))
+            if self._folder(step).is_dir():
+                bad.append((step, fault))
+            else:  # deleted meanwhile by a run that is training there, which has saved a newer one
+                steps, bad = list(self.steps()), []
         else:
-            if damaged:
+            if bad:
                 raise DataError(
-                    f"{self._directory}: every checkpoint is damaged "
-                    f"({_damage(*damaged[0])}); use a new --workdir, or delete the folder to "
-                    "start again"
+                    f"{self._directory}: no checkpoint can be used ({bad[0][1]}); copy an intact "
+                    "one back from a backup, or use a new --workdir"
                 )
             return None
-        for bad, fault in damaged:
-            where = "" if self._read_only else f"; renamed to {self._set_aside(bad)}"
-            self._log(f"{_damage(bad, fault)}{where}; step {step} is used instead")
+        for damaged, fault in bad:
+            suffix = COPY if held_step(self._folder(damaged)) not in (None, damaged) else DAMAGED
+            where = "" if self._read_only else f"; renamed to {self._set_aside(damaged, suffix)}"
+            self._log(f"{fault}{where}; step {step} is used instead")
+        self._name_added_files(step)
         return step
 
-    def _set_aside(self, step: int) -> Path:
-        n, renamed = 1, self._folder(step).with_name(f"{step}{_DAMAGED}")
-        while renamed.exists():
-            n += 1
-            renamed = renamed.with_name(f"{step}{_DAMAGED}-{n}")
+    def _fault(self, step: int) -> str:
+        """Why the folder of `step` cannot be used, in a sentence; '' if it can."""
+        if fault := checksums.verify_checksums(self._folder(step)):
+            return f"the checkpoint of step {step} is damaged ({fault})"
+        held = held_step(self._folder(step))
+        if held in (None, step):
+            return ""
+        return f"the folder {step} holds the checkpoint of step {held}"
+
+    def _set_aside(self, step: int, suffix: str) -> Path:
+        names = free_names(self._folder(step), suffix)
+        renamed = next(path for path in names if not os.path.lexists(path))
         os.rename(self._folder(step), renamed)
         return renamed
+
+    def _name_unlike_steps(self) -> None:
+        if names := [printable(name) for name in unlike_steps(self._directory)]:
+            self._log_once(
+                f"{self._directory}: {some(names)}: ignored, since only a folder that is named by "
+                "its step is a checkpoint"
+            )
+
+    def _name_added_files(self, step: int) -> None:
+        with contextlib.suppress(OSError):  # deleted meanwhile
+            names = [printable(name) for name in checksums.added_files(self._folder(step))]
+            if names:
+                self._log_once(
+                    f"{self._folder(step)}: {some(names)}: not part of the checkpoint; ignored"
+                )
+
+    def _log_once(self, message: str) -> None:
+        if message not in self._named:
+            self._named.add(message)
+            self._log(message)
 
     def choose(self, step: int | None = None, best: bool = False, asked: str = "--step") -> int:
         """`step` if given, else the best if `best`, else the newest intact one.
@@ -303,22 +360,30 @@ class Checkpoints:
                     f"{self._directory}: no checkpoint has a score (none was evaluated, or "
                     "checkpoint.best_metric is undefined), so none is the best; leave out --best"
                 )
-        if step is None:
-            return _call_on_first(self._newest)
-        return _call_on_first(lambda: self._verified(step, asked))
+        if step is not None:
+            return _call_on_first(lambda: self._verified(step, asked))
+        newest = self.newest()
+        if newest is None:
+            raise DataError(f"{self._directory}: no checkpoint any more; were they deleted?")
+        return newest
 
     def _verified(self, step: int, asked: str) -> int:
-        if fault := checksums.verify_checksums(self._folder(step)):
-            raise DataError(f"{self._directory}: {_damage(step, fault)}; choose another {asked}")
+        if fault := self._fault(step):
+            if not self._folder(step).is_dir():
+                raise self._deleted(step)
+            raise DataError(f"{self._directory}: {fault}; choose another {asked}")
+        self._name_added_files(step)
         return step
 
     def restore(self, step: int, target: State) -> tuple[State, dict]:
         """The state saved at `step`, with the shardings of the abstract `target`, and its meta.
 
-        `step` comes from `newest` or `choose`, which have verified its files.
+        `step` comes from `newest` or `choose`, which have verified its files. Raises DataError if
+        they are of another model than `target`, DeletedError if they are not there any more.
         """
         items = self._read(
             step,
+            target,
             model=ocp.args.StandardRestore(_model(target)),
             training=ocp.args.StandardRestore(_training(target)),
             meta=ocp.args.JsonRestore(),
@@ -332,21 +397,67 @@ class Checkpoints:
         return state, items.meta
 
     def restore_variables(self, step: int, target: Any) -> dict:
-        """The variables to evaluate, with the shardings of `target`: the EMA if there is one."""
-        model = self._read(step, model=ocp.args.StandardRestore(_model(target))).model
+        """The variables to evaluate, with the shardings of `target`: the EMA if there is one.
+
+        Raises as `restore`.
+        """
+        model = self._read(step, target, model=ocp.args.StandardRestore(_model(target))).model
         if model["ema"] is not None:
             return model["ema"]
         return {"params": model["params"], "batch_stats": model["batch_stats"]}
 
-    def _read(self, step: int, **items: Any) -> Any:
+    def choose_variables(
+        self,
+        target: Any,
+        step: int | None = None,
+        best: bool = False,
+        asked: str = "--step",
+        check: Callable[[int], None] = lambda step: None,
+    ) -> tuple[dict, int]:
+        """`restore_variables` of the step that `choose` chooses, and the step.
+
+        `check` is called with the step before it is read. If a run that is training there deletes
+        the newest one meanwhile, the next newest is taken. Raises as `choose` and `restore`.
+        """
+        while True:
+            chosen = self.choose(step, best, asked)
+            try:
+                check(chosen)
+                return self.restore_variables(chosen, target), chosen
+            except DeletedError:
+                if step is not None or best or processes.count() > 1:
+                    raise
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The meta that `step` was saved with. Raises DeletedError, or OSError."""
         try:
-            return self._checkpointer.restore(self._folder(step), args=ocp.args.Composite(**items))
-        except (OSError, ValueError) as error:
+            return read_meta(self._folder(step))
+        except OSError as error:
             if self._folder(step).is_dir():
                 raise
-            raise DataError(
-                f"{self._folder(step)}: was deleted by a run that is training there; try again"
-            ) from error
+            raise self._deleted(step) from error
+
+    def _read(self, step: int, target: Any, **items: Any) -> Any:
+        self.wait()
+        folder = self._folder(step)
+        try:
+            with without_added_files(folder) as named:
+                if differs := first_difference(named / "model", _model(target)):
+                    raise AnotherModelError(
+                        f"{folder}: holds another model than the config describes: {differs}"
+                    )
+                return self._checkpointer.restore(named, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            if not folder.is_dir():
+                raise self._deleted(step) from error
+            if isinstance(error, OSError):
+                raise
+            raise DataError(f"{folder}: cannot be restored: {first_line(error)}") from error
+
+    def _deleted(self, step: int) -> DeletedError:
+        return DeletedError(
+            f"{self._folder(step)}: was deleted by a run that is training there; try again"
+        )
 
 
 def _wait_for_saving_thread() -> None:
@@ -356,17 +467,6 @@ def _wait_for_saving_thread() -> None:
     """
     while any(thread.name == "async_save" for thread in threading.enumerate()):
         time.sleep(0.005)
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def _damage(step: int, fault: str) -> str:
-    return f"the checkpoint of step {step} is damaged ({fault})"
 
 
 def _reason(error: BaseException) -> str:

@@ -3,13 +3,14 @@
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from convmesh.workdir.atomic_files import sync_folder, write_atomically
 
 CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum`, which can verify it too
+_OF_CONTENT = (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ESTALE)
 _READERS = min(8, os.cpu_count() or 1)
 
 
@@ -26,8 +27,7 @@ def write_checksums(folder: Path) -> None:
     names = sorted(_files(folder))
     with ThreadPoolExecutor(_READERS) as pool:
         sums = list(pool.map(lambda name: sha256(folder / name, sync=True), names))
-    text = "".join(f"{checksum}  {name}\n" for checksum, name in zip(sums, names, strict=True))
-    write_atomically(folder / CHECKSUMS, text)
+    write_atomically(folder / CHECKSUMS, _text(dict(zip(names, sums, strict=True))))
     for below, _, _ in os.walk(folder):
         sync_folder(below)
 
@@ -35,22 +35,20 @@ def write_checksums(folder: Path) -> None:
 def verify_checksums(folder: Path) -> str:
     """The first file that differs since `write_checksums`, and how; '' if none does.
 
-    Added files count as differences. Raises OSError for errors that are not about the files'
-    content, such as too many open files.
+    Files that were added count for nothing, see `added_files`. Raises OSError for errors that are
+    not about the files' content, such as too many open files.
     """
     try:
         written = (folder / CHECKSUMS).read_bytes()
     except OSError as error:
         return _describe(error, CHECKSUMS)
-    expected = {}
-    for line in written.decode("utf-8", "replace").splitlines():
-        checksum, _, name = line.partition("  ")
-        expected[name] = checksum
-    names = sorted(_files(folder))
-    if added := sorted(set(names) - set(expected)):
-        return f"{added[0]}: not in {CHECKSUMS}"
-    if missing := sorted(set(expected) - set(names)):
+    expected, names = _parsed(written), set(_files(folder))
+    if missing := sorted(set(expected) - names):
         return f"{missing[0] or CHECKSUMS}: missing"
+    counts = written.startswith(_header(expected).encode())  # those of earlier versions do not
+    added = [name for name in sorted(names - set(expected)) if not _is_hidden(name)]
+    if added and not counts:
+        return f"{added[0]}: not in {CHECKSUMS}, which may have been cut short"
 
     def difference(name: str) -> str:
         try:
@@ -60,13 +58,60 @@ def verify_checksums(folder: Path) -> str:
             return _describe(error, name)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        first = next(filter(None, pool.map(difference, names)), "")
-    text = "".join(f"{expected[name]}  {name}\n" for name in names)
+        first = next(filter(None, pool.map(difference, sorted(expected))), "")
+    text = _text(expected) if counts else _text(expected).removeprefix(_header(expected))
     return first or ("" if text.encode() == written else f"{CHECKSUMS}: its content has changed")
 
 
+def is_unchanged(folder: Path, name: str) -> bool:
+    """Whether the file `name` is as `write_checksums` found it. Raises OSError if it is absent."""
+    expected = _parsed((folder / CHECKSUMS).read_bytes())
+    return sha256(folder / name) == expected.get(name)
+
+
+def added_files(folder: Path) -> list[str]:
+    """The files in and below `folder` that `write_checksums` has not named, as relative paths.
+
+    Raises OSError if there are no checksums.
+    """
+    expected = _parsed((folder / CHECKSUMS).read_bytes())
+    return sorted(set(_files(folder)) - set(expected))
+
+
+def link_named_files(folder: Path, to: Path) -> None:
+    """Links, below the new folder `to`, to the files that `write_checksums` has named."""
+    for name in _parsed((folder / CHECKSUMS).read_bytes()):
+        path = to / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to((folder / name).absolute())
+
+
+def _text(sums: Mapping[str, str]) -> str:
+    return _header(sums) + "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
+
+
+def _header(sums: Mapping[str, str]) -> str:
+    """The first line, by which a list that was cut short is recognised; a comment for sha256sum."""
+    return f"# {len(sums)} files\n"
+
+
+def _parsed(written: bytes) -> dict[str, str]:
+    """{name: checksum} of a file of checksums."""
+    expected = {}
+    for line in written.decode("utf-8", "replace").splitlines():
+        if not line.startswith("#"):
+            checksum, _, name = line.partition("  ")
+            expected[name] = checksum
+    return expected
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file is hidden, or in a hidden folder: no file of a checkpoint is."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def _describe(error: OSError, name: str) -> str:
-    if error.errno not in (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR):
+    if error.errno not in _OF_CONTENT:
         raise error
     return f"{name}: {error.strerror}"
 

@@ -26,11 +26,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from convmesh.config import from_json, to_json
+from convmesh.config import to_json
 from convmesh.data.documents import read_json
 from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.workdir import atomic_files
 from convmesh.workdir.metrics import Row, evaluation_rows, read_metrics, training_rows
+from convmesh.workdir.run_files import check_same_model, read_run_config
+from convmesh.workdir.step_folders import newest_meta, saved_steps
 
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
@@ -64,14 +66,14 @@ class Workdir:
 
     def has_checkpoints(self) -> bool:
         """Whether there is a checkpoint here, intact or damaged."""
-        return any(path.name.isdecimal() for path in self.checkpoints_folder.glob("*"))
+        return bool(saved_steps(self.checkpoints_folder))
 
     def read_config(self) -> ConfigDict:
-        """The config of the run. Raises DataError naming the file if it is damaged."""
-        try:
-            return from_json(json.dumps(read_json(self.config_file)))
-        except ConfigError as error:
-            raise DataError(f"{self.config_file}: {error}") from None
+        """The config of the run; a key that is missing takes its default, which is printed.
+
+        Raises DataError naming the file if it is damaged, or of another version.
+        """
+        return read_run_config(self.config_file, newest_meta(self.checkpoints_folder))
 
     def read_classes(self) -> tuple[str, ...] | None:
         """The class names, index = class id; None if no run was started here."""
@@ -80,7 +82,8 @@ class Workdir:
     def read_run(self) -> tuple[ConfigDict, tuple[str, ...]]:
         """Config and class names.
 
-        Raises ConfigError if there is no run here, DataError if a file is damaged.
+        Raises ConfigError if there is no run here, DataError if a file is damaged or describes
+        another model than the checkpoints hold.
         """
         classes = self.read_classes()
         for file in (self.config_file, self.classes_file):
@@ -89,7 +92,9 @@ class Workdir:
                     f"{file}: missing; --workdir must be a folder that `convmesh train` wrote"
                 )
         assert classes is not None
-        return self.read_config(), classes
+        config = self.read_config()
+        check_same_model(config, classes, newest_meta(self.checkpoints_folder), self.root)
+        return config, classes
 
     def read_category_ids(self, classes: Sequence[str]) -> tuple[int, ...] | None:
         """The data set's own id of each class, or None. Raises DataError if damaged."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from multiprocessing import resource_tracker
 
 import cv2
 import grain
@@ -31,11 +33,41 @@ def iterate_in_background(batches: grain.MapDataset, workers: int) -> grain.Iter
     # Grain passes the absl flags on to its workers, and fails if they have not been parsed.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+    _start_quiet_tracker()
     worker_options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     return batches.to_iter_dataset(worker_options).mp_prefetch(
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
         worker_init_fn=_start_worker,
     )
+
+
+def kill_workers() -> None:
+    """Kill the workers that still run: Grain forgets those beside one that could not be started."""
+    for child in multiprocessing.active_children():
+        if child.name.startswith("grain-process-prefetch"):
+            child.kill()
+
+
+def forget_unstarted_workers() -> None:
+    """Let Grain's iterators forget a worker that could not be started.
+
+    They would wait for its end when they are closed, which is an error.
+    """
+    for iterator in gc.get_objects():
+        if type(iterator).__name__ == "ProcessPrefetchDatasetIterator":
+            process = getattr(iterator, "_prefetch_process", None)
+            if process is not None and process.pid is None:
+                iterator._prefetch_process = None
+
+
+def _start_quiet_tracker() -> None:
+    """Start the process that removes shared memory left by a killed worker, without its warning."""
+    quiet = "ignore:resource_tracker:UserWarning"
+    sys.warnoptions.append(quiet)  # it inherits them
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(quiet)
 
 
 def lower_thread_priority() -> None:

@@ -9,7 +9,12 @@ from typing import Any, Generic, TypeVar
 import grain
 import numpy as np
 
-from convmesh.data.loading.background import iterate_in_background
+from convmesh.data.loading.background import (
+    forget_unstarted_workers,
+    iterate_in_background,
+    kill_workers,
+)
+from convmesh.data.loading.worker_errors import check_main_script, explain
 from convmesh.data.placement import Placement
 from convmesh.data.record import Record
 from convmesh.distributed.batch import Batch, ProcessShard
@@ -98,6 +103,8 @@ class DataCounts:
 class Batches(Generic[AnyBatch]):
     """An iterator over batches, prefetched in the background; close it after use.
 
+    Raises, while iterating, what the source does, and RunError if a worker process has ended.
+
     counts: DataCounts of the examples so far that this process owns, so that the sum over processes
     counts each example once.
     """
@@ -108,13 +115,17 @@ class Batches(Generic[AnyBatch]):
         to_batch: Callable[[dict[str, Any]], AnyBatch],
         workers: int,
         shard: ProcessShard | None,
+        batch_bytes: int = 0,
     ):
         """Prefetch `batches`, dicts of arrays, in threads or in `workers` processes.
 
         to_batch: converts such a dict. shard: the examples that this process holds; None: all.
+        batch_bytes: the size of a batch, for the message of too little shared memory. Raises
+        RunError if the workers cannot be started.
         """
-        self._batches = iter(iterate_in_background(batches, workers))
-        self._to_batch, self._in_shared_memory = to_batch, workers > 0
+        self._to_batch, self._workers, self._batch_bytes = to_batch, workers, batch_bytes
+        check_main_script(workers)
+        self._batches = self._call(lambda: iter(iterate_in_background(batches, workers)))
         self._owned = slice(None) if shard is None else shard.owned
         self.counts = DataCounts()
 
@@ -122,8 +133,8 @@ class Batches(Generic[AnyBatch]):
         return self
 
     def __next__(self) -> AnyBatch:
-        arrays = next(self._batches)
-        if self._in_shared_memory:
+        arrays = self._call(lambda: next(self._batches))
+        if self._workers:
             # The shared memory of the workers must not be used after they end.
             arrays = {key: np.array(value) for key, value in arrays.items()}
         self.counts += DataCounts.of(
@@ -134,6 +145,23 @@ class Batches(Generic[AnyBatch]):
     def close(self) -> None:
         """End the threads and worker processes."""
         self._batches.close()
+        # Grain's iterators complain if they are deleted as late as when Python exits.
+        self._batches = iter(())
+        if self._workers:
+            kill_workers()
+
+    def _call(self, grain_call: Callable[[], Any]) -> Any:
+        """Calls Grain; raises RunError if workers have ended or cannot be started."""
+        try:
+            return grain_call()
+        except Exception as error:
+            if not self._workers or isinstance(error, StopIteration):
+                raise
+            forget_unstarted_workers()
+            explained = explain(error, self._workers, self._batch_bytes)
+            if explained is error:
+                raise
+            raise explained from None
 
     def __enter__(self) -> Batches[AnyBatch]:
         return self

@@ -11,11 +11,13 @@ from typing import Any
 import grain
 from ml_collections import ConfigDict
 
+from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.loading.batches import Batches, EvalBatch, TrainBatch
 from convmesh.data.loading.eval_examples import EvalExamples
 from convmesh.data.loading.example_format import ExampleFormat, stack_examples
 from convmesh.data.loading.positions import ShardPositions
 from convmesh.data.loading.train_examples import TrainExamples
+from convmesh.data.loading.worker_errors import Portable
 from convmesh.data.record import Source
 from convmesh.distributed.batch import ProcessShard
 
@@ -45,14 +47,17 @@ def train_batches(
     labels int32 [B, M]; valid bool [B, M]; crowd bool [B, M], True for a region to ignore (also
     valid); truncated int32 [B], the number of boxes beyond M.
 
-    Raises DataError, while iterating, where the source does, and if no image can be read.
+    Raises DataError, while iterating, where the source does, and if no image can be read; RunError
+    if a worker process (`data.workers`) ends or cannot be started.
     """
     examples = TrainExamples.of(source, config, shard, steps)
     positions = ShardPositions.of(config.train.batch_size, shard)
     count = len(positions.in_batch)
-    dataset = grain.MapDataset.range(0, count * _MAX_STEPS).map(positions).map(examples)
+    dataset = grain.MapDataset.range(0, count * _MAX_STEPS).map(positions).map(Portable(examples))
     batches = dataset.batch(count, batch_fn=stack_examples)[start_step:]
-    return Batches(batches, _train_batch, config.data.workers, shard)
+    height, width = input_sizes(config)[-1]
+    batch_bytes = count * height * width * 3
+    return Batches(batches, _train_batch, config.data.workers, shard, batch_bytes)
 
 
 def eval_batches(

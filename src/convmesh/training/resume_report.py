@@ -1,0 +1,72 @@
+"""What the resumption of a run changes, for the log: the learning rate, the warm-up, lost steps."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from convmesh.steps.optimizer import count_warmup_steps, make_schedule
+from convmesh.steps.setup import Setup, count_steps
+from convmesh.steps.state import TrainState
+from convmesh.workdir.layout import Workdir
+from convmesh.workdir.run_files import trained_config
+
+NOTABLE = 1.1  # factor by which the learning rate must differ to be reported
+
+
+def notes_on_resume(
+    meta: Mapping[str, Any], setup: Setup, state: TrainState, workdir: Workdir, train_images: int
+) -> list[str]:
+    """Lines about a run whose length differs from that in `meta`, of the restored checkpoint.
+
+    state: as restored. train_images: the number of training examples, of both.
+    """
+    before, step = trained_config(meta), int(state.step)
+    if before is None or step == 0:
+        return []
+    steps = count_steps(before, train_images)
+    if steps == setup.steps:
+        return []
+    length = f"the run now has {setup.steps} steps instead of {steps}"
+    updates = step - int(state.nonfinite_steps)  # the schedule counts these
+    lines = _warmup(before, setup, steps, updates)
+    last = float(make_schedule(before, steps)(max(0, updates - 1)))
+    planned = float(make_schedule(before, steps)(updates))
+    now = float(setup.schedule(updates))
+    if now > NOTABLE * planned:
+        weights = shlex.quote(str(workdir))
+        lines.append(
+            f"learning rate: {length}, so it rises from {last:.2g} at step {step} to {now:.2g}; to "
+            f"go on low, train in a new --workdir with --config.init_from={weights} "
+            f"--config.optimizer.learning_rate={last:.2g} --config.schedule.name=constant "
+            "--config.schedule.warmup_steps=0"
+        )
+    elif planned > NOTABLE * now:
+        lines.append(f"learning rate: {length}, so it falls from {last:.2g} to {now:.2g}")
+    return lines
+
+
+def _warmup(before: Any, setup: Setup, steps: int, updates: int) -> list[str]:
+    was, now = count_warmup_steps(before, steps), count_warmup_steps(setup.config, setup.steps)
+    lengths = f"it takes {now} of {setup.steps} steps now, and took {was} of {steps}"
+    if was <= updates < now:
+        return [f"warm-up: it begins again, since {lengths}"]
+    if now <= updates < was:
+        return [f"warm-up: cut short after {updates} steps, since {lengths}"]
+    return []
+
+
+def notes_on_restart(workdir: Workdir) -> list[str]:
+    """A line about a run that was begun, but has no checkpoint; none for a new one.
+
+    Raises DataError if its log is damaged.
+    """
+    if not workdir.has_run():
+        return []
+    logged = max((row["step"] for row in workdir.training_rows()), default=0)
+    reached = f"step {logged} was logged" if logged else "no step was logged"
+    return [
+        f"{workdir}: the run was begun before, but no checkpoint was saved ({reached}): it begins "
+        "again at step 1"
+    ]
