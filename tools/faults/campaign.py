@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tests")]
 
 import injection
+import mismatch
 from undisturbed import FORK, Failed, Outcome, Reference, make_reference, open_restorer
 
 FAULTS = {  # and how often each is injected where no number is given
@@ -31,6 +32,7 @@ FAULTS = {  # and how often each is injected where no number is given
     "second_run": (injection.second_run, 2),
     "mesh": (injection.mesh, 2),
     "processes": (injection.processes, 1),
+    "mismatch": (mismatch.mismatch, 4),
     "nonfinite": (injection.nonfinite, 4),
     "hostile": (injection.hostile, 60),
 }

@@ -52,34 +52,76 @@ def kill(reference: Reference, rng: random.Random, n: int, outcome: Outcome) -> 
 
 
 def sigterm(reference: Reference, rng: random.Random, n: int, outcome: Outcome) -> None:
-    """SIGTERM at a random time: status 75, and the last finished step is saved."""
+    """A signal, half of them during the steps: status 75, and the last finished step is saved.
+
+    A fifth are two SIGTERMs within a second, a fifth SIGHUP or SIGUSR1, the others one SIGTERM.
+    """
     while outcome.n < n:
         with trial_folder(reference.folder / f"sigterm-{os.getpid()}-{outcome.n}") as folder:
             workdir = folder / "run"
             for _ in range(min(KILLS, n - outcome.n)):
-                process = TrainingProcess(reference.recipe, workdir)
-                # Not before the handlers are installed: the fork has done all imports.
-                process.signal_after(rng.uniform(0.02, reference.seconds), signal.SIGTERM)
+                # Of each five one is of the first kind, one of the second.
+                kind, number = outcome.n % 5, signal.SIGTERM
+                if kind == 1:
+                    number = rng.choice([signal.SIGHUP, signal.SIGUSR1])
+                process = TrainingProcess(reference.recipe, workdir, _slow if kind == 0 else None)
+                _signal_at_random(process, rng, reference.seconds, number)
                 sent = time.monotonic()
+                sent_in_all = _signal_again(process, rng) if kind == 0 else number.name
                 status = process.wait()
                 if status == 0:
                     break
                 output = process.output()
-                if status == -signal.SIGTERM and not output:
+                if status == -number and not output:
                     outcome.count("before the handlers were installed (not counted)")
                     continue
                 outcome.n += 1
+                outcome.count(sent_in_all)
                 outcome.most("most seconds to end", time.monotonic() - sent)
-                check(status == 75, f"status {status}: {output}")
-                step, messages = reference.check_newest(workdir)
-                check(not messages, str(messages))
-                last = max((row["step"] for row in trial.example_log(workdir)), default=0)
-                check((step or 0) == last, f"step {step} is saved, {last} were done: {output}")
-                message = f"at step {step}, saved" if step else "before the first step"
-                begun = "before it had begun" not in output
-                check(not begun or message in output, f"step {step}: {output}")
-                outcome.count("during the steps" if last else "before the first step")
+                check(status == 75, f"{sent_in_all}: status {status}: {output}")
+                check(f"stopped by {number.name}" in output, f"{sent_in_all}: {output}")
+                outcome.count(_check_last_step(reference, workdir, output))
             reference.check_finish(workdir, outcome)
+
+
+def _slow(phase: str) -> None:
+    time.sleep(0.1)  # in the thread that saves, so that a second signal finds it at work
+
+
+def _signal_at_random(
+    process: TrainingProcess, rng: random.Random, seconds: float, number: int
+) -> None:
+    """Sends a signal at a random time of a run that takes `seconds`, or after a random step."""
+    done = trial.steps_logged(process.workdir)
+    if done == STEPS or rng.random() < 0.5:
+        # Not before the handlers are installed: the fork has done all imports.
+        return process.signal_after(rng.uniform(0.02, seconds), number)
+    step = rng.randint(done, min(done + STEPS // 3, STEPS - 1))
+    process.signal_when(lambda: trial.steps_logged(process.workdir) > step, number)
+
+
+def _signal_again(process: TrainingProcess, rng: random.Random) -> str:
+    """Sends SIGTERM a second time, up to 0.9 s after the first; returns what was sent in all."""
+    sent, gap = time.monotonic(), rng.uniform(0, 0.9)
+    while time.monotonic() - sent < gap and not process.has_ended():
+        time.sleep(0.002)
+    if process.has_ended() or time.monotonic() - sent > 0.97:  # too late to be a repetition
+        return "SIGTERM without time for a second"
+    os.kill(process.pid, signal.SIGTERM)
+    return "SIGTERM twice"
+
+
+def _check_last_step(reference: Reference, workdir: Path, output: str) -> str:
+    """Raises Failed unless the last finished step is saved and named; returns when it was."""
+    step, messages = reference.check_newest(workdir)
+    check(not messages, str(messages))
+    last = trial.steps_logged(workdir)
+    check((step or 0) == last, f"step {step} is saved, {last} were done: {output}")
+    if "before the run had started" in output:
+        return "before the run had started"
+    message = f"at step {step}, saved" if step else "before the first step"
+    check(message in output, f"step {step}: {output}")
+    return "during the steps" if last else "before the first step"
 
 
 def damage(reference: Reference, rng: random.Random, n: int, outcome: Outcome) -> None:
@@ -297,12 +339,7 @@ def _train_in(count: int, recipe: str, workdir: Path, overrides=()) -> None:
     flags += ["--example-log", trial.log_path(workdir), *overrides]
     if count > 1:
         flags += ["--num-processes", count]
-    # The tiny net is registered in each process.
-    code = (
-        f"import sys; sys.path[:0] = {sys.path[:2]!r}; import trial; trial.register_tiny_net(); "
-        "sys.exit(trial.main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, *map(str, flags)]
+    command = trial.another_program(list(map(str, flags)))
     done = subprocess.run(command, capture_output=True, text=True)
     check(done.returncode == 0, f"{count} processes: {done.stderr[-2000:]}")
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -64,17 +65,14 @@ def tiny_recipe(photos: Path, folder: Path, changes=()) -> str:
     return runs.write_recipe(folder / f"recipe-{name}.py", config)
 
 
-class TrainingProcess:
-    """One process that trains in `workdir`."""
+class Process:
+    """A forked process that calls `run`, with its output in the file `log`."""
 
-    def __init__(self, recipe: str, workdir: Path, hook=None, devices=DEVICES, largest_file=0):
-        """Forks it; `hook(phase)` is called in each phase of saving a checkpoint.
-
-        `largest_file`: the size in bytes beyond which writing a file fails; 0 for no limit.
-        """
-        self.workdir = workdir
-        self.log = workdir.with_suffix(".log")
-        self._started = time.monotonic()
+    def __init__(self, log: Path, run: Callable[[], int]):
+        """Forks it; it ends with the status that `run` returns."""
+        self.log = log
+        self.started = time.monotonic()
+        self._waited_for = False
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -87,13 +85,7 @@ class TrainingProcess:
             file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1)
             os.dup2(file, 2)
-            if largest_file:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
-            if hook:
-                checkpoint_module.at_phase = hook
-            command = ["train", "--config", recipe, "--workdir", str(workdir)]
-            command += ["--cpu-devices", str(devices), "--example-log", str(log_path(workdir))]
-            status = main(command)
+            status = run()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -104,17 +96,28 @@ class TrainingProcess:
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                self.seconds = time.monotonic() - self._started
+                self.seconds = time.monotonic() - self.started
+                self._waited_for = True
                 return os.waitstatus_to_exitcode(status)
-            if time.monotonic() - self._started > timeout:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
+            if time.monotonic() - self.started > timeout:
+                self.kill()
                 raise AssertionError(f"a run took more than {timeout} s: {self.output()}")
             time.sleep(0.002)
 
+    def kill(self) -> None:
+        """Ends it by SIGKILL, unless it was waited for."""
+        if not self._waited_for:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._waited_for = True
+
     def signal_after(self, seconds: float, number: int) -> None:
         """Sends a signal so long after the start, unless the process has ended by then."""
-        while time.monotonic() - self._started < seconds:
+        self.signal_when(lambda: time.monotonic() - self.started >= seconds, number)
+
+    def signal_when(self, condition: Callable[[], bool], number: int) -> None:
+        """Sends a signal once `condition()` holds, unless the process has ended by then."""
+        while not condition():
             if self.has_ended():
                 return
             time.sleep(0.002)
@@ -127,6 +130,37 @@ class TrainingProcess:
     def output(self) -> str:
         """What it has printed."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+class TrainingProcess(Process):
+    """One process that trains in `workdir`."""
+
+    def __init__(self, recipe: str, workdir: Path, hook=None, devices=DEVICES, largest_file=0):
+        """Forks it; `hook(phase)` is called in each phase of saving a checkpoint.
+
+        `largest_file`: the size in bytes beyond which writing a file fails; 0 for no limit.
+        """
+        command = ["train", "--config", recipe, "--workdir", str(workdir)]
+        command += ["--cpu-devices", str(devices), "--example-log", str(log_path(workdir))]
+
+        def run() -> int:
+            if largest_file:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+            if hook:
+                checkpoint_module.at_phase = hook
+            return main(command)
+
+        self.workdir = workdir
+        super().__init__(workdir.with_suffix(".log"), run)
+
+
+def another_program(flags: Sequence[str]) -> list[str]:
+    """The command of a new interpreter that trains, with the tiny net registered."""
+    code = (
+        f"import sys; sys.path[:0] = {sys.path[:2]!r}; import trial; trial.register_tiny_net(); "
+        "sys.exit(trial.main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-c", code, *flags]
 
 
 def kill_in_phase(phase: str, nth: int):
@@ -207,6 +241,11 @@ def example_log(workdir: Path) -> list[dict]:
     """The rows of a run's example log, by position."""
     path = log_path(workdir)
     return sorted(read_json_lines(path) if path.exists() else [], key=lambda row: row["position"])
+
+
+def steps_logged(workdir: Path) -> int:
+    """The last step in a run's example log; 0 if there is none."""
+    return max((row["step"] for row in example_log(workdir)), default=0)
 
 
 def copy_run(workdir: Path, to: Path) -> None:
