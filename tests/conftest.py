@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 
 # Compiling is most of the suite's time: LLVM need not optimise, and no program is compiled twice.
@@ -16,10 +17,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-from convmesh.distributed import devices  # noqa: E402
+from convmesh.distributed import devices, stop_signals  # noqa: E402
 
 devices._keep_freed_memory = lambda: None  # it speeds up steps and slows compiling
 devices.simulate_devices(8)
+
+# Under nohup SIGHUP is ignored, and the runs that the tests start would ignore it, too.
+for _number in stop_signals.NOTICES:
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -92,7 +92,11 @@ def test_another_config_is_refused_on_every_process_before_anything_is_written(j
         ("import jax; jax.__version__ = '9.9'", 2, "jax: process 0 has "),
         ("import jax; jax.config.update('jax_enable_x64', True)", 2, "jax_enable_x64: process 0"),
         ("sys.argv[1] = 'overfit'", 2, "command: process 0 has train, process 1 has overfit"),
-        ("sys.argv += ['--example-log', 'log']", 2, "hooks: process 0 has none, process 1 has Ex"),
+        (
+            "sys.argv += ['--example-log', 'log']",
+            2,
+            "--example-log: process 0 has None, process 1 has given",
+        ),
         ("sys.argv += ['--cpu-devices', '2']", 2, "devices: process 0 has 1, process 1 has 2"),
     ],
     ids=["jax", "float64", "command", "hooks", "devices"],

@@ -14,12 +14,15 @@ from convmesh.cli.exit_status import DONE, STOPPED, exit_status
 from convmesh.cli.parser import Call, parse
 from convmesh.data.loading.worker_errors import end_if_worker_is_starting
 
-# Flags that the processes of a job may set differently; configs are compared when resolved.
+# Flags whose values the processes of a job may set differently; configs are compared when resolved.
 _MAY_DIFFER = (
-    *("--workdir", "--config", "--output", "--paths", "--example-log"),
+    *("--workdir", "--config", "--output", "--paths"),
     *("--command", "--coordinator", "--process-id", "--start-timeout", "--cpu-devices"),
     "--debug",
 )
+
+# Flags that all must give, or none, with a value of their own.
+_FILES = ("--example-log",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +68,7 @@ def _run(call: Call, argv: list[str]) -> int:
 def _stated(call: Call) -> dict[str, str]:
     """The command and its flags, without those that name files or describe this process."""
     flags = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(call.args).items()}
+    flags |= {name: "given" for name in _FILES if flags.get(name, "None") != "None"}
     return {"command": call.command.name} | {
         name: value for name, value in flags.items() if name not in _MAY_DIFFER
     }
