@@ -141,7 +141,11 @@ def introduce() -> None:
 def named(group: Sequence[int]) -> str:
     """`process 1`, `processes 1, 2 and 3`: with their machines if these differ."""
     hosts = {} if are_on_one_host() else _hosts()
-    names = [f"{i} ({hosts[i]})" if i in hosts else str(i) for i in group]
+    return listed([f"{i} ({hosts[i]})" if i in hosts else str(i) for i in group])
+
+
+def listed(names: Sequence[str]) -> str:
+    """`process 1`, `processes 1 and 2`, `processes 1, 2, 3 and 4 more`."""
     if len(names) > 4:
         names = [*names[:3], f"{len(names) - 3} more"]
     *most, last = names

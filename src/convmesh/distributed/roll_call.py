@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from convmesh.distributed import failure
+from convmesh.distributed import failure, processes
 from convmesh.distributed.clusters import ProcessInfo, start_seconds
 from convmesh.errors import ConfigError, ConvmeshError
 
@@ -379,12 +379,7 @@ def _is_greeted(connection: socket.socket) -> bool:
 
 
 def _named(group: Sequence[int]) -> str:
-    """`process 1`, `processes 1 and 2`, `processes 1, 2, 3 and 4 more`."""
-    names = [str(i) for i in group]
-    if len(names) > 4:
-        names = [*names[:3], f"{len(names) - 3} more"]
-    *most, last = names
-    return f"processes {', '.join(most)} and {last}" if most else f"process {last}"
+    return processes.listed([str(i) for i in group])
 
 
 def _say_waiting(meeting: Meeting, whom: str) -> None:
