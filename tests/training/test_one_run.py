@@ -167,3 +167,13 @@ def test_and_a_prediction(job, trained, folders, tmp_path):
     assert statuses == [2, 2], said
     assert all("images: process 0 has 4 (names " in one for one in said), said
     assert not (tmp_path / "out").exists()
+
+
+def test_and_the_weights_that_it_reads(job, trained, folders, tmp_path):
+    other = shutil.copytree(trained, tmp_path / "other")
+    sums = other / "checkpoints/2/SHA256SUMS"  # as of weights that were trained apart
+    sums.write_text(sums.read_text() + "# another\n")
+    call = ["predict", folders / "val", f"--output={tmp_path}/out"]
+    statuses, said = job([f"--workdir={trained}"], [f"--workdir={other}"], command=call)
+    assert statuses == [2, 2], said
+    assert all("checkpoint 2: process 0 has " in one for one in said), said

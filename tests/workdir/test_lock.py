@@ -180,3 +180,16 @@ def test_check_tells_a_file_of_equal_content_from_the_locked_one(tmp_path):
         path.write_bytes(content)
         with pytest.raises(RunError, match="run: the folder was removed or replaced"):
             lock.check()
+
+
+def test_a_lock_that_cannot_be_written_has_no_token(tmp_path, monkeypatch):
+    with RunLock(tmp_path) as lock:
+        assert lock.token and RunLock(tmp_path).holds(lock.token)
+    assert not RunLock(tmp_path).holds(lock.token)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with RunLock(tmp_path) as lock:
+        assert lock.token == ""

@@ -33,7 +33,10 @@ _JAX_SETTINGS = (
     "jax_debug_nans",
 )
 # Flags of XLA that may differ: the number of devices is compared by itself, dumps are files.
-_OWN_XLA_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump_")
+_OWN_XLA_FLAGS = (
+    *("--xla_force_host_platform_device_count", "--xla_dump_", "--xla_gpu_cuda_data_dir"),
+    "--xla_gpu_per_fusion_autotune_cache_dir",
+)
 _ABSENT = "none"
 _LONGEST = 60  # characters of a value in a message
 
@@ -115,7 +118,7 @@ def _program() -> dict[str, str]:
     stated |= {"jax": jax.__version__} | {name: _version(name) for name in _PACKAGES}
     stated |= {name: str(jax.config.values.get(name)) for name in _JAX_SETTINGS}
     for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
-        flags = os.environ.get(name, "").split()
+        flags = sorted(os.environ.get(name, "").split())
         stated[name] = " ".join(f for f in flags if not f.startswith(_OWN_XLA_FLAGS)) or _ABSENT
     return stated
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from convmesh import mesh as meshes
+from convmesh.config import same_for_all_processes
 from convmesh.data.augmentation.augment import centre_crop, letterbox
 from convmesh.data.placement import Placement
 from convmesh.distributed import console, same_run
@@ -71,6 +72,8 @@ class _Predictor:
         if config.task != cls.task:
             other = {"detect": "Detector", "classify": "Classifier"}[config.task]
             raise ConfigError(f"{files}: its task is {config.task}; load it with {other}")
+        advice = "give every process the same run"
+        same_run.check_same(same_for_all_processes(config), advice)
         setup = make_setup(config, classes, available_mesh(config))
         options = {name: value for name, value in task_options.items() if value is not None}
         if "max_detections" in options:  # suppression must get at least as many candidates

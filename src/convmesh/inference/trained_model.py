@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
-from convmesh.distributed import compile_cache, console, same_run
+from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, DataError
 from convmesh.steps.setup import Setup, config_mesh, has_weights_for_all
+from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.saved_arrays import naming_edited_key
@@ -50,7 +52,21 @@ def load_variables(
         workdir.root, scores=scores, read_only=True, log=console.print_result
     ) as checkpoints:
         with naming_edited_key(workdir):
-            return checkpoints.choose_variables(setup.abstract_state(), step, best)
+            return checkpoints.choose_variables(
+                setup.abstract_state(),
+                step,
+                best,
+                check=lambda chosen: check_same_weights(workdir.checkpoints_folder / str(chosen)),
+            )
+
+
+def check_same_weights(checkpoint: Path) -> None:
+    """Raise ConfigError if the processes read other weights: the path may be another folder."""
+    if processes.count() > 1:
+        sums = checkpoint / checksums.CHECKSUMS
+        digest = checksums.sha256(sums)[:8] if sums.exists() else "none"
+        stated = {f"checkpoint {checkpoint.name}": digest}
+        same_run.check_same(stated, "give every process the same weights", "read its weights")
 
 
 def _report_undefined(workdir: Workdir, metric: str) -> None:

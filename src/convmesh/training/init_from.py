@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from convmesh.distributed import console, processes, same_run
+from convmesh.distributed import console, processes
 from convmesh.errors import ConfigError, some
+from convmesh.inference.trained_model import check_same_weights
 from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
-from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, Workdir
 from convmesh.workdir.saved_arrays import naming_edited_key
@@ -82,7 +82,7 @@ def _read(setup: Setup, path: Path) -> InitFrom:
             target,
             step,
             asked="init_from",
-            check=lambda step: _check_same_weights(source.checkpoints_folder / str(step)),
+            check=lambda step: check_same_weights(source.checkpoints_folder / str(step)),
         )
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
@@ -90,14 +90,6 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     lines = [f"init_from: weights of {source}, step {step}{averaged}"]
     lines += compared(setup, path, source_setup, variables)
     return InitFrom(weights, tuple(lines))
-
-
-def _check_same_weights(checkpoint: Path) -> None:
-    """Raises ConfigError if the processes read different weights: the path may be another file."""
-    if processes.count() > 1:
-        sums = checkpoint / checksums.CHECKSUMS
-        digest = checksums.sha256(sums)[:8] if sums.exists() else "none"
-        same_run.check_same({"init_from": digest}, "give every process the same weights")
 
 
 def _split(path: Path) -> tuple[Path, int | None]:

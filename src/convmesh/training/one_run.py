@@ -14,7 +14,7 @@ from convmesh.config import same_for_all_processes
 from convmesh.data.same_splits import check_same_splits
 from convmesh.data.splits import RunData
 from convmesh.distributed import processes, same_run
-from convmesh.errors import ConfigError
+from convmesh.errors import ConfigError, RunError
 from convmesh.training.hooks import Hook
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
@@ -44,13 +44,16 @@ def check_same_data(data: RunData) -> None:
 
 
 def check_same_workdir(workdir: Workdir, lock: RunLock, is_sharded: bool) -> None:
-    """Raises ConfigError, on every process, if not all see the workdir that process 0 has locked.
+    """Raises ConfigError, on every process, if not all see the workdir that process 0 has locked,
+    RunError if it could not write its lock.
 
     is_sharded: whether each process saves a part of the state.
     """
     if processes.count() == 1:
         return
     token = processes.broadcast(lock.token)
+    if not token:
+        raise RunError(f"{workdir.root}: cannot be written; is the disk full?")
     seconds = SECONDS_UNTIL_SEEN if processes.are_on_one_host() else SECONDS_OVER_NETWORK
     deadline = time.monotonic() + seconds
     while not (seen := lock.holds(token)) and time.monotonic() < deadline:

@@ -24,7 +24,8 @@ def sha256(path: str | os.PathLike[str], sync: bool = False) -> str:
 
 def write_checksums(folder: Path) -> None:
     """Writes CHECKSUMS, the SHA-256 of every file in and below `folder`, and syncs all of it."""
-    names = sorted(_files(folder))
+    # A hidden file is another program's, and may be gone soon (.nfs*, .DS_Store).
+    names = sorted(name for name in _files(folder) if not _is_hidden(name))
     with ThreadPoolExecutor(_READERS) as pool:
         sums = list(pool.map(lambda name: sha256(folder / name, sync=True), names))
     write_atomically(folder / CHECKSUMS, _text(dict(zip(names, sums, strict=True))))

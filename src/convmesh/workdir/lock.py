@@ -70,6 +70,8 @@ class RunLock:
                 "token": self.token,
             }
             self._write(json.dumps(holder))
+            if not self.holds(self.token):  # by which the other processes recognise the folder
+                self.token = ""
         except BaseException:
             self._close()
             raise
