@@ -237,12 +237,22 @@ def test_processes_with_one_id_or_other_counts_end_at_once_with_one_line(job):
     address, body = jobs.free_address(), "print('joined')"
     twice = [job(body, *jobs.flags_for(index, address, 3)) for index in (0, 1, 1)]
     address = jobs.free_address()
-    counts = [job(body, *jobs.flags_for(i, address, count)) for i, count in enumerate((2, 3))]
+    counts = [job(body, *jobs.flags_for(i, address, n)) for i, n in enumerate((2, 3, 3))]
     for processes, message in ((twice, "--process-id 1 was"), (counts, "--num-processes 2 was")):
         for process in processes:
             status, out, err = jobs.end(process)
             assert (status, out, err.count("\n")) == (2, "", 1)
             assert err.startswith(f"convmesh: error: {message} given t")
+
+
+def test_a_single_process_with_a_coordinator_looks_out_for_others(job):
+    address = jobs.free_address()
+    both = [job("print('alone')", *jobs.flags_for(i, address, 1 + i)) for i in range(2)]
+    for process in both:
+        status, out, err = jobs.end(process)
+        assert (status, out) == (2, "") and "error: --num-processes 1 was given to" in err
+    alone = job("print('alone', processes.count())", *jobs.flags_for(0, address, 1))
+    assert jobs.end(alone)[:2] == (0, "alone 1\n")
 
 
 def test_the_start_timeout_reaches_processes_started_here(job):

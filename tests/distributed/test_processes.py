@@ -37,6 +37,14 @@ found = {"total": total(), "devices": [jax.device_count(), jax.local_device_coun
 found["listening"] = processes.gather(listeners())
 processes.wait_for_all("deleted")
 client = processes.coordination_client()
+found["one host"] = [processes.are_on_one_host()]
+processes.wait_for_all("asked")
+if not first:  # two machines of one name
+    client.key_value_delete("convmesh/host/1")
+    processes.system_id = lambda: "another"
+    processes.introduce()
+processes.wait_for_all("introduced")
+found["one host"].append(processes.are_on_one_host())
 found["keys"] = [key for key, _ in client.key_value_dir_get_bytes("convmesh/")]
 if first: print(json.dumps(found))
 """
@@ -53,6 +61,7 @@ def test_two_processes_exchange_objects_and_listen_on_one_address_only(job):
     assert found["total"] == 1 + 2 + 3 + 4
     # Process 0: the coordinator and gloo. Process 1: gloo.
     assert found["listening"] == [["127.0.0.2"] * 2, ["127.0.0.2"]]
+    assert found["one host"] == [True, False]
     assert found["keys"] == ["convmesh/host/0", "convmesh/host/1"]  # nothing is left of an exchange
 
 

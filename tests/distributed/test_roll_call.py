@@ -69,6 +69,28 @@ def test_all_are_refused_if_they_contradict_each_other(processes, message):
     assert str(raised[0]).count(f" on {socket.gethostname()}") == 2
 
 
+def test_one_that_comes_late_is_refused_too_and_process_0_says_it_before(monkeypatch, capfd):
+    monkeypatch.setattr(roll_call, "REFUSING_SECONDS", 20)
+    monkeypatch.setattr(roll_call, "REFUSED_WORD_SECONDS", 0.3)
+    address = jobs.free_address()
+    with ThreadPoolExecutor(3) as pool:
+        processes = [(0, 4), (1, 3)]
+        started = [pool.submit(roll_call.call_roll, meeting(address, *one)) for one in processes]
+        time.sleep(2)
+        assert "--num-processes 4 was given" in capfd.readouterr().err
+        assert not started[0].done()
+        started += [pool.submit(roll_call.call_roll, meeting(address, i, 4)) for i in (2, 3)]
+        raised = [one.exception(10) for one in started]
+    assert len({str(error) for error in raised}) == 1 and isinstance(raised[0], ConfigError)
+
+
+def test_a_process_that_is_told_to_be_alone_is_refused_if_another_is_told_otherwise():
+    raised = call((0, 1), (1, 2))
+    assert all(isinstance(error, ConfigError) for error in raised)
+    assert str(raised[0]).startswith("--num-processes 1 was given to process 0 (pid ")
+    assert call((0, 1)) == [None]
+
+
 def test_the_missing_are_named_after_the_time_that_a_flag_sets(monkeypatch):
     clusters.set_start_seconds(1)
     first, other = call((0, 4), (1, 4))

@@ -13,6 +13,7 @@ from convmesh.cli import command_line
 from convmesh.config import apply_overrides, to_json
 from convmesh.errors import DataError
 from convmesh.steps.optimizer import make_schedule
+from convmesh.steps.setup import ema_decay_for
 from convmesh.training import loop
 from convmesh.training.resume_report import notes_on_restart, notes_on_resume
 from convmesh.workdir import run_files
@@ -24,12 +25,21 @@ pytestmark = pytest.mark.usefixtures("tiny_net")
 
 
 def notes(photos, steps, now, step, **more):
-    """The lines about a run of `steps` steps that resumes at `step` with `now` steps."""
-    more = {name.replace("__", "."): value for name, value in more.items()}
-    config = runs.photo_config(photos, {"train.steps": steps} | more)
+    """The lines about a run of `steps` steps that resumes at `step` with `now` steps.
+
+    photos: of the photo recipe; None: a detector's.
+    """
+    more = {name.replace("__", "."): value for name, value in more.items()} | {"train.steps": steps}
+    make = runs.scene_config if photos is None else runs.photo_config
+    config = make(photos or "none", more)
     meta = {"config": json.loads(to_json(config))}
     config = apply_overrides(config, {"train.steps": now, "train.epochs": 0.0})
-    setup = types.SimpleNamespace(config=config, steps=now, schedule=make_schedule(config, now))
+    setup = types.SimpleNamespace(
+        config=config,
+        steps=now,
+        schedule=make_schedule(config, now),
+        ema_decay=ema_decay_for(now),
+    )
     state = types.SimpleNamespace(step=step, nonfinite_steps=0)
     return notes_on_resume(meta, setup, state, Workdir("a run"), runs.TRAIN_PHOTOS)
 
@@ -64,6 +74,19 @@ def test_a_warm_up_that_begins_again_or_is_cut_short(photos):
         "4000"
     )
     assert "so it rises from 0.0005 at step 100 to 0.00099" in rate
+
+
+def test_mixing_that_comes_back_or_ends_early_and_another_ema_are_said():
+    more = {"data__augment__mosaic": 1.0, "schedule__name": "constant"}
+    [line] = notes(None, 20, 40, 20, **more)
+    assert line == "mosaic and mixup: they begin again, until step 28; they had ended at 14"
+    [line] = notes(None, 40, 20, 16, **more)
+    assert line == "mosaic and mixup: they end now instead of at step 28"
+    assert notes(None, 20, 40, 10, **more) == []
+    _, _, line, _ = notes(None, 20, 40000, 20, **more, ema__decay=-1.0)
+    assert line == (
+        "ema.decay: the run now has 40000 steps instead of 20, so it changes from 0.998 to 0.9995"
+    )
 
 
 def test_epochs_count_too_and_a_checkpoint_without_config_says_nothing(photos):

@@ -9,12 +9,12 @@ import jobs
 import numpy as np
 import pytest
 import runs
-from loop_checks import assert_same_bits, final_state, lines
+from loop_checks import SignalAt, assert_same_bits, final_state, lines
 
 from convmesh.data.limits import sample_of
 from convmesh.data.order import example_at
 from convmesh.data.splits import open_train
-from convmesh.errors import DataError
+from convmesh.errors import DataError, Stopped
 from convmesh.training import loop
 from convmesh.workdir.checkpoints import Checkpoints
 
@@ -60,6 +60,16 @@ def test_an_image_that_cannot_be_read_ends_the_run_after_saving(tmp_path, broken
     resumed, whole = (final_state(tmp_path / n)[0] for n in ("run", "skipped from the start"))
     assert int(resumed.step) == 8
     assert_same_bits(resumed, whole)
+
+
+def test_a_signal_beside_an_error_of_the_data_ends_the_run_as_a_signal_does(
+    tmp_path, broken, capsys
+):
+    root, name = broken
+    with pytest.raises(Stopped, match="at step 2"):
+        loop.train(runs.photo_config(root), tmp_path / "run", [SignalAt(2)])
+    assert f"the data cannot be read on: {root / name}: truncated" in capsys.readouterr().err
+    assert steps_saved(tmp_path / "run") == [2]
 
 
 def convmesh(*arguments):

@@ -84,11 +84,15 @@ def test_checksums_of_earlier_versions_do_not_say_how_many_they_are(summed):
     path = summed / checksums.CHECKSUMS
     path.write_bytes(path.read_bytes().partition(b"\n")[2])
     assert checksums.verify_checksums(summed) == ""
-    # So they may have been cut short, but no file of a checkpoint is hidden.
-    (summed / "a/.DS_Store").write_text("")
-    assert checksums.verify_checksums(summed) == ""
-    (summed / "b").write_text("")
-    said = f"b: not in {checksums.CHECKSUMS}, which may have been cut short"
+    # So they may have been cut short, and names are sorted. No file of a checkpoint is hidden.
+    last = max(line[66:] for line in path.read_text().splitlines())
+    for name in ("a/.DS_Store", "a/ copy", "zz/.nfs1", "zz copy"):
+        (summed / name).parent.mkdir(exist_ok=True)
+        (summed / name).write_text("")
+        assert checksums.verify_checksums(summed) == "", name
+    (summed / "zz/b").write_text("")
+    assert last < "zz/b"
+    said = f"zz/b: not in {checksums.CHECKSUMS}, which may have been cut short"
     assert checksums.verify_checksums(summed) == said
 
 

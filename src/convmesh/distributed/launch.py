@@ -258,8 +258,12 @@ def start(
     info = _from_flags(coordinator, num_processes, process_id)
     if info is None and num_processes is None:
         info = from_cluster(os.environ)
-    if info is not None and info.num_processes > 1:
+    if info is None:
+        return
+    if info.num_processes > 1:
         _join(info)
+    elif coordinator is not None:  # others may have been given another number
+        call_roll(_meeting(info))
 
 
 def _from_flags(
@@ -286,17 +290,23 @@ def _from_flags(
     return ProcessInfo(coordinator, num_processes, process_id)
 
 
-def _join(info: ProcessInfo) -> None:
-    """Joins the job with jax.distributed and starts to watch for failures of other processes."""
+def _meeting(info: ProcessInfo) -> Meeting:
+    """Where the processes of the job of `info` find each other."""
     host, port = parse_address(info.coordinator)
     address = reachable_address(host, info.one_host)
-    local = ipaddress.ip_address(address).is_loopback
-    coordinator = bind = join_address(address, port)
+    bind = address, port
     if info.process_id == 0:
-        bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or bind
-    call_roll(
-        Meeting(info, address, port, split_address(bind)), lambda: importlib.import_module("jax")
-    )
+        if given := os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+            bind = split_address(given)
+    return Meeting(info, address, port, bind)
+
+
+def _join(info: ProcessInfo) -> None:
+    """Joins the job with jax.distributed and starts to watch for failures of other processes."""
+    meeting = _meeting(info)
+    address = meeting.address
+    local = ipaddress.ip_address(address).is_loopback
+    call_roll(meeting, lambda: importlib.import_module("jax"))
     own_address = address if local else local_address_towards(address)
     if local:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
@@ -304,7 +314,7 @@ def _join(info: ProcessInfo) -> None:
     timeout.daemon = True
     timeout.start()
     try:
-        _initialize_jax(info, coordinator, bind)
+        _initialize_jax(info, join_address(address, meeting.port), join_address(*meeting.bind))
     except RuntimeError as error:
         raise ConvmeshError(
             f"process {info.process_id} of {info.num_processes}: cannot join the others at "

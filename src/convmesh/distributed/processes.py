@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import platform
 import socket
 import struct
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from convmesh.errors import ConvmeshError
@@ -134,13 +136,28 @@ def wait_for_others(activity: str, seconds: float) -> None:
 
 
 def introduce() -> None:
-    """Tells the others the name of this machine, for `named`. Call it once."""
-    coordination_client().key_value_set(f"{_HOSTS}/{index()}", socket.gethostname())
+    """Tells the others on which machine this process runs, for `named`. Call it once."""
+    machine = f"{socket.gethostname()} {system_id()}"
+    coordination_client().key_value_set(f"{_HOSTS}/{index()}", machine)
+
+
+def system_id() -> str:
+    """An id of the running system: equal in two processes if they share its memory.
+
+    Containers of one system have names of their own, but its memory in common; two machines may
+    have one name.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
 
 
 def named(group: Sequence[int]) -> str:
     """`process 1`, `processes 1, 2 and 3`: with their machines if these differ."""
-    hosts = {} if are_on_one_host() else _hosts()
+    hosts = {}
+    if not are_on_one_host():
+        hosts = {i: machine.partition(" ")[0] for i, machine in _machines().items()}
     return listed([f"{i} ({hosts[i]})" if i in hosts else str(i) for i in group])
 
 
@@ -154,13 +171,13 @@ def listed(names: Sequence[str]) -> str:
 
 def are_on_one_host() -> bool:
     """Whether all processes that are known run on one machine."""
-    return len(set(_hosts().values())) <= 1
+    return len(set(_machines().values())) <= 1
 
 
-def _hosts() -> dict[int, str]:
-    """The name of the machine of each process that has called `introduce`."""
+def _machines() -> dict[int, str]:
+    """Name and `system_id` of the machine of each process that has called `introduce`."""
     found = coordination_client().key_value_dir_get(f"{_HOSTS}/")
-    return {int(key.rpartition("/")[2]): host for key, host in found}
+    return {int(key.rpartition("/")[2]): machine for key, machine in found}
 
 
 def coordination_client() -> Any:

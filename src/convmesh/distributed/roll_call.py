@@ -29,7 +29,8 @@ from convmesh.errors import ConfigError, ConvmeshError
 WORD_SECONDS = 10  # until a process says for whom it waits
 CLUSTER_WORD_SECONDS = 2.5  # the same in process 0, where a cluster said that there are others
 REPEAT_SECONDS = 30  # between such words of process 0
-REFUSING_SECONDS = 5  # how long process 0 refuses those that come after a contradiction
+REFUSING_SECONDS = 40  # how long process 0 refuses those that come after a contradiction
+REFUSED_WORD_SECONDS = 2  # until it prints the contradiction, if others have not come by then
 SURPLUS_SECONDS = 1  # how long process 0 looks out for one too many, once all are there
 BEGUN_SECONDS = 45  # within this time a job that has lost a process ends, and can be started again
 _ANSWER_SECONDS = 3  # for the first line of process 0
@@ -224,14 +225,20 @@ class _Roll:
         problem = self._contradiction()
         if not problem:
             return
-        deadline = time.monotonic() + REFUSING_SECONDS
+        since, said = time.monotonic(), False
         expected = max(member.count for member in self._members())
         refused = 1
         while True:
             refused += sum(caller.member is not None for caller in self.callers.values())
             self._tell({"refused": problem})
-            if refused >= expected or time.monotonic() > deadline:
+            waited = time.monotonic() - since
+            if refused >= expected or waited > REFUSING_SECONDS:
                 raise ConfigError(problem)
+            if waited > REFUSED_WORD_SECONDS and not said:
+                said = True
+                failure.print_now(
+                    f"{problem}; those that are still to come are told for {REFUSING_SECONDS} s"
+                )
             self._listen_once(0.2)
 
     def _tell(self, message: dict[str, Any]) -> None:

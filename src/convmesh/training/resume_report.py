@@ -1,13 +1,14 @@
-"""What the resumption of a run changes, for the log: the learning rate, the warm-up, lost steps."""
+"""What the resumption of a run changes, for the log: what its length decides, and lost steps."""
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from convmesh.steps.optimizer import count_warmup_steps, make_schedule
-from convmesh.steps.setup import Setup, count_steps
+from convmesh.steps.setup import Setup, count_steps, ema_decay_for
 from convmesh.steps.state import TrainState
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.run_files import trained_config
@@ -30,7 +31,11 @@ def notes_on_resume(
         return []
     length = f"the run now has {setup.steps} steps instead of {steps}"
     updates = step - int(state.nonfinite_steps)  # the schedule counts these
-    lines = _warmup(before, setup, steps, updates)
+    lines = _warmup(before, setup, steps, updates) + _mixing(setup, steps, step)
+    if setup.config.ema.decay < 0 and before.ema.decay < 0:
+        was, becomes = ema_decay_for(steps), setup.ema_decay
+        if not math.isclose(was, becomes, rel_tol=1e-6):
+            lines.append(f"ema.decay: {length}, so it changes from {was:.6g} to {becomes:.6g}")
     last = float(make_schedule(before, steps)(max(0, updates - 1)))
     planned = float(make_schedule(before, steps)(updates))
     now = float(setup.schedule(updates))
@@ -54,6 +59,19 @@ def _warmup(before: Any, setup: Setup, steps: int, updates: int) -> list[str]:
         return [f"warm-up: it begins again, since {lengths}"]
     if now <= updates < was:
         return [f"warm-up: cut short after {updates} steps, since {lengths}"]
+    return []
+
+
+def _mixing(setup: Setup, steps: int, step: int) -> list[str]:
+    """What happens to mosaic and mixup, which end before the last part of a run."""
+    augment = setup.config.data.augment
+    if setup.config.task != "detect" or not (augment.mosaic or augment.mixup):
+        return []
+    was, now = (math.ceil((1 - augment.last_plain) * n) for n in (steps, setup.steps))
+    if was <= step < now:
+        return [f"mosaic and mixup: they begin again, until step {now}; they had ended at {was}"]
+    if now <= step < was:
+        return [f"mosaic and mixup: they end now instead of at step {was}"]
     return []
 
 

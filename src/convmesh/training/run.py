@@ -297,8 +297,11 @@ class Run:
     def stopped(self) -> ConvmeshError:
         """Why the run stops after this step, with the step that was saved; for all processes."""
         self.checkpoints.wait()
-        errors = [error for error in processes.gather(_described(self._read_error)) if error]
-        if errors:
+        stated = processes.gather((bool(self.stop.received), _described(self._read_error)))
+        errors = [error for _, error in stated if error]
+        if errors and any(received for received, _ in stated):
+            self.log(f"the data cannot be read on: {errors[0]}")  # also when it is run again
+        elif errors:
             error = DataError(f"{errors[0]}; step {self.step} is saved, run it again to resume")
             error.__cause__ = self._read_error
             return error

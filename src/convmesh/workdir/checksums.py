@@ -44,14 +44,15 @@ def verify_checksums(folder: Path) -> str:
     except OSError as error:
         return _describe(error, CHECKSUMS)
     expected, names = _parsed(written), set(_files(folder))
-    if missing := sorted(set(expected) - names):
+    if missing := [name for name in sorted(set(expected) - names) if not _is_hidden(name)]:
         return f"{missing[0] or CHECKSUMS}: missing"
     counts = written.startswith(_header(expected).encode())  # those of earlier versions do not
-    added = [name for name in sorted(names - set(expected)) if not _is_hidden(name)]
-    if added and not counts:
-        return f"{added[0]}: not in {CHECKSUMS}, which may have been cut short"
+    if not counts and (left_out := _perhaps_left_out(expected, names)):
+        return f"{left_out}: not in {CHECKSUMS}, which may have been cut short"
 
     def difference(name: str) -> str:
+        if name not in names:
+            return ""
         try:
             same = sha256(folder / name) == expected[name]
             return "" if same else f"{name}: its content has changed"
@@ -104,6 +105,16 @@ def _parsed(written: bytes) -> dict[str, str]:
             checksum, _, name = line.partition("  ")
             expected[name] = checksum
     return expected
+
+
+def _perhaps_left_out(expected: Mapping[str, str], names: set[str]) -> str:
+    """The first of `names` that a list without a count may have named before it was cut short.
+
+    Names are sorted, so it would be one of the last; files of a checkpoint lie in folders.
+    """
+    last = max(expected, default="")
+    added = (name for name in sorted(names) if name > last and "/" in name)
+    return next((name for name in added if not _is_hidden(name)), "")
 
 
 def _is_hidden(name: str) -> bool:

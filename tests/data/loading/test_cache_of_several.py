@@ -116,7 +116,7 @@ def test_without_shared_memory_the_budget_is_divided(read):
 
 
 def test_processes_of_two_hosts_have_a_cache_for_each_host(read):
-    rows, _, _ = read(4, 10**7, "cache.host_name = lambda: 'abab'[index]")
+    rows, _, _ = read(4, 10**7, "processes.system_id = lambda: 'abab'[index]")
     files = [row["file"] for row in rows]
     assert files[0] == files[2] != files[1] == files[3]
     assert [row["limit"] // 100 for row in rows] == [10**5] * 4

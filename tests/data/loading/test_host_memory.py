@@ -1,7 +1,5 @@
 """How much memory is free, with the limits of containers and jobs."""
 
-import os
-
 import pytest
 
 from convmesh.data.loading import host_memory
@@ -61,13 +59,6 @@ def test_so_may_a_job_and_the_smallest_of_the_limits_around_it_counts(files, ver
 def test_contents_of_files_that_are_merely_remembered_are_free(files, version, folder):
     limit(files, folder, 1500, 1400, version, remembered=1000)
     assert host_memory.free_memory() == 1100
-
-
-def test_two_containers_of_one_system_have_one_host(files):
-    files["/proc/sys/kernel/random/boot_id"] = ["7-7-7"]
-    assert host_memory.host_name() == "7-7-7"
-    files.clear()
-    assert host_memory.host_name() == os.uname().nodename
 
 
 def test_a_host_has_more_memory_than_is_free():

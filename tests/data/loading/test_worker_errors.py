@@ -143,6 +143,12 @@ def test_too_little_shared_memory_is_measured_and_what_is_needed_is_named(monkey
     )
 
 
+def test_an_error_of_the_data_after_the_first_batches_is_not_about_starting_workers():
+    error = OSError(errno.EMFILE, "Too many open files")
+    assert worker_errors.explain(error, 2, 0, starting=False) is error
+    assert isinstance(worker_errors.explain(error, 2, 0, starting=True), RunError)
+
+
 def test_a_daemonic_process_is_told_that_it_may_have_no_workers():
     error = AssertionError("daemonic processes are not allowed to have children")
     assert "set data.workers=0" in str(worker_errors.explain(error, 1, 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from multiprocessing import resource_tracker
@@ -46,6 +45,7 @@ def kill_workers() -> None:
     for child in multiprocessing.active_children():
         if child.name.startswith("grain-process-prefetch"):
             child.kill()
+            child.join()
 
 
 def forget_unstarted_workers() -> None:
@@ -65,7 +65,8 @@ def _start_quiet_tracker() -> None:
     quiet = "ignore:resource_tracker:UserWarning"
     sys.warnoptions.append(quiet)  # it inherits them
     try:
-        resource_tracker.ensure_running()
+        with stop_signals.blocked_for_helpers():
+            resource_tracker.ensure_running()
     finally:
         sys.warnoptions.remove(quiet)
 
@@ -88,8 +89,7 @@ def lower_thread_priority() -> None:
 def _start_worker(index: int, count: int) -> None:
     cv2.setNumThreads(0)
     # A terminal signals all processes, but the run may still need the batches of this worker.
-    for number in stop_signals.to_ignore():
-        signal.signal(number, signal.SIG_IGN)
+    stop_signals.ignore_in_helper()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

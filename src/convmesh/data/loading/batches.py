@@ -17,6 +17,7 @@ from convmesh.data.loading.background import (
 from convmesh.data.loading.worker_errors import check_main_script, explain
 from convmesh.data.placement import Placement
 from convmesh.data.record import Record
+from convmesh.distributed import stop_signals
 from convmesh.distributed.batch import Batch, ProcessShard
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
@@ -125,6 +126,8 @@ class Batches(Generic[AnyBatch]):
         """
         self._to_batch, self._workers, self._batch_bytes = to_batch, workers, batch_bytes
         check_main_script(workers)
+        # Grain starts each worker when its first batch is due, one after another.
+        self._may_start = 2 * workers
         self._batches = self._call(lambda: iter(iterate_in_background(batches, workers)))
         self._owned = slice(None) if shard is None else shard.owned
         self.counts = DataCounts()
@@ -134,6 +137,7 @@ class Batches(Generic[AnyBatch]):
 
     def __next__(self) -> AnyBatch:
         arrays = self._call(lambda: next(self._batches))
+        self._may_start -= 1
         if self._workers:
             # The shared memory of the workers must not be used after they end.
             arrays = {key: np.array(value) for key, value in arrays.items()}
@@ -153,12 +157,16 @@ class Batches(Generic[AnyBatch]):
     def _call(self, grain_call: Callable[[], Any]) -> Any:
         """Calls Grain; raises RunError if workers have ended or cannot be started."""
         try:
+            if self._may_start > 0:
+                with stop_signals.blocked_for_helpers():
+                    return grain_call()
             return grain_call()
         except Exception as error:
             if not self._workers or isinstance(error, StopIteration):
                 raise
             forget_unstarted_workers()
-            explained = explain(error, self._workers, self._batch_bytes)
+            starting = self._may_start > 0
+            explained = explain(error, self._workers, self._batch_bytes, starting)
             if explained is error:
                 raise
             raise explained from None

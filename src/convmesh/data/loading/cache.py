@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.data.loading.cache_budget import Budget, Member
-from convmesh.data.loading.host_memory import free_memory, host_name
+from convmesh.data.loading.host_memory import free_memory
 from convmesh.data.loading.kept_records import (
     RECORD_BYTES,
     KeptRecords,
@@ -109,7 +109,7 @@ def cached(sources: Sequence[Source], config: ConfigDict) -> tuple[list[Source],
     several = processes.count() > 1 or workers > 0
     with offered(wanted != "false" and several) as offer:
         allowed = int(MAX_FRACTION * free_memory())
-        own = Member(processes.index(), wanted, host_name(), allowed, 1 + workers, offer)
+        own = Member(processes.index(), wanted, processes.system_id(), allowed, 1 + workers, offer)
         # Nobody fills a cache before all have read how much memory is free.
         members = [member for member in processes.gather(own) if member.wanted != "false"]
         if wanted == "false":

@@ -15,7 +15,7 @@ from convmesh.data.loading.shared_memory import Offer, SharedMemory
 class Member:
     """What a process tells the others before there is any cache.
 
-    index: of the process. wanted: its `data.cache`. host: see `host_memory.host_name`. allowed:
+    index: of the process. wanted: its `data.cache`. host: see `processes.system_id`. allowed:
     bytes that `auto` may take on its host. takers: processes that may have a cache, itself and its
     data workers. offer: of shared memory.
     """

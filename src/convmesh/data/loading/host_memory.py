@@ -1,21 +1,13 @@
-"""The memory of this host: how much of it is free, and what tells hosts apart."""
+"""The memory of this host: how much there is, and how much of it is free."""
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _CGROUPS = "/sys/fs/cgroup"
-
-
-def host_name() -> str:
-    """Return a name of the running system: equal in two processes if they share its memory."""
-    # Containers of one system have names of their own, but its memory in common.
-    boot = _lines("/proc/sys/kernel/random/boot_id")
-    return boot[0] if boot else platform.node()
 
 
 def physical_memory() -> int:

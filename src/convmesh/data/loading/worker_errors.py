@@ -73,10 +73,11 @@ class Portable:
             raise
 
 
-def explain(error: Exception, workers: int, batch_bytes: int) -> Exception:
+def explain(error: Exception, workers: int, batch_bytes: int, starting: bool = True) -> Exception:
     """The error to raise in place of `error`, which a batch of `workers` processes has raised.
 
-    batch_bytes: the size of a batch of this process. An error that a worker raised itself is
+    batch_bytes: the size of a batch of this process. starting: whether it was one of the first
+    batches, for which workers are started. An error that a worker raised itself is
     returned as it is, without the notes that Grain adds.
     """
     error.__notes__ = []
@@ -85,7 +86,7 @@ def explain(error: Exception, workers: int, batch_bytes: int) -> Exception:
     ended = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
     if ended:
         return RunError(_why_ended(int(ended[1]), workers, batch_bytes))
-    if isinstance(error, OSError) and error.errno and _is_of_no_data(error.filename):
+    if starting and isinstance(error, OSError) and error.errno and _is_of_no_data(error.filename):
         return RunError(_why_not_started(error, workers, batch_bytes))
     if isinstance(error, AssertionError) and "daemonic processes" in str(error):
         return RunError(
