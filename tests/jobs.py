@@ -90,7 +90,7 @@ def flags_for(index: int, address: str, count: int = 2) -> list[str]:
     return [f"--coordinator={address}", f"--num-processes={count}", f"--process-id={index}"]
 
 
-def end(process: subprocess.Popen, seconds: float = 60) -> tuple[int, str, str]:
+def end(process: subprocess.Popen, seconds: float = 180) -> tuple[int, str, str]:
     """Waits; returns exit status, standard output and standard error."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
@@ -104,7 +104,7 @@ def kill(started) -> None:
         process.communicate()
 
 
-def next_line(stream, seconds: float = 60):
+def next_line(stream, seconds: float = 180):
     """A line of a pipe; fails if none comes in time."""
     assert select.select([stream], [], [], seconds)[0], "nothing was printed"
     return stream.readline()

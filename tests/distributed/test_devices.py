@@ -47,7 +47,9 @@ print(json.dumps(found))
         )
         assert (count, platforms) == (3, "cpu")
         assert now == (
-            "--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count=3"
+            "--xla_cpu_multi_thread_eigen=false "
+            "--xla_cpu_collective_call_terminate_timeout_seconds=300 "
+            "--xla_force_host_platform_device_count=3"
         )
         assert message.startswith("cannot simulate 5 devices: JAX has already started with 3 (cpu)")
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from convmesh.errors import ConfigError
 
 _COUNT_FLAG = "--xla_force_host_platform_device_count"
+# XLA aborts the process when a simulated device has waited for another this long in a collective:
+# 40 seconds by default, which an overloaded machine, or one that was suspended, exceeds.
+_PATIENCE_FLAG, _PATIENCE_SECONDS = "--xla_cpu_collective_call_terminate_timeout_seconds", 300
 
 # CPU: XLA drops `optimization_barrier` before it fuses, and then recomputes activations while it
 # transposes them for the kernels' gradients, with poor cache locality: a ResNet-50 step takes 9.7 s
@@ -71,6 +74,8 @@ def simulate_devices(n: int) -> None:
         jax.config.update("jax_platforms", "cpu")
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags = [flag for flag in flags if flag.partition("=")[0] != _COUNT_FLAG]
+    if _PATIENCE_FLAG not in (flag.partition("=")[0] for flag in flags):
+        flags.append(f"{_PATIENCE_FLAG}={_PATIENCE_SECONDS}")
     os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_COUNT_FLAG}={n}"])
     os.environ["JAX_PLATFORMS"] = "cpu"
     # It would take precedence over the flag.

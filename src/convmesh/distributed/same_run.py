@@ -35,7 +35,7 @@ _JAX_SETTINGS = (
 # Flags of XLA that may differ: the number of devices is compared by itself, dumps are files.
 _OWN_XLA_FLAGS = (
     *("--xla_force_host_platform_device_count", "--xla_dump_", "--xla_gpu_cuda_data_dir"),
-    "--xla_gpu_per_fusion_autotune_cache_dir",
+    *("--xla_gpu_per_fusion_autotune_cache_dir", "--xla_cpu_collective_call_terminate_timeout"),
 )
 _ABSENT = "none"
 _LONGEST = 60  # characters of a value in a message
