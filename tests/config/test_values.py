@@ -60,6 +60,10 @@ WRONG = {  # for each kind, what it is not, as Python has it and as a command li
     "auto_bool": ([1, "maybe", None, ()], ["maybe", "", "1"]),
     "ints": ([1, (1,), (1, 2, 3), (1, 2.5), "1x2", None, {}], ["1", "1,2,3", "a,b", "1.5,2", ""]),
     "interval": ([1.0, (1,), (2, 1), ("a", 1), None, (0, math.nan)], ["1", "2,1", "a,1", "nan,1"]),
+    "triple": (
+        [1.0, (1, 2), ("a", 1, 2), None, (0, 1, math.nan)],
+        ["1", "1,2", "a,1,2", "1,2,nan"],
+    ),
     "floats": ([1.0, ("a", 1), None, (0.5, math.nan), "1,2"], ["a,b", "1,nan", "x"]),
     "strs": ([1, "name", None, (1, 2), {"a": 1}], []),
 }

@@ -26,9 +26,10 @@ from convmesh.steps.step import (
     ramped_decay,
     train_step,
 )
-from convmesh.tasks.base import Task, normalise
+from convmesh.tasks.base import PixelScale, Task
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.detect import Detect
+from convmesh.tasks.registry import make_task
 
 SIZE, CLASSES = 16, 8
 KEPT = ("params", "batch_stats", "opt_state", "ema")
@@ -56,6 +57,9 @@ class Run:
 @pytest.fixture(scope="module")
 def run():
     return Run()
+
+
+normalise = PixelScale().normalise
 
 
 def host(state):
@@ -271,11 +275,16 @@ def test_micro_batches_are_summed_divided_once_and_then_clipped(unroll):
     assert int(state.step) == 1
 
 
-def test_a_pixel_is_normalised_by_hand():
+def test_a_pixel_is_normalised_by_hand_and_by_the_numbers_of_the_config():
     # Red (1 - 0.485) / 0.229, green (0 - 0.456) / 0.224, blue (0.2 - 0.406) / 0.225.
     pixel = np.array([[[[255, 0, 51]]]], np.uint8)
     wanted = [[[[2.248908, -2.035714, -0.915556]]]]
     np.testing.assert_allclose(normalise(pixel, jnp.float32), wanted, rtol=1e-5)
+    for name in ("classify", "detect"):
+        config = defaults(name)
+        config.data.pixel_mean, config.data.pixel_std = (0.5, 0.25, 0.2), (0.5, 0.25, 0.1)
+        found = make_task(config, 3).pixels.normalise(pixel, jnp.float32)
+        np.testing.assert_allclose(found, [[[[1, -1, 0]]]], atol=1e-6)
 
 
 def some_absent(task, size):

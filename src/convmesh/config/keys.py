@@ -136,6 +136,17 @@ KEYS: dict[str, Key] = {
     "data.image_key": Key("", "str", "TFDS feature that holds the image; '' = detected"),
     "data.boxes_key": Key("", "str", "TFDS feature that holds the boxes; '' = detected"),
     "data.label_key": Key("", "str", "TFDS feature that holds the labels; '' = detected"),
+    "data.pixel_mean": Key((0.485, 0.456, 0.406), "triple", "mean of red, green and blue that is "
+                           "subtracted from the pixels, on a scale of 0 to 1; that of ImageNet, "
+                           "which most published weights expect", within=FRACTION),
+    "data.pixel_std": Key((0.229, 0.224, 0.225), "triple", "standard deviation of red, green and "
+                          "blue by which they are then divided", within=POSITIVE),
+    "data.eval_resize": Key(0, "int", "evaluation and prediction resize the shorter side of an "
+                            "image to this many pixels and crop the centre of data.image_size, as "
+                            "torchvision does; 0 = the crop takes all that fits its aspect ratio",
+                            within=_at_least(0), task="classify"),
+    "data.eval_interpolation": Key("bilinear", "str", "interpolation of data.eval_resize",
+                                   choices=("bilinear", "bicubic"), task="classify"),
     "data.augment.flip": Key(0.5, "float", "probability of a horizontal flip", within=FRACTION),
     "data.augment.scale": Key((0.5, 1.5), "interval", "random zoom (low, high), relative to the "
                               "image fitted to the input", within=POSITIVE, task="detect"),

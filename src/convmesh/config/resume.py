@@ -21,6 +21,8 @@ RESUME_MAY_CHANGE = (
     "data.train_images",
     "data.eval_annotations",
     "data.eval_images",
+    "data.eval_resize",
+    "data.eval_interpolation",
     "data.eval_split",  # another number of training examples is refused by itself
     "data.val_fraction",
     "data.on_bad_example",

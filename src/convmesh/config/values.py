@@ -118,6 +118,11 @@ def _interval(value: Any) -> tuple[float, float]:
     return low, high
 
 
+def _triple(value: Any) -> tuple[float, float, float]:
+    first, second, third = map(_float, _sequence(value))
+    return first, second, third
+
+
 def _floats(value: Any) -> tuple[float, ...]:
     return tuple(map(_float, _sequence(value)))
 
@@ -174,6 +179,7 @@ KINDS: dict[str, Kind] = {
     "auto_bool": Kind("auto, true or false", _auto_bool, str),
     "ints": Kind("two integers, as in (192, 256)", _ints, _parse_ints),
     "interval": Kind("(low, high), two numbers with low <= high", _interval, _parse_floats),
+    "triple": Kind("three numbers, as in (0.5, 0.5, 0.5)", _triple, _parse_floats),
     "floats": Kind("a list of numbers, as in (0.75, 1, 1.25)", _floats, _parse_floats),
     "strs": Kind("a list of names, as in cat,dog", _strs, _parse_list),
 }

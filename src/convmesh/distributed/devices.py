@@ -10,8 +10,8 @@ from pathlib import Path
 from convmesh.errors import ConfigError
 
 _COUNT_FLAG = "--xla_force_host_platform_device_count"
-# XLA aborts the process when a simulated device has waited for another this long in a collective:
-# 40 seconds by default, which an overloaded machine, or one that was suspended, exceeds.
+# XLA aborts the process when a simulated device has waited a minute for another in a collective,
+# which can happen on an overloaded machine. Here it may wait this much longer.
 _PATIENCE_FLAG, _PATIENCE_SECONDS = "--xla_cpu_collective_call_terminate_timeout_seconds", 300
 
 # CPU: XLA drops `optimization_barrier` before it fuses, and then recomputes activations while it

@@ -16,7 +16,7 @@ import numpy as np
 
 from convmesh import mesh as meshes
 from convmesh.config import same_for_all_processes
-from convmesh.data.augmentation.augment import centre_crop, letterbox
+from convmesh.data.augmentation.eval_view import EvalView
 from convmesh.data.placement import Placement
 from convmesh.distributed import console, same_run
 from convmesh.distributed.batch import Batch
@@ -84,13 +84,13 @@ class _Predictor:
 
     def _predictions(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yield `task.to_host` of each image; images are uint8 [height, width, 3] of any size."""
-        fit = letterbox if self.task == "detect" else centre_crop
+        view = EvalView.of(self.setup.config)
         size = tuple(self.setup.config.data.image_size)
         for start in range(0, len(images), self._batch_size):
             batch = np.zeros((self._batch_size, *size, 3), np.uint8)
             placements = []
             for i, image in enumerate(images[start : start + self._batch_size]):
-                batch[i], scale, offset = fit(_checked(image), size)
+                batch[i], scale, offset = view(_checked(image))
                 placements.append(Placement(scale, offset, image.shape[:2]))
             images_on_mesh = meshes.make_global_batch(self.setup.mesh, Batch(image=batch)).image
             outputs = jax.device_get(self._predict(self._variables, images_on_mesh))

@@ -16,7 +16,6 @@ from convmesh.distributed.batch import Batch
 from convmesh.distributed.devices import compiler_options
 from convmesh.models.depth import frozen_norms, with_frozen
 from convmesh.steps.state import TrainState
-from convmesh.tasks.base import normalise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _summed_loss(
     """The loss summed over a (micro-)batch; and (the task's sums, new batch statistics)."""
     params = with_frozen(lax.stop_gradient, parts.frozen_stages, params)
     variables = {"params": params, "batch_stats": state.batch_stats}
-    images = normalise(batch.image, parts.model.dtype)
+    images = parts.task.pixels.normalise(batch.image, parts.model.dtype)
     with frozen_norms(parts.frozen_stages):
         outputs, changed = parts.model.apply(variables, images, train=True, mutable=["batch_stats"])
     sums = parts.task.sums(outputs, batch)
@@ -156,7 +155,7 @@ def jit_train_step(mesh: Mesh, state: TrainState, batch: Batch, parts: StepParts
 
 def predict_step(variables: Any, images: jax.Array, model: Any, task: Any) -> dict[str, jax.Array]:
     """The task's predictions for uint8 images [batch, height, width, 3], on the current mesh."""
-    outputs = model.apply(variables, normalise(images, model.dtype), train=False)
+    outputs = model.apply(variables, task.pixels.normalise(images, model.dtype), train=False)
     return task.predict(outputs)
 
 

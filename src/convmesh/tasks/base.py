@@ -15,21 +15,28 @@ interface:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-# Mean and standard deviation of ImageNet's pixels, which most published weights expect.
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
 
+@dataclasses.dataclass(frozen=True)
+class PixelScale:
+    """Mean and standard deviation of red, green and blue on a scale of 0 to 1; ImageNet's."""
 
-def normalise(images: jax.Array, dtype: Any) -> jax.Array:
-    """Images [batch, rows, columns, 3] RGB, 0 to 255, scaled to about zero mean, unit variance."""
-    scale = 1 / (255 * jnp.array(PIXEL_STD, dtype))
-    shift = jnp.array(PIXEL_MEAN, dtype) / jnp.array(PIXEL_STD, dtype)
-    return images.astype(dtype) * scale - shift
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def normalise(self, images: jax.Array, dtype: Any) -> jax.Array:
+        """Images [batch, rows, columns, 3] RGB, 0 to 255, scaled to about zero mean, unit variance.
+
+        The arithmetic is in `dtype`.
+        """
+        scale = 1 / (255 * jnp.array(self.std, dtype))
+        shift = jnp.array(self.mean, dtype) / jnp.array(self.std, dtype)
+        return images.astype(dtype) * scale - shift
 
 
 class Task:
@@ -37,6 +44,7 @@ class Task:
 
     sums: Any
     finish: Any
+    pixels = PixelScale()  # of the model's input
 
     def loss(self, outputs: Any, batch: Any, *args: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss of a global batch, and the scalars for the log."""

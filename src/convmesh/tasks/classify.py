@@ -11,7 +11,7 @@ import numpy as np
 from convmesh.data.placement import Placement
 from convmesh.distributed.batch import Batch
 from convmesh.ops.losses import cross_entropy
-from convmesh.tasks.base import Task
+from convmesh.tasks.base import PixelScale, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Classify(Task):
 
     classes: int
     image_size: tuple[int, int]
+    pixels: PixelScale = PixelScale()
 
     best_metric = "top1"
 

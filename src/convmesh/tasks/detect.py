@@ -20,7 +20,7 @@ from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
 from convmesh.tasks import average_precision, detection_report
 from convmesh.tasks.assignment import ASSIGNMENTS, Assignment, GroundTruth
-from convmesh.tasks.base import Task
+from convmesh.tasks.base import PixelScale, Task
 from convmesh.tasks.matching import Images, match
 
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
@@ -41,6 +41,7 @@ class Detect(Task):
     box_confidence: bool = True  # whether it is trained and used in the score
     assignment: str = "aligned"  # a key of ASSIGNMENTS
     strides: tuple[int, ...] = STRIDES  # those of the model
+    pixels: PixelScale = PixelScale()
 
     best_metric = "AP"
 

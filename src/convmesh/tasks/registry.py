@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from convmesh.geometry import STRIDES
+from convmesh.tasks.base import PixelScale
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.detect import Detect
 
@@ -17,6 +18,7 @@ def make_task(config: ConfigDict, classes: int, model: Any = None) -> Classify |
     A detector's strides are those of `model`; without a model, the usual ones.
     """
     height, width = config.data.image_size
+    pixels = PixelScale(tuple(config.data.pixel_mean), tuple(config.data.pixel_std))
     if config.task == "detect":
         options = config.loss
         return Detect(
@@ -27,5 +29,6 @@ def make_task(config: ConfigDict, classes: int, model: Any = None) -> Classify |
             box_confidence=options.box_confidence,
             assignment=options.assignment,
             strides=STRIDES if model is None else model.strides,
+            pixels=pixels,
         )
-    return Classify(classes, (height, width))
+    return Classify(classes, (height, width), pixels)

@@ -1,4 +1,4 @@
-"""Evaluation examples: full images, letterboxed or centre-cropped, in the order of the source."""
+"""Evaluation examples, in the order of the source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from convmesh.data.augmentation import augment
+from convmesh.data.augmentation.eval_view import EvalView
 from convmesh.data.augmentation.mixing import Instances
 from convmesh.data.loading.example_format import Example, ExampleFormat
 from convmesh.data.record import Source
@@ -19,6 +19,7 @@ class EvalExamples:
 
     source: Source
     format: ExampleFormat
+    view: EvalView
 
     def __call__(self, index: int) -> Example:
         """Return example `index`. Raises what `ExampleFormat.read` does."""
@@ -28,11 +29,10 @@ class EvalExamples:
         record = fmt.read(self.source, index)
         if record is None:
             return fmt.absent(index) | _NO_RECORD
+        image, scale, offset = self.view(record.image)
         if fmt.task == "classify":
-            image, scale, offset = augment.centre_crop(record.image, fmt.size)
             example = fmt.classification(image, index, record.label)
         else:
-            image, scale, offset = augment.letterbox(record.image, fmt.size)
             boxes = record.boxes * np.float32(scale) + np.tile(offset, 2)
             instances = Instances(boxes, record.labels, record.crowd)
             example = fmt.detection(image, index, instances, record.bad_boxes)

@@ -11,6 +11,7 @@ from typing import Any
 import grain
 from ml_collections import ConfigDict
 
+from convmesh.data.augmentation.eval_view import EvalView
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.loading.batches import Batches, EvalBatch, TrainBatch
 from convmesh.data.loading.eval_examples import EvalExamples
@@ -69,7 +70,7 @@ def eval_batches(
     batch, see EvalBatch. Records have no pixels, and the labels of the source with no box clipped.
     The last batch is padded with rows that are not present, with index -1 and without a record.
     """
-    examples = EvalExamples(source, ExampleFormat.of(source, config, shard))
+    examples = EvalExamples(source, ExampleFormat.of(source, config, shard), EvalView.of(config))
     positions = ShardPositions.of(batch_size, shard)
     count, steps = len(positions.in_batch), -(-len(source) // batch_size)
     dataset = grain.MapDataset.range(0, steps * count).map(positions).map(examples)
