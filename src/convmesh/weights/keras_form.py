@@ -72,7 +72,13 @@ def _child(source: Any, size: int) -> Iterator[BufferedReader]:
         env=environment,
     )
     seconds = _SECONDS + size // (5 * 10**6)
-    late = threading.Timer(seconds, child.kill)
+    timed_out = threading.Event()
+
+    def end() -> None:
+        timed_out.set()
+        child.kill()
+
+    late = threading.Timer(seconds, end)
     feeder = threading.Thread(target=_feed, args=(child.stdin, data))
     late.start()
     feeder.start()
@@ -82,7 +88,7 @@ def _child(source: Any, size: int) -> Iterator[BufferedReader]:
             yield output
     except EOFError:
         ended = child.wait()
-        if late.finished.is_set():
+        if timed_out.is_set():
             raise Refused(f"the HDF5 library was not done with it after {seconds} s") from None
         raise Refused(f"the HDF5 library could not read it: it ended with {ended}") from None
     finally:
@@ -90,6 +96,7 @@ def _child(source: Any, size: int) -> Iterator[BufferedReader]:
         child.kill()
         child.wait()
         feeder.join()
+        late.join()
 
 
 def _feed(stdin: IO[bytes] | None, data: bytes | None) -> None:

@@ -18,7 +18,7 @@ from convmesh.weights.binary_file import Refused, printable
 
 LONGEST_PICKLE = 2**25  # bytes
 _MOST_OPERATIONS = 2_000_000  # about 100 an array
-_MOST_INTEGER_KEYS = 20_000  # integers can be chosen so that all have one hash; texts cannot
+_MOST_INTEGER_KEYS = 10_000  # integers can be chosen so that all have one hash; texts cannot
 _LONGEST_INTEGER = 16  # bytes
 _LONGEST_NAME = 256  # of a global
 _PROTOCOLS = range(2, 6)
