@@ -66,14 +66,14 @@ def other_ways(canary):
             state + code({"__class__": Global("os", "system")}) + pickle.BUILD,
             "asks for os.system",
         ),
-        "memo index": (code("x") + pickle.LONG_BINPUT + b"\xff\xff\xff\xff", "holds a str"),
+        "memo index": (code("x") + pickle.LONG_BINPUT + b"\xff\xff\xff\xff", "holds one str"),
         "long text": (pickle.BINUNICODE8 + struct.pack("<Q", 2**62), "cut short"),
         "long bytes": (pickle.BINBYTES8 + struct.pack("<Q", 2**40), "cut short"),
         "bytearray": (pickle.BYTEARRAY8 + struct.pack("<Q", 2**40), "opcode"),
         "long integer": (pickle.LONG1 + b"\xff" + b"\x7f" * 255, "integer of 255 bytes"),
         "LONG4": (pickle.LONG4 + b"\xff\xff\xff\x7f", "opcode"),
-        "deep tuples": (code(0) + pickle.TUPLE1 * 300_000, "holds a tuple"),
-        "deep lists": (pickle.EMPTY_LIST * 100_000 + pickle.APPEND * 99_999, "holds a list"),
+        "deep tuples": (code(0) + pickle.TUPLE1 * 300_000, "holds one tuple"),
+        "deep lists": (pickle.EMPTY_LIST * 100_000 + pickle.APPEND * 99_999, "holds one list"),
         "many marks": (pickle.MARK * 3_000_000, "operations"),
         "tuple as a key": (
             pickle.EMPTY_DICT + code(0) + pickle.TUPLE1 * 300_000 + code(1) + pickle.SETITEM,
@@ -354,7 +354,7 @@ def no_weights():
         "tar": (bytes(257) + b"ustar" + bytes(100), "a tar archive"),
         "plain pickle": (files.pickled({"a": 1}), "torch.save did not write"),
         "no tensors": (files.torch_zip(files.pickled({"epoch": 3}), {}), "its keys: epoch"),
-        "a list": (files.torch_zip(files.pickled([1]), {}), "holds a list"),
+        "a list": (files.torch_zip(files.pickled([1]), {}), "holds one list"),
     }
 
 

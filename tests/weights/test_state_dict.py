@@ -39,7 +39,7 @@ def test_what_is_not_clear_is_refused():
         state_dict({"a.b": A, "a": {"b": B}})
     with pytest.raises(Refused, match="its keys: epoch, note"):
         state_dict({"epoch": 3, "note": "x"})
-    with pytest.raises(Refused, match="holds a Tensor"):
+    with pytest.raises(Refused, match="holds one tensor"):
         state_dict(A)
 
 

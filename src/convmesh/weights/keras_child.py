@@ -21,12 +21,12 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
 
-MOST_ARRAYS = 50_000
+MOST_ARRAYS = 10_000
 DEEPEST = 32
 GROWTH = 2**27  # bytes that all arrays may have more than the file
 _LARGEST_CHUNK = 2**27
@@ -127,8 +127,17 @@ def check(place: str, dataset: h5py.Dataset) -> None:
         raise Refused(f"its {place!r} has a shape, but no numbers")
 
 
-def plan_of(file: h5py.File, size: int) -> list[tuple[str, h5py.Dataset]]:
-    """Return names and datasets of the weights of a file of `size` bytes. Raises Refused."""
+class Array(NamedTuple):
+    """An array of a file; path: in the file. The open dataset would take memory, for its pieces."""
+
+    name: str
+    path: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+def weights_of(file: h5py.File, size: int) -> list[Array]:
+    """Return the weights that a file of `size` bytes holds. Raises Refused."""
     found = []
     left = size + GROWTH
     root = file
@@ -143,7 +152,8 @@ def plan_of(file: h5py.File, size: int) -> list[tuple[str, h5py.Dataset]]:
         left -= dataset.size * dataset.dtype.itemsize
         if left < 0:
             raise Refused(f"its arrays have more than {GROWTH} bytes more than the file")
-        found.append((place, dataset))
+        little = dataset.dtype.newbyteorder("<")
+        found.append(Array(place, dataset.name, little, dataset.shape))
         if len(found) > MOST_ARRAYS:
             raise Refused(f"it has more than {MOST_ARRAYS} arrays")
     return found
@@ -154,12 +164,12 @@ def write_arrays(source: BinaryIO, size: int, output: BinaryIO) -> None:
     before = b""
     try:
         with h5py.File(source, "r") as file:
-            found = plan_of(file, size)
-            about = [[place, little(dataset).str, dataset.shape] for place, dataset in found]
+            found = weights_of(file, size)
+            about = [[array.name, array.dtype.str, array.shape] for array in found]
             output.write(json.dumps({"arrays": about}).encode() + b"\n")
             before = b"-"
-            for _, dataset in found:
-                values = dataset[()].astype(little(dataset), order="C")
+            for array in found:
+                values = file[array.path][()].astype(array.dtype, order="C")
                 output.write(b"+")
                 output.write(memoryview(values).cast("B") if values.size else b"")
     except Refused as refusal:
@@ -170,13 +180,8 @@ def write_arrays(source: BinaryIO, size: int, output: BinaryIO) -> None:
     output.flush()
 
 
-def little(dataset: h5py.Dataset) -> np.dtype:
-    """Return the dtype in which the numbers of a dataset are written: little-endian."""
-    return dataset.dtype.newbyteorder("<")
-
-
 def main() -> None:
-    """Read the standard input, which is the file itself or a pipe; exit with 1 on an error."""
+    """Read the standard input, which is the file itself or a pipe."""
     source: BinaryIO = sys.stdin.buffer
     if not source.seekable():
         source = io.BytesIO(source.read())

@@ -40,7 +40,7 @@ def state_dict(value: Any) -> dict[str, Tensor]:
     Raises Refused if it has none.
     """
     if not isinstance(value, dict):
-        raise Refused(f"it holds a {type(value).__name__}, not arrays with names")
+        raise Refused(f"it holds one {type(value).__name__.lower()}, not arrays with names")
     budget = _Budget()
     found: dict[str, Tensor] = {}
     for name, tensor in _tensors(_weights_of(value, budget), budget, ()):
