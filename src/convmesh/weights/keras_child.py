@@ -69,8 +69,10 @@ def datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
     while todo:
         group, path, depth = todo.pop()
         address = h5py.h5o.get_info(group.id).addr
-        if depth > DEEPEST or address in seen:
-            raise Refused(f"its group {path!r} is nested too deeply, or there twice")
+        if depth > DEEPEST:
+            raise Refused(f"its group {path!r} is nested too deeply")
+        if address in seen:
+            raise Refused(f"its group {path!r} is there twice")
         seen.add(address)
         inner = []
         for name in group:

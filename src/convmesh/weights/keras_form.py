@@ -31,6 +31,7 @@ _CHILD = Path(__file__).with_name("keras_child.py")
 _LONGEST_LINE = 2**24  # bytes of the child's list of arrays
 _MOST_AXES = 32
 _GROWTH = 2**27  # bytes that all arrays may have more than the file, as in the child
+_TOO_MUCH_TIME = -24  # how the child ends at its own limit, of processor time: SIGXCPU
 _SECONDS = 60  # until the child is ended, and one more for each 5 MB
 _DTYPES = {f"<{kind}" for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "u8", "u4", "u2")}
 _DTYPES |= {"|i1", "|u1", "|b1"}
@@ -88,8 +89,8 @@ def _child(source: Any, size: int) -> Iterator[BufferedReader]:
             yield output
     except EOFError:
         ended = child.wait()
-        if timed_out.is_set():
-            raise Refused(f"the HDF5 library was not done with it after {seconds} s") from None
+        if timed_out.is_set() or ended == _TOO_MUCH_TIME:
+            raise Refused(f"the HDF5 library did not come to an end with it") from None
         raise Refused(f"the HDF5 library could not read it: it ended with {ended}") from None
     finally:
         late.cancel()
