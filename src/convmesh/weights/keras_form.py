@@ -90,7 +90,7 @@ def _child(source: Any, size: int) -> Iterator[BufferedReader]:
     except EOFError:
         ended = child.wait()
         if timed_out.is_set() or ended == _TOO_MUCH_TIME:
-            raise Refused(f"the HDF5 library did not come to an end with it") from None
+            raise Refused("the HDF5 library did not come to an end with it") from None
         raise Refused(f"the HDF5 library could not read it: it ended with {ended}") from None
     finally:
         late.cancel()
