@@ -1,0 +1,41 @@
+"""`.safetensors`, against the library that defines it."""
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import weight_files as files
+
+from convmesh.weights.files import read_weights
+
+
+def test_files_of_the_library_are_read(tmp_path):
+    draw = np.random.default_rng(0)
+    arrays = {
+        name: (draw.normal(size=(2, 3, 4)) * 50).astype(name)
+        for name in ("f4", "f8", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
+    }
+    arrays |= {"none": np.zeros((0, 3), "f4"), "scalar": np.array(2.5, "f4")}
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
+    found = read_weights(path)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_half_precision_becomes_float32_exactly(tmp_path):
+    half = np.array([1 / 3, -65504, 6e-8, np.inf, np.nan], np.float16)
+    wide = np.array([1 / 3, -1e30, 1e-40, np.inf, np.nan], np.float32)
+    brain = (wide.view(np.uint32) >> 16).astype(np.uint16)
+    header = {
+        "half": {"dtype": "F16", "shape": [5], "data_offsets": [0, 10]},
+        "brain": {"dtype": "BF16", "shape": [5], "data_offsets": [10, 20]},
+    }
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(files.safetensors_file(header, half.tobytes() + brain.tobytes()))
+    assert safetensors.safe_open(path, "np").keys() == ["brain", "half"], "a valid file"
+    found = read_weights(path)
+    np.testing.assert_array_equal(found["half"], half.astype(np.float32))
+    np.testing.assert_array_equal(found["brain"].view(np.uint32), brain.astype(np.uint32) << 16)
+    assert found["half"].dtype == found["brain"].dtype == np.float32
