@@ -101,13 +101,17 @@ def make_backbone(name: str) -> Any:
     """
     if name not in MODELS or MODELS[name][0] != "classify":
         return None
-    family = _family(name)
+    return backbone_of(_attribute(name))
+
+
+def backbone_of(classifier: Any) -> Any:
+    """The same for the module class of a classifier, or a partial of one."""
+    family = getattr(classifier, "func", classifier)
     module = importlib.import_module(family.__module__)
     backbone = getattr(module, f"{family.__name__}Backbone", None)
     if backbone is None:
         return None
-    options = getattr(_attribute(name), "keywords", {})
-    fields = backbone.__dataclass_fields__
+    options, fields = getattr(classifier, "keywords", {}), backbone.__dataclass_fields__
     return partial(backbone, **{key: value for key, value in options.items() if key in fields})
 
 
