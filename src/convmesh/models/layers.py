@@ -29,7 +29,8 @@ class Conv(nn.Module):
     """Convolution; `padding` at both ends, torch's dilation * (k - 1) // 2 by default.
 
     [batch, rows, columns, c] -> [batch, rows / stride, columns / stride, features]. Kernel, stride,
-    dilation and padding are one number or a pair (rows, columns).
+    dilation and padding are one number or a pair (rows, columns); padding may be "SAME", which is
+    TensorFlow's (see `conv2d`).
     """
 
     features: int
@@ -117,7 +118,10 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm and an activation (None for none)."""
+    """Convolution, batch norm and an activation (None for none).
+
+    `padding` is that of `Conv`, `momentum` and `epsilon` those of `BatchNorm`.
+    """
 
     features: int
     kernel: Any = 3
@@ -128,6 +132,7 @@ class ConvNorm(nn.Module):
     activation: Callable | None = nn.silu
     norm_group: int = 0
     momentum: float = 0.9
+    epsilon: float = 1e-5
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
@@ -142,7 +147,12 @@ class ConvNorm(nn.Module):
             name="conv",
         )(x)
         x = BatchNorm(
-            self.dtype, self.norm_group, self.momentum, scale_init=self.scale_init, name="norm"
+            self.dtype,
+            self.norm_group,
+            self.momentum,
+            self.epsilon,
+            self.scale_init,
+            name="norm",
         )(x, train)
         return x if self.activation is None else self.activation(x)
 
