@@ -228,6 +228,28 @@ class Dense(nn.Module):
         return y + bias.astype(self.dtype)
 
 
+class SqueezeExcitation(nn.Module):
+    """Each channel multiplied by a gate computed from the means of all (arXiv 1709.01507).
+
+    Mean over rows and columns, 1x1 convolution to `reduced` channels, `activation`, 1x1 convolution
+    back, `gate` (a sigmoid by default). [batch, rows, columns, c] -> the same. The mean is taken in
+    at least float32, over all devices that image rows are sharded over. Its layers are `fc1` and
+    `fc2`, as in torchvision.
+    """
+
+    reduced: int
+    activation: Callable = nn.relu
+    gate: Callable = nn.sigmoid
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = partial(Conv, kernel=1, bias=True, dtype=self.dtype)
+        mean = x.mean((1, 2), keepdims=True, dtype=at_least_float32(self.dtype))
+        y = self.activation(conv(self.reduced, name="fc1")(mean))
+        return x * self.gate(conv(x.shape[-1], name="fc2")(y))
+
+
 def crop_to_cells(x: jax.Array) -> jax.Array:
     """Images [batch, rows, columns, channels] cropped, at the end, to multiples of 4 pixels.
 
