@@ -50,6 +50,7 @@ MODELS: dict[str, ResNetSizes | DetectorSizes] = {
 ONLY_VALUES = {
     "train.accumulate": 1,
     "train.frozen_stages": 0,
+    "model.backbone": "",
     "model.norm_group": 0,
     "model.remat": False,
     "optimizer.backbone_rate": 1,
@@ -75,7 +76,7 @@ def check_supported(config: ConfigDict) -> None:
         current = config[group].get(name, value) if group in config else value
         if current != value:
             raise ConfigError(
-                f"bench --compare torch: {key}={current} is not supported; set it to {value}"
+                f"bench --compare torch: {key}={current} is not supported; set it to {value!r}"
             )
 
 

@@ -83,6 +83,8 @@ KEYS: dict[str, Key] = {
                      "initialisation"),
 
     "model.name": Key("", "str", "name of the model"),
+    "model.backbone": Key("", "str", "a classifier, such as resnet50, whose backbone the detector "
+                          "has in place of its own; '' = its own", task="detect"),
     "model.norm_group": Key(0, "int", "examples per group of batch norm statistics (ghost batch "
                             "norm; groups need no communication); 0 = the global batch",
                             within=_at_least(0)),

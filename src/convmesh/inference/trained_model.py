@@ -86,6 +86,7 @@ def check_same_model(trained: ConfigDict, config: ConfigDict, workdir: Workdir) 
     for key, was, now in (
         ("task", trained.task, config.task),
         ("model.name", trained.model.name, config.model.name),
+        ("model.backbone", trained.model.backbone, config.model.backbone),
         ("ema.decay", trained.ema.decay, config.ema.decay),
     ):
         # The decay itself may differ: what matters is whether there are averaged weights.

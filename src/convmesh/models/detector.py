@@ -185,7 +185,10 @@ class Detector(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> DetectorOutput:
         options = {"dtype": self.dtype, "norm_group": self.norm_group}
         blocks = {"remat": self.remat} | options
-        levels = self.backbone(name="backbone", **blocks)(x, train)
+        # One without batch norm has no `norm_group`.
+        fields = getattr(self.backbone, "func", self.backbone).__dataclass_fields__
+        taken = {key: value for key, value in blocks.items() if key in fields}
+        levels = self.backbone(name="backbone", **taken)(x, train)
         pyramid = Pyramid(self.features, self.levels, self.block, name="pyramid", **blocks)
         levels = pyramid(levels, train)
         return Head(self.classes, self.features, name="head", **options)(levels, train)

@@ -289,6 +289,11 @@ class SqueezeExcitation(nn.Module):
         return x * self.gate(conv(x.shape[-1], name="fc2")(y))
 
 
+def conv_norm_names(path: str, conv: str, norm: str) -> dict[str, str]:
+    """The part of a model's `torch_names` for a ConvNorm: torch has two modules for it."""
+    return {f"{path}/conv": conv, f"{path}/norm": norm}
+
+
 def crop_to_cells(x: jax.Array) -> jax.Array:
     """Images [batch, rows, columns, channels] cropped, at the end, to multiples of 4 pixels.
 

@@ -5,9 +5,14 @@ attributes `classes` and `dtype`, and may have `norm_group` (with batch norm) an
 residual blocks). A classifier is called as `model(images, train) -> logits [batch, classes]`; a
 detector returns a `detector.DetectorOutput` and has `strides`. Layers named as in `depth` can be
 frozen. Names are torchvision's if it has the model.
+
+A classifier `Family`, or a partial of it, can be a detector's backbone if its file also has
+`FamilyBackbone`, with those of its attributes that it needs, called as `backbone(images, train) ->
+[C3, C4, C5]`: features of strides 8, 16 and 32.
 """
 
 import importlib
+from functools import partial
 from typing import Any
 
 from convmesh.errors import ConfigError, nearest
@@ -18,6 +23,18 @@ MODELS = {
     "resnet18": ("classify", "convmesh.models.resnet", "ResNet18"),
     "resnet34": ("classify", "convmesh.models.resnet", "ResNet34"),
     "resnet50": ("classify", "convmesh.models.resnet", "ResNet50"),
+    "resnet101": ("classify", "convmesh.models.resnet", "ResNet101"),
+    "resnet152": ("classify", "convmesh.models.resnet", "ResNet152"),
+    "resnext50_32x4d": ("classify", "convmesh.models.resnet", "ResNeXt50_32x4d"),
+    "resnext101_32x8d": ("classify", "convmesh.models.resnet", "ResNeXt101_32x8d"),
+    "resnext101_64x4d": ("classify", "convmesh.models.resnet", "ResNeXt101_64x4d"),
+    "wide_resnet50_2": ("classify", "convmesh.models.resnet", "WideResNet50_2"),
+    "wide_resnet101_2": ("classify", "convmesh.models.resnet", "WideResNet101_2"),
+    "regnet_y_400mf": ("classify", "convmesh.models.regnet", "RegNetY400MF"),
+    "regnet_y_800mf": ("classify", "convmesh.models.regnet", "RegNetY800MF"),
+    "regnet_y_1_6gf": ("classify", "convmesh.models.regnet", "RegNetY1_6GF"),
+    "regnet_y_3_2gf": ("classify", "convmesh.models.regnet", "RegNetY3_2GF"),
+    "regnet_y_8gf": ("classify", "convmesh.models.regnet", "RegNetY8GF"),
     "detector_nano": ("detect", "convmesh.models.detector", "DetectorNano"),
     "detector_small": ("detect", "convmesh.models.detector", "DetectorSmall"),
     "detector_medium": ("detect", "convmesh.models.detector", "DetectorMedium"),
@@ -28,28 +45,44 @@ MODELS = {
 }
 
 
-def check_model(name: str, task: str) -> None:
-    """Raises ConfigError if there is no model `name` for `task`."""
+def check_model(name: str, task: str, backbone: str = "") -> None:
+    """Raises ConfigError if there is no model `name` for `task`, or none with `backbone`."""
     names = [n for n, (its_task, *_) in MODELS.items() if its_task == task]
     if name not in names:
         raise ConfigError(
             f"model.name={name!r}: no such model for task {task!r}{nearest(name, names)}; "
             f"the models are {', '.join(names)}"
         )
+    if not backbone:
+        return
+    if "backbone" not in _family(name).__dataclass_fields__:
+        raise ConfigError(f"model.backbone={backbone!r}: {name} has no other; leave it empty")
+    if make_backbone(backbone) is None:
+        known = [n for n, (its_task, *_) in MODELS.items() if its_task == "classify"]
+        known = [n for n in known if make_backbone(n) is not None]
+        hint = nearest(backbone, known) or f"; the backbones are {', '.join(known)}"
+        raise ConfigError(f"model.backbone={backbone!r}: no such backbone{hint}")
 
 
 def make_model(
-    name: str, task: str, classes: int, dtype: Any, norm_group: int = 0, remat: bool = False
+    name: str,
+    task: str,
+    classes: int,
+    dtype: Any,
+    norm_group: int = 0,
+    remat: bool = False,
+    backbone: str = "",
 ) -> Any:
     """The model `name` for `classes` classes, with compute dtype `dtype`.
 
     `norm_group` is the number of examples that batch norm normalises together, 0 for the global
-    batch; `remat` recomputes the activations of its blocks in the backward pass. Raises ConfigError
-    as `check_model`, and if the model has no batch norm or no blocks for these options.
+    batch; `remat` recomputes the activations of its blocks in the backward pass; `backbone` is a
+    classifier whose backbone a detector has in place of its own. Raises ConfigError as
+    `check_model`, and if the model has no batch norm or no blocks for these options.
     """
-    check_model(name, task)
-    _, module, attribute = MODELS[name]
-    model = getattr(importlib.import_module(module), attribute)(classes=classes, dtype=dtype)
+    check_model(name, task, backbone)
+    options = {"backbone": make_backbone(backbone)} if backbone else {}
+    model = _attribute(name)(classes=classes, dtype=dtype, **options)
     for key, value, missing in (
         ("norm_group", norm_group, "batch norm; leave it at 0"),
         ("remat", remat, "blocks; leave it at false"),
@@ -59,3 +92,36 @@ def make_model(
         if value:
             model = model.clone(**{key: value})
     return model
+
+
+def make_backbone(name: str) -> Any:
+    """A partial of the backbone of the classifier `name`: callable with `dtype` and such options.
+
+    None if there is no such classifier, or it has none.
+    """
+    if name not in MODELS or MODELS[name][0] != "classify":
+        return None
+    return backbone_of(_attribute(name))
+
+
+def backbone_of(classifier: Any) -> Any:
+    """The same for the module class of a classifier, or a partial of one."""
+    family = getattr(classifier, "func", classifier)
+    module = importlib.import_module(family.__module__)
+    backbone = getattr(module, f"{family.__name__}Backbone", None)
+    if backbone is None:
+        return None
+    options, fields = getattr(classifier, "keywords", {}), backbone.__dataclass_fields__
+    return partial(backbone, **{key: value for key, value in options.items() if key in fields})
+
+
+def _attribute(name: str) -> Any:
+    """What makes the model `name`: a linen module class, or a partial of one."""
+    _, module, attribute = MODELS[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _family(name: str) -> Any:
+    """The linen module class of the model `name`."""
+    made = _attribute(name)
+    return getattr(made, "func", made)

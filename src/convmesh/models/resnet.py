@@ -1,4 +1,8 @@
-"""ResNet v1.5 (arXiv 1512.03385; the stride of a bottleneck is in its 3x3 convolution)."""
+"""ResNet v1.5, ResNeXt and Wide ResNet: stages of basic blocks or of bottlenecks.
+
+Sources: arXiv 1512.03385 (in v1.5 the stride of a bottleneck is in its 3x3 convolution), 1611.05431
+(ResNeXt: a 3x3 convolution in groups), 1605.07146 (Wide ResNet).
+"""
 
 from functools import partial
 from typing import Any
@@ -12,6 +16,7 @@ from convmesh.models.layers import (
     Dense,
     ResidualBlock,
     at_least_float32,
+    conv_norm_names,
     crop_to_cells,
     rematerialised,
     residual_stage,
@@ -22,19 +27,25 @@ BasicBlock = partial(ResidualBlock, activation=nn.relu, last_scale_init=nn.initi
 
 
 class Bottleneck(nn.Module):
-    """1x1 to `features` channels, 3x3, 1x1 to four times as many, added to the shortcut."""
+    """1x1, 3x3, 1x1 to four times `features` channels, added to the shortcut.
+
+    Inside, each of `groups` groups has `features * base_width / 64` channels.
+    """
 
     features: int
     stride: int = 1
     dtype: Any = jnp.float32
     norm_group: int = 0
+    groups: int = 1
+    base_width: int = 64
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         conv_norm = partial(ConvNorm, dtype=self.dtype, norm_group=self.norm_group, activation=None)
-        wide = 4 * self.features
-        y = nn.relu(conv_norm(self.features, kernel=1, name="conv1")(x, train))
-        y = nn.relu(conv_norm(self.features, stride=self.stride, name="conv2")(y, train))
+        wide, inner = 4 * self.features, self.features * self.base_width // 64 * self.groups
+        y = nn.relu(conv_norm(inner, kernel=1, name="conv1")(x, train))
+        y = conv_norm(inner, stride=self.stride, groups=self.groups, name="conv2")(y, train)
+        y = nn.relu(y)
         y = conv_norm(wide, kernel=1, scale_init=nn.initializers.zeros, name="conv3")(y, train)
         if x.shape != y.shape:
             x = conv_norm(wide, kernel=1, stride=self.stride, name="shortcut")(x, train)
@@ -58,6 +69,10 @@ class ResNet(nn.Module):
         x = x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
         return Dense(self.classes, dtype=at_least_float32(self.dtype), name="head")(x)
 
+    def torch_names(self) -> dict[str, str]:
+        """Torch's name of each layer (see `convmesh.weights.torch_names`)."""
+        return _torch_names(self) | {"head": "fc"}
+
 
 class ResNetBackbone(nn.Module):
     """Images [batch, rows, columns, 3] -> features of strides 8, 16, 32 (C3, C4, C5).
@@ -77,6 +92,10 @@ class ResNetBackbone(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
         return _stage_features(self, crop_to_cells(x), train)[1:]
 
+    def torch_names(self) -> dict[str, str]:
+        """Torch's name of each layer (see `convmesh.weights.torch_names`)."""
+        return _torch_names(self)
+
 
 def _stage_features(net: ResNet | ResNetBackbone, x: jax.Array, train: bool) -> list[jax.Array]:
     """The features after each stage. The layers become submodules of `net`."""
@@ -92,7 +111,29 @@ def _stage_features(net: ResNet | ResNetBackbone, x: jax.Array, train: bool) -> 
     return features
 
 
+def _torch_names(net: ResNet | ResNetBackbone) -> dict[str, str]:
+    """Torchvision's names of the stem and the stages."""
+    bottleneck = getattr(net.block, "func", net.block) is Bottleneck
+    names = conv_norm_names("stem", "conv1", "bn1")
+    for stage, depth in enumerate(net.blocks, 1):
+        for block in range(1, depth + 1):
+            ours, theirs = f"stage{stage}_block{block}", f"layer{stage}.{block - 1}"
+            for i in range(1, 4 if bottleneck else 3):
+                names |= conv_norm_names(f"{ours}/conv{i}", f"{theirs}.conv{i}", f"{theirs}.bn{i}")
+            if block == 1 and (stage > 1 or bottleneck):
+                down = f"{theirs}.downsample"
+                names |= conv_norm_names(f"{ours}/shortcut", f"{down}.0", f"{down}.1")
+    return names
+
+
 ResNet18 = partial(ResNet, blocks=(2, 2, 2, 2))
 ResNet34 = partial(ResNet, blocks=(3, 4, 6, 3))
 ResNet50 = partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck)
+ResNet101 = partial(ResNet, blocks=(3, 4, 23, 3), block=Bottleneck)
+ResNet152 = partial(ResNet, blocks=(3, 8, 36, 3), block=Bottleneck)
+ResNeXt50_32x4d = partial(ResNet50, block=partial(Bottleneck, groups=32, base_width=4))
+ResNeXt101_32x8d = partial(ResNet101, block=partial(Bottleneck, groups=32, base_width=8))
+ResNeXt101_64x4d = partial(ResNet101, block=partial(Bottleneck, groups=64, base_width=4))
+WideResNet50_2 = partial(ResNet50, block=partial(Bottleneck, base_width=128))
+WideResNet101_2 = partial(ResNet101, block=partial(Bottleneck, base_width=128))
 ResNet50Backbone = partial(ResNetBackbone, blocks=(3, 4, 6, 3), block=Bottleneck)

@@ -71,4 +71,4 @@ def expected_temporaries(config: ConfigDict) -> float:
 def _model(config: ConfigDict) -> Any:
     """The model for one class."""
     options, dtype = config.model, jnp.promote_types(config.precision, jnp.float32)
-    return make_model(options.name, config.task, 1, dtype, options.norm_group, options.remat)
+    return make_model(dtype=dtype, task=config.task, classes=1, **options)

@@ -160,7 +160,7 @@ def check_mesh(setup: Setup, log: Callable[[str], Any] = print) -> None:
     config = setup.config
     height, width = config.data.image_size
     log(
-        f"{config.model.name}, {config.precision}, {config.train.batch_size} images of {height} x "
+        f"{setup.model_name}, {config.precision}, {config.train.batch_size} images of {height} x "
         f"{width}: {meshes.describe(setup.mesh)} against one device"
     )
     windows = traced_windows(setup)

@@ -61,6 +61,12 @@ class Setup:
         return steps if steps >= 0 else -(-self.steps // EVALUATIONS)
 
     @property
+    def model_name(self) -> str:
+        """The name of the model and, if it is another than its own, of its backbone."""
+        name, backbone = self.config.model.name, self.config.model.backbone
+        return f"{name} on {backbone}" if backbone else name
+
+    @property
     def best_metric(self) -> str:
         """The metric that selects the best checkpoint."""
         return self.config.checkpoint.best_metric or self.task.best_metric
@@ -116,9 +122,7 @@ def make_setup(
     """
     _check_norm_groups(config)
     options, dtype = config.model, compute_dtype(config)
-    model = make_model(
-        options.name, config.task, len(classes), dtype, options.norm_group, options.remat
-    )
+    model = make_model(dtype=dtype, task=config.task, classes=len(classes), **options)
     steps = count_steps(config, train_images)
     schedule = make_schedule(config, steps)
     setup = Setup(

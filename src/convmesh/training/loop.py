@@ -91,7 +91,7 @@ def check_config(config: Any) -> None:
     """Raises ConfigError for a config that is wrong or incomplete."""
     check(config)
     check_complete(config)
-    check_model(config.model.name, config.task)
+    check_model(config.model.name, config.task, config.model.backbone)
 
 
 def check_earlier_run(config: Any, workdir: Workdir) -> Any:

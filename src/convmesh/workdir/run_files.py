@@ -115,6 +115,7 @@ def check_same_model(
     for key, was, now in (
         ("task", trained.task, config.task),
         ("model.name", trained.model.name, config.model.name),
+        ("model.backbone", trained.model.backbone, config.model.backbone),
         ("ema.decay", trained.ema.decay, config.ema.decay),
     ):
         # The decay itself may differ: what matters is whether there are averaged weights.

@@ -1,0 +1,100 @@
+"""The families compute what torchvision's own modules compute, with the same weights.
+
+The arrays in data/ are written by torch: `tools/weight_parity.py --write-tiny`, which also compares
+the models of the registry. The parameter counts are those that torchvision publishes.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convmesh.models.registry import backbone_of, make_backbone, make_model
+from convmesh.models.regnet import RegNet
+from convmesh.models.resnet import BasicBlock, Bottleneck, ResNet
+from convmesh.weights.torch_names import from_torch, to_torch
+
+DATA = Path(__file__).parent / "data"
+LARGEST = {"float32": 1e-4, "float64": 1e-9}  # relative to the largest logit
+
+tiny_resnet = partial(ResNet, blocks=(1, 2, 1, 1), width=4)
+# The nets of tools/weight_parity.py.
+TINY = {
+    "tiny_resnet": partial(tiny_resnet, block=BasicBlock),
+    "tiny_resnext": partial(tiny_resnet, block=partial(Bottleneck, groups=2, base_width=32)),
+    "tiny_regnet": partial(
+        RegNet, widths=(8, 8, 16, 24), blocks=(1, 2, 1, 1), group_width=4, stem=8
+    ),
+}
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnext50_32x4d": 25_028_904,
+    "resnext101_32x8d": 88_791_336,
+    "resnext101_64x4d": 83_455_272,
+    "wide_resnet50_2": 68_883_240,
+    "wide_resnet101_2": 126_886_696,
+    "regnet_y_400mf": 4_344_144,
+    "regnet_y_800mf": 6_432_512,
+    "regnet_y_1_6gf": 11_202_430,
+    "regnet_y_3_2gf": 19_436_338,
+    "regnet_y_8gf": 39_381_472,
+}
+
+
+def loaded(name, model, images, **options):
+    """The model's variables of the file `name`, how they fit, and the state dict."""
+    arrays = np.load(DATA / f"{name}.npz")
+    state = {k.removeprefix("weight/"): arrays[k] for k in arrays.files if "weight/" in k}
+    init = partial(model.init, **options)
+    variables, fit = from_torch(
+        model.torch_names(), jax.eval_shape(init, jax.random.key(0), images), state
+    )
+    return variables, fit, state
+
+
+def error(got, wanted):
+    return abs(np.asarray(got) - wanted).max() / abs(wanted).max()
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+@pytest.mark.parametrize("name", TINY)
+def test_logits_are_those_of_torch(name, dtype):
+    arrays = np.load(DATA / f"{name}.npz")
+    with jax.enable_x64(dtype == "float64"):
+        model, images = TINY[name](classes=5, dtype=dtype), arrays["images"].astype(dtype)
+        variables, fit, state = loaded(name, model, images)
+        assert fit.complete and len(fit.taken) == len(state)
+        logits = jax.jit(model.apply)(variables, images)
+        assert error(logits, arrays[f"logits/{dtype}"]) < LARGEST[dtype]
+    for key, array in to_torch(model.torch_names(), variables).items():
+        np.testing.assert_array_equal(array, state[key])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_backbone_returns_the_features_of_torch(name):
+    arrays = np.load(DATA / f"{name}.npz")
+    images, model = arrays["images"].astype(np.float32), backbone_of(TINY[name])()
+    variables, fit, _ = loaded(name, model, images, train=False)
+    assert not (fit.missing or fit.misshaped)
+    assert fit.extra and all(extra.startswith(("fc.", "classifier.")) for extra in fit.extra)
+    levels = jax.jit(partial(model.apply, train=False))(variables, images)
+    for i, level in enumerate(levels):
+        assert error(level, arrays[f"features/{i}"]) < LARGEST["float32"]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_those_of_torchvision(name):
+    model = make_model(name, "classify", 1000, jnp.float32)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[name]
+    # It has torch's name for each of its layers, and its backbone the same ones.
+    assert from_torch(model.torch_names(), variables, {})[1].missing
+    assert make_backbone(name)().torch_names().items() < model.torch_names().items()

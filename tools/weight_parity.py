@@ -1,0 +1,217 @@
+"""Compares the classifiers with torchvision's (timm's for Lite): the same weights, the same logits.
+
+    python tools/weight_parity.py --torch PYTHON [NAME ...]   # all models by default
+    PYTHON tools/weight_parity.py --write-tiny NAME ...       # tests/models/data/NAME.npz
+
+PYTHON is an interpreter with torch, torchvision and timm, which needs no JAX; the other one has
+convmesh and needs no torch. For each model, torch makes random weights and batch statistics, the
+same each time, and computes logits; here the weights go through `convmesh.weights.torch_names`, and
+back. The table has the largest difference of a logit, relative to the largest logit. Exits with 1
+where it is above 1e-4 in float32 or 1e-9 in float64, or where weights do not come back equal.
+
+`--first MODULE` is imported by PYTHON before torchvision, to prepare it on machines for which it
+has no build. The tiny nets are torch's own classes at a few channels, judged in `make test`.
+"""
+
+import argparse
+import importlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+IMAGES = (2, 3, 130, 161)  # sides that are odd at some stride
+TINY_IMAGES = (1, 3, 64, 64)
+LARGEST = {"float32": 1e-4, "float64": 1e-9}
+DATA = Path(__file__).parent.parent / "tests" / "models" / "data"
+
+# --- in the interpreter with torch ----------------------------------------------------------------
+
+
+def tiny_resnet(block: str, **options):
+    """Torchvision's ResNet, with the blocks (1, 2, 1, 1) and 4 channels in place of 64."""
+    from torch import nn
+    from torchvision.models import resnet
+
+    block, depths, width = getattr(resnet, block), (1, 2, 1, 1), 4
+    net = resnet.ResNet(block, [0, 0, 0, 0], num_classes=5, **options)
+    net.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+    net.bn1 = nn.BatchNorm2d(width)
+    net.inplanes = width
+    for i, depth in enumerate(depths):
+        layer = net._make_layer(block, width * 2**i, depth, stride=2 if i else 1)
+        setattr(net, f"layer{i + 1}", layer)
+    net.fc = nn.Linear(net.inplanes, 5)
+    return net
+
+
+def tiny_regnet():
+    """Torchvision's RegNet, with squeeze-and-excitation, at 8 to 24 channels."""
+    from torchvision.models.regnet import BlockParams, RegNet
+
+    parameters = BlockParams(
+        depths=[1, 2, 1, 1],
+        widths=[8, 8, 16, 24],
+        group_widths=[4] * 4,
+        bottleneck_multipliers=[1.0] * 4,
+        strides=[2] * 4,
+        se_ratio=0.25,
+    )
+    return RegNet(parameters, num_classes=5, stem_width=8)
+
+
+# name: (what makes the net, its modules that give C3, C4 and C5)
+LAYERS = ("layer2", "layer3", "layer4")
+BLOCKS = ("trunk_output.block2", "trunk_output.block3", "trunk_output.block4")
+TINY = {
+    "tiny_resnet": (lambda: tiny_resnet("BasicBlock"), LAYERS),
+    "tiny_resnext": (lambda: tiny_resnet("Bottleneck", groups=2, width_per_group=32), LAYERS),
+    "tiny_regnet": (tiny_regnet, BLOCKS),
+}
+
+
+def torch_model(name: str):
+    """The model `name` of torchvision, or of timm for Lite, with random weights."""
+    if name in TINY:
+        return TINY[name][0]()
+    if name.startswith("efficientnet_lite"):
+        import timm
+
+        return timm.create_model(f"tf_{name}", pretrained=False)
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None)
+
+
+def randomise(net, images) -> None:
+    """Gives every weight and statistic of `net` a value that matters, and that float16 holds.
+
+    The statistics are those of a batch, changed a little, so that no signal explodes or vanishes.
+    """
+    import torch
+    from torch import nn
+
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    net.eval()
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            if value.ndim == 1 or "layer_scale" in name:
+                value.uniform_(0.5, 1.5) if name.endswith("weight") else value.normal_(0, 0.2)
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        net(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            deviation = norm.running_var.sqrt()
+            norm.running_mean += 0.1 * deviation * torch.randn_like(deviation)
+            norm.running_var *= torch.empty_like(deviation).uniform_(0.8, 1.25)
+        for value in net.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(value.half().float())
+    net.eval()
+
+
+def write(name: str, file: Path, shape: tuple[int, ...]) -> None:
+    """Writes weights, images, logits and, of a tiny net, features, for the model `name`."""
+    import torch
+
+    torch.manual_seed(0)
+    net, images = torch_model(name), torch.randn(shape).half().float()
+    randomise(net, images)
+    arrays = {f"weight/{k}": v.numpy() for k, v in net.state_dict().items()}
+    arrays = {key: value.astype(np.float16) for key, value in arrays.items() if value.ndim}
+    arrays["images"] = images.permute(0, 2, 3, 1).numpy().astype(np.float16)
+    features = []
+    if name in TINY:
+        for module in TINY[name][1]:
+            net.get_submodule(module).register_forward_hook(lambda *args: features.append(args[2]))
+    with torch.no_grad():
+        arrays["logits/float32"] = net(images).numpy()
+        features.clear()
+        arrays["logits/float64"] = net.double()(images.double()).numpy()
+    for i, feature in enumerate(features):
+        arrays[f"features/{i}"] = feature.permute(0, 2, 3, 1).float().numpy()
+    np.savez_compressed(file, **arrays)
+
+
+# --- in the interpreter with convmesh -------------------------------------------------------------
+
+
+def errors(name: str, file: Path) -> tuple[int, dict[str, float]]:
+    """Parameters of the model `name`, and the error of its logits by dtype."""
+    import jax
+
+    from convmesh.models.registry import make_model
+    from convmesh.weights.torch_names import from_torch, to_torch
+
+    arrays = np.load(file)
+    state = {k.removeprefix("weight/"): arrays[k] for k in arrays.files if "weight/" in k}
+    found = {}
+    for dtype in LARGEST:
+        model = make_model(name, "classify", 1000, dtype)
+        images = arrays["images"].astype(dtype)
+        abstract = jax.eval_shape(model.init, jax.random.key(0), images)
+        variables, fit = from_torch(model.torch_names(), abstract, state)
+        fit.require_complete(str(file), name)
+        back = to_torch(model.torch_names(), variables)
+        if any(not np.array_equal(back[key], state[key]) for key in state):
+            raise SystemExit(f"{name}: a weight does not come back equal")
+        logits, wanted = jax.jit(model.apply)(variables, images), arrays[f"logits/{dtype}"]
+        found[dtype] = float(abs(logits - wanted).max() / abs(wanted).max())
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"])), found
+
+
+def compare(names: list[str], torch: list[str]) -> bool:
+    """Prints a row for each model; whether all are equal. `torch`: the command that writes."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    print("| model | parameters | float32 | float64 |\n|---|---|---|---|", flush=True)
+    equal = True
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "arrays.npz"
+            subprocess.run([*torch, "--write", str(file), name], check=True)
+            parameters, found = errors(name, file)
+        print(f"| `{name}` | {parameters:,} | {found['float32']:.0e} | {found['float64']:.0e} |")
+        sys.stdout.flush()
+        equal &= all(error <= LARGEST[dtype] for dtype, error in found.items())
+    return equal
+
+
+def classifiers() -> list[str]:
+    """The classifiers that torchvision or timm has too."""
+    from convmesh.models.registry import MODELS
+
+    return [name for name, (task, *_) in MODELS.items() if task == "classify" and "cnn" not in name]
+
+
+def main() -> None:
+    """Compares, or writes for the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch", metavar="PYTHON", help="interpreter with torch")
+    parser.add_argument("--first", default="", help="module that it imports first")
+    parser.add_argument("--write", metavar="FILE", type=Path, help="only write the arrays of NAME")
+    parser.add_argument("--write-tiny", action="store_true", help="write those of the tests")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    args = parser.parse_args()
+    if args.torch:
+        command = [args.torch, __file__, "--first", args.first]
+        sys.exit(not compare(args.names or classifiers(), command))
+    if args.first:
+        importlib.import_module(args.first)
+    if args.write_tiny:
+        for name in args.names or TINY:
+            write(name, DATA / f"{name}.npz", TINY_IMAGES)
+    elif args.write and len(args.names) == 1:
+        write(args.names[0], args.write, IMAGES)
+    else:
+        parser.error("give --torch PYTHON, --write-tiny, or --write FILE NAME")
+
+
+if __name__ == "__main__":
+    main()
