@@ -186,7 +186,7 @@ def conv_norm_names(path: str, conv: str, norm: str) -> dict[str, str]:
 
 def block_names(path: str, prefix: str, layers: Sequence[str]) -> dict[str, str]:
     """The names in torchvision of a block whose layers are numbered: PREFIX.0.0, PREFIX.0.1, ..."""
-    names = {}
+    names: dict[str, str] = {}
     for i, layer in enumerate(layers):
         if layer == "se":
             names |= {f"{path}/se/{fc}": f"{prefix}.{i}.{fc}" for fc in ("fc1", "fc2")}

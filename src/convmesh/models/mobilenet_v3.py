@@ -57,7 +57,7 @@ SMALL: tuple[Row, ...] = (
 
 
 def make_stages(rows: tuple[Row, ...], inputs: int = STEM) -> Stages:
-    """The blocks of `rows`, behind a stem of `inputs` channels; a block of stride 2 opens a stage."""
+    """The blocks of `rows`, behind a stem of `inputs` channels; stride 2 opens a stage."""
     stages: list[list[Block]] = []
     for kernel, expanded, features, squeezed, activation, stride in rows:
         if not stages or stride == 2:
