@@ -81,7 +81,7 @@ def test_groups(cpu, side, stride, groups):
     dilation=pairs,
     padding=st.tuples(*[st.integers(0, 2)] * 4),
 )
-@hypothesis.settings(hypothesis.settings.get_profile("compiled"), max_examples=25)
+@hypothesis.settings(hypothesis.settings.get_profile("compiled"), max_examples=12)
 def test_any_depthwise_window_is_xlas_convolution(size, kernel, stride, dilation, padding):
     rng = np.random.default_rng(0)
     x, pads = rng.normal(size=(2, *size, 3)), (padding[:2], padding[2:])

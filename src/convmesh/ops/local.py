@@ -140,6 +140,12 @@ def depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
     `x`: [batch, rows, columns, c]; `kernel`: [kh, kw, 1, c]. Sums are at least float32.
     """
+    return _sum_of_taps(x, kernel, window)
+
+
+# Under jit, blocks of one shape are traced once: the net of a ConvNeXt has thousands of taps.
+@functools.partial(jax.jit, static_argnums=2)
+def _sum_of_taps(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     (down, across), padding, (row_gap, column_gap), _ = window
     kh, kw = kernel.shape[:2]
     inputs = _padded(x, padding)
@@ -160,6 +166,7 @@ def _depthwise_forward(
     return depthwise(x, kernel, window), (x, kernel)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _depthwise_backward(
     window: Window, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -66,7 +66,7 @@ def result_bytes(jaxpr: core.Jaxpr) -> float:
     """Bytes of the results of a program's convolutions and matrix products."""
     total = 0.0
     for equation in equations(jaxpr):
-        sums_taps = equation.primitive.name.startswith("custom_vjp") and any(
+        sums_taps = any(
             _of_a_tap(each)
             for inner in core.jaxprs_in_params(equation.params)
             for each in inner.eqns
