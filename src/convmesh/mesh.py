@@ -328,6 +328,11 @@ def make_global_batch(mesh: Mesh, batch: Batch, shard: ProcessShard | None = Non
     return batch.map(put)
 
 
+def placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """The global array of a host array that every process has whole."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
 def on_host(mesh: Mesh, tree: Any) -> Any:
     """The global arrays of `tree` as numpy arrays, on every process."""
     if jax.process_count() == 1:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from convmesh.cli.flags import Flag, file_path, fraction, non_negative_int, positive_int
 
 # Commands of a later version; they are rejected with a message.
-NOT_YET = ("plan", "export", "import-weights", "export-weights")
+NOT_YET = ("plan", "export")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,16 @@ TRAINED = Flag(
 WORKDIR = Flag(
     "--workdir", "folder that the run is written to", "DIR", parse=file_path, required=True
 )
+CHECKPOINT = (
+    Flag(
+        "--step",
+        "step of the checkpoint (default: the newest intact one)",
+        metavar="N",
+        parse=non_negative_int,
+        excludes="checkpoint",
+    ),
+    Flag("--best", "the checkpoint with the best metric", excludes="checkpoint"),
+)
 JSON = Flag("--json", "print one JSON object, for programs")
 
 TRAIN = Command(
@@ -91,14 +101,7 @@ EVAL = Command(
     flags=(
         TRAINED,
         Flag("--split", "split to evaluate (default: the one that the run evaluates)", "NAME"),
-        Flag(
-            "--step",
-            "step of the checkpoint (default: the newest intact one)",
-            metavar="N",
-            parse=non_negative_int,
-            excludes="checkpoint",
-        ),
-        Flag("--best", "the checkpoint with the best metric", excludes="checkpoint"),
+        *CHECKPOINT,
     ),
     takes_overrides=True,
     module="convmesh.cli.run_commands",
@@ -268,6 +271,57 @@ BENCH = Command(
     function="bench",
 )
 
+IMPORT_WEIGHTS = Command(
+    name="import-weights",
+    summary="make a workdir of a file of weights of torch (torchvision, timm, transformers)",
+    example="convmesh import-weights --model resnet50 resnet50-11ad3fa6.pth --output runs/resnet50",
+    flags=(
+        Flag("--model", "name of the model that the weights are of", "NAME", required=True),
+        Flag("file", "the weights: .safetensors, .pth, .pt or .bin", "FILE", parse=file_path),
+        Flag(
+            "--output",
+            "folder for the workdir; it must not exist, or be empty",
+            metavar="DIR",
+            parse=file_path,
+            required=True,
+        ),
+        Flag(
+            "--classes",
+            "the class names in the order of the outputs: a text file of one a line, or a "
+            "classes.json (default: those in the file; ImageNet's for 1000 outputs)",
+            metavar="NAMES",
+            parse=file_path,
+            default="",
+        ),
+        Flag(
+            "--partial", "take what fits; initialise randomly what is missing or of another shape"
+        ),
+    ),
+    takes_overrides=True,
+    module="convmesh.cli.weight_commands",
+    function="import_weights",
+)
+
+EXPORT_WEIGHTS = Command(
+    name="export-weights",
+    summary="write the weights of a checkpoint under torchvision's names, for torch to load",
+    example="convmesh export-weights --workdir runs/demo --output demo.safetensors --best",
+    flags=(
+        TRAINED,
+        Flag(
+            "--output",
+            "the file to write, .safetensors; it must not exist",
+            metavar="FILE",
+            parse=file_path,
+            required=True,
+        ),
+        *CHECKPOINT,
+    ),
+    takes_overrides=False,
+    module="convmesh.cli.weight_commands",
+    function="export_weights",
+)
+
 RECIPES = Command(
     name="recipes",
     summary="list the packaged recipes, whose names --config takes",
@@ -282,6 +336,6 @@ COMMANDS = {
     command.name: command
     for command in (
         *(TRAIN, EVAL, PREDICT, PREPARE, CHECK_DATA),
-        *(OVERFIT, CHECK_MESH, BENCH, RECIPES),
+        *(OVERFIT, CHECK_MESH, BENCH, IMPORT_WEIGHTS, EXPORT_WEIGHTS, RECIPES),
     )
 }

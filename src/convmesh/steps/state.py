@@ -56,6 +56,14 @@ def create_state(spec: StateSpec, mesh: Mesh) -> TrainState:
     return jax.jit(create, out_shardings=shardings)()
 
 
+def state_of(spec: StateSpec, variables: dict[str, Any], mesh: Mesh) -> TrainState:
+    """A new state on `mesh` with these variables, {"params", "batch_stats"}, in place of initial
+    ones.
+    """
+    _, shardings = _creation(spec, mesh)
+    return jax.jit(lambda found: _new_state(spec, found), out_shardings=shardings)(variables)
+
+
 def abstract_state(spec: StateSpec, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of `create_state`, without computing it, for a restore."""
     create, shardings = _creation(spec, mesh)
@@ -71,17 +79,20 @@ def _creation(spec: StateSpec, mesh: Mesh) -> tuple[Callable[[], TrainState], Tr
 
     def create() -> TrainState:
         images = jnp.zeros((1, *spec.image_size, 3), spec.model.dtype)
-        variables = spec.model.init(jax.random.key(spec.seed), images)
-        params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        averaged = {"params": params, "batch_stats": batch_stats}
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=spec.optimizer.init(params),
-            # A copy, since the state is donated and must not hold a buffer twice.
-            ema=jax.tree.map(jnp.copy, averaged) if spec.ema else None,
-            nonfinite_steps=jnp.zeros((), jnp.int32),
-        )
+        return _new_state(spec, spec.model.init(jax.random.key(spec.seed), images))
 
     return create, meshes.state_shardings(mesh, jax.eval_shape(create))
+
+
+def _new_state(spec: StateSpec, variables: Any) -> TrainState:
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    averaged = {"params": params, "batch_stats": batch_stats}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=spec.optimizer.init(params),
+        # A copy, since the state is donated and must not hold a buffer twice.
+        ema=jax.tree.map(jnp.copy, averaged) if spec.ema else None,
+        nonfinite_steps=jnp.zeros((), jnp.int32),
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import jax
 
 from convmesh import mesh as meshes
-from convmesh.config import to_json
 from convmesh.data.augmentation.sizes import input_sizes, size_of_step
 from convmesh.data.loading.batches import DataCounts, TrainBatch
 from convmesh.data.loading.loader import train_batches
@@ -41,7 +39,7 @@ from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
 from convmesh.workdir.metrics import MetricsLog
-from convmesh.workdir.run_files import version
+from convmesh.workdir.run_files import model_meta
 
 
 class Run:
@@ -370,11 +368,9 @@ class Run:
 def checkpoint_meta(setup: Setup, source: Source) -> dict[str, Any]:
     """The metadata of a checkpoint, except the data position."""
     return {
-        "config": json.loads(to_json(setup.config)),
-        "classes": list(setup.classes),
+        **model_meta(setup.config, setup.classes),
         "category_ids": source.category_ids,
         "data": identity(source),
-        "convmesh": version(),
     }
 
 

@@ -145,7 +145,11 @@ _TIMM_CONVNEXT = _convnext(
         "block.5": "mlp.fc2",
     },
     "stages.{stage}.downsample.",
-    {r"features\.0\.([01])": r"stem.\1", r"classifier\.0": "head.norm", r"classifier\.2": "head.fc"},
+    {
+        r"features\.0\.([01])": r"stem.\1",
+        r"classifier\.0": "head.norm",
+        r"classifier\.2": "head.fc",
+    },
 )
 _CONVNEXT_LAYERS = {
     "block.0": "dwconv",

@@ -15,7 +15,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from convmesh.config import KEYS, changed_keys, check_resume, from_json, may_change_on_resume
+from convmesh.config import (
+    KEYS,
+    changed_keys,
+    check_resume,
+    from_json,
+    may_change_on_resume,
+    to_json,
+)
 from convmesh.config.keys import unknown_key
 from convmesh.config.tree import flatten, nest
 from convmesh.data.documents import read_json
@@ -29,6 +36,15 @@ def version() -> str:
         return importlib.metadata.version("convmesh")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def model_meta(config: ConfigDict, classes: Sequence[str]) -> dict[str, Any]:
+    """What every checkpoint states of its model; a run adds its data and the position in it."""
+    return {
+        "config": json.loads(to_json(config)),
+        "classes": list(classes),
+        "convmesh": version(),
+    }
 
 
 def version_note(meta: Mapping[str, Any]) -> str:

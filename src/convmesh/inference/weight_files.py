@@ -1,0 +1,170 @@
+"""The weights of a file, as variables of a model: names, classes, and what its input must be."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from convmesh.config import apply_overrides, defaults
+from convmesh.config.load import Overrides
+from convmesh.errors import ConfigError, DataError, nearest, some
+from convmesh.models.depth import AFTER_STAGES, depth_of, in_backbone, path_names
+from convmesh.models.registry import MODELS, make_model
+from convmesh.steps.setup import Setup, compute_dtype, make_setup
+from convmesh.weights import preprocessing
+from convmesh.weights.class_names import checked, imagenet_classes
+from convmesh.weights.files import read_metadata, read_weights
+from convmesh.weights.schemes import LITE_PACKAGE, Naming, choose_naming, outputs_of
+from convmesh.weights.torch_names import Fit, from_torch
+
+# What an exported file says of itself, beside the keys of `preprocessing.KEYS`.
+MODEL, CLASSES = "model.name", "classes"
+# Of an imported model: no training state is kept beside the weights.
+_NOT_TRAINED = {"ema.decay": 0.0, "optimizer.name": "sgd", "optimizer.momentum": 0.0}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The arrays of a file by name, and the texts that an exported file has beside them."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> WeightFile:
+        """Reads a file of any form (see `read_weights`). Raises DataError."""
+        return cls(Path(path), read_weights(path), read_metadata(path))
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names that the file itself states; None without. Raises DataError if damaged."""
+        if CLASSES not in self.metadata:
+            return None
+        return checked(f"{self.path}: its metadata", self._stated(CLASSES))
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The keys of the config that the file itself states. Raises DataError if damaged."""
+        return {key: self._stated(key) for key in preprocessing.KEYS if key in self.metadata}
+
+    def _stated(self, name: str) -> Any:
+        try:
+            return json.loads(self.metadata[name])
+        except (ValueError, RecursionError):
+            raise DataError(f"{self.path}: its metadata {name} is no JSON") from None
+
+
+@dataclass(frozen=True)
+class FittedWeights:
+    """A file's weights in a model.
+
+    variables: nested dicts of numpy arrays, without those that the file lacks.
+    """
+
+    file: WeightFile
+    setup: Setup
+    naming: Naming
+    variables: dict[str, Any]
+    fit: Fit
+
+    def random_groups(self) -> Counter[str]:
+        """How many arrays of the model the file lacks, by stage, or by layer outside of these."""
+        state, found = self.setup.abstract_state(), dict(flat(self.variables))
+        wanted = flat({"params": state.params, "batch_stats": state.batch_stats})
+        return Counter(_group(path[1:]) for path, _ in wanted if path not in found)
+
+
+# The class names for a number of outputs, which is None if the file has no head of the model.
+ClassNames = Callable[[int | None], tuple[str, ...]]
+
+
+def fit_weights(
+    file: WeightFile, model: str, class_names: ClassNames, mesh: Mesh, overrides: Overrides = ()
+) -> FittedWeights:
+    """The weights of `file` in the model of this name, which gets the file's number of classes.
+
+    Its config has the preprocessing that these weights expect, then `overrides`. Raises ConfigError
+    if there is no such model, or as `class_names` does, DataError if no weight has the name of one
+    of the model's.
+    """
+    if model not in MODELS:
+        hint = nearest(model, MODELS) or f"; the models are {', '.join(MODELS)}"
+        raise ConfigError(f"--model {model}: no such model{hint}")
+    config = _config(file, model, overrides)
+    two, three = (_abstract(config, classes) for classes in (2, 3))
+    naming = choose_naming(two.model, two.variables, file.arrays)
+    _, fit = from_torch(naming.names, two.variables, file.arrays)
+    if not (fit.taken or fit.misshaped):
+        raise DataError(
+            f"{file.path}: none of its {len(file.arrays)} weights is one of {model}: they are "
+            f"named {some(list(file.arrays))}, {model}'s {some(fit.missing)}"
+        )
+    classes = class_names(outputs_of(naming.names, (two.variables, three.variables), file.arrays))
+    if naming.whose == LITE_PACKAGE:
+        config = _config(file, model, overrides, preprocessing.LITE_PACKAGE)
+    setup = make_setup(config, classes, mesh, train_images=1)
+    state = setup.abstract_state()
+    abstract = {"params": state.params, "batch_stats": state.batch_stats}
+    variables, fit = from_torch(naming.names, abstract, file.arrays)
+    return FittedWeights(file, setup, naming, variables, fit)
+
+
+def default_class_names(file: WeightFile, outputs: int | None) -> tuple[str, ...] | None:
+    """The names that the file states, or ImageNet's for its 1,000 outputs; None for others."""
+    stated = file.class_names()
+    if stated is not None and outputs is not None and len(stated) != outputs:
+        raise DataError(f"{file.path}: has {outputs} outputs, but names {len(stated)} classes")
+    if stated is None and outputs == len(imagenet_classes()):
+        return imagenet_classes()
+    return stated
+
+
+def _config(
+    file: WeightFile, model: str, overrides: Overrides, more: Mapping[str, Any] | None = None
+) -> ConfigDict:
+    """The config of the model of a file: what its weights expect, and then `overrides`."""
+    values = {"model.name": model, **_NOT_TRAINED, **preprocessing.preprocessing_of(model)}
+    config = apply_overrides(defaults(MODELS[model][0]), {**values, **(more or {})})
+    try:
+        config = apply_overrides(config, file.preprocessing())
+    except ConfigError as error:
+        raise DataError(f"{file.path}: its metadata: {error}") from None
+    return apply_overrides(config, overrides)
+
+
+@dataclass(frozen=True)
+class _Abstract:
+    """A model, and the shapes of its variables."""
+
+    model: Any
+    variables: dict[str, Any]
+
+
+def _abstract(config: ConfigDict, classes: int) -> _Abstract:
+    dtype = compute_dtype(config)
+    model = make_model(dtype=dtype, task=config.task, classes=classes, **config.model)
+    images = jax.ShapeDtypeStruct((1, *config.data.image_size, 3), dtype)
+    return _Abstract(model, jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def flat(variables: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
+    """(path, leaf) of each array of nested dicts; the collection is first in the path."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return [(path_names(path), leaf) for path, leaf in leaves]
+
+
+def _group(names: tuple[str, ...]) -> str:
+    """The part of the model that an array is of: stem, stage 1, head."""
+    depth = depth_of(names)
+    if depth is None or depth in (0, AFTER_STAGES):
+        return in_backbone(names)[0]
+    return f"stage {depth}"
