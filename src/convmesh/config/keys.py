@@ -78,8 +78,8 @@ KEYS: dict[str, Key] = {
     "task": Key("", "str", "the task to train; every recipe sets it", choices=TASKS),
     "precision": Key("float32", "str", "dtype of the convolutions; float64 on the CPU only, for "
                      "equality tests", choices=("float32", "bfloat16", "float64")),
-    "init_from": Key("", "str", "workdir, or WORKDIR/checkpoints/STEP, whose weights a new run "
-                     "starts from (of a workdir, the newest checkpoint); '' = random "
+    "init_from": Key("", "str", "workdir, WORKDIR/checkpoints/STEP, or file of weights, that a new "
+                     "run starts from (of a workdir, the newest checkpoint); '' = random "
                      "initialisation"),
 
     "model.name": Key("", "str", "name of the model"),

@@ -1,4 +1,4 @@
-"""Initial weights of a new run, taken from another run where name and shape match."""
+"""Initial weights of a new run: another run's, or a file's, where name and shape match."""
 
 import os
 from dataclasses import dataclass, replace
@@ -7,10 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
 
+from convmesh import mesh as meshes
 from convmesh.distributed import console, processes
 from convmesh.errors import ConfigError, some
 from convmesh.inference.trained_model import check_same_weights
+from convmesh.inference.weight_files import WeightFile, default_class_names, fit_weights
 from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
@@ -23,7 +27,7 @@ from convmesh.workdir.step_folders import names_step
 
 @dataclass(frozen=True)
 class InitFrom:
-    """Weights of another run, on this run's mesh."""
+    """Weights of another run, on this run's mesh, or of a file, on the host."""
 
     weights: dict[tuple[str, ...], Any]  # by `_name`
     notes: tuple[str, ...]  # lines for the log
@@ -33,7 +37,10 @@ class InitFrom:
 
         def leaf(path: Any, initial: Any) -> Any:
             loaded = self.weights.get(_name(path))
-            return initial if loaded is None or loaded.shape != initial.shape else loaded
+            if loaded is None or loaded.shape != initial.shape:
+                return initial
+            is_on_host = isinstance(loaded, np.ndarray)
+            return meshes.placed(loaded, initial.sharding) if is_on_host else loaded
 
         model = {"params": state.params, "batch_stats": state.batch_stats}
         model = jax.tree_util.tree_map_with_path(leaf, model)
@@ -48,8 +55,9 @@ class InitFrom:
 def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom | None:
     """Reads and checks the weights that `init_from` names; None if it is empty or the run resumes.
 
-    The EMA is used if the checkpoint has one. Every process must call it. Raises ConfigError if
-    the run or checkpoint does not exist or none of its weights fits, DataError if it is damaged.
+    The EMA is used if the checkpoint has one. A file of weights is read as `import-weights` does.
+    Every process must call it. Raises ConfigError if the run or checkpoint does not exist or none
+    of its weights fits, DataError if it is damaged.
     """
     if not setup.config.init_from:
         return None
@@ -60,12 +68,14 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
 
 
 def _read(setup: Setup, path: Path) -> InitFrom:
+    if path.is_file():
+        return _read_file(setup, path)
     root, step = _split(path)
     source = Workdir(root)
     if not source.checkpoints_folder.is_dir():
         raise ConfigError(
-            f"init_from={path}: no checkpoints there; give the workdir of a run, or "
-            "WORKDIR/checkpoints/STEP"
+            f"init_from={path}: no checkpoints there; give the workdir of a run or an import, "
+            "WORKDIR/checkpoints/STEP, or a file of weights"
         )
     try:
         config, classes = source.read_run()
@@ -89,6 +99,26 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     averaged = "" if target.ema is None else ", EMA"
     lines = [f"init_from: weights of {source}, step {step}{averaged}"]
     lines += compared(setup, path, source_setup, variables)
+    return InitFrom(weights, tuple(lines))
+
+
+def _read_file(setup: Setup, path: Path) -> InitFrom:
+    """The weights of a file in the run's model or, for a detector, in its backbone's classifier."""
+    file, config = WeightFile.read(path), setup.config
+
+    def class_names(outputs: int | None) -> tuple[str, ...]:
+        if outputs is None or outputs == len(setup.classes):
+            return default_class_names(file, outputs) or setup.classes
+        names = default_class_names(file, outputs)
+        return names or tuple(f"output {i}" for i in range(outputs))
+
+    model = config.model.backbone or config.model.name
+    overrides = {"precision": config.precision, "data.image_size": config.data.image_size}
+    found = fit_weights(file, model, class_names, setup.mesh, overrides)
+    leaves = jax.tree_util.tree_leaves_with_path(found.variables)
+    weights = {_name(key_path): leaf for key_path, leaf in leaves}
+    lines = [f"init_from: weights of {path}, by {found.naming.whose}'s names"]
+    lines += compared(setup, path, found.setup, found.variables)
     return InitFrom(weights, tuple(lines))
 
 
@@ -153,7 +183,20 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> l
         lines.append(
             f"same number of classes, other names: {', '.join(old)} there, {', '.join(new)} here"
         )
+    lines += _other_pixels(source.config, setup.config)
     return [f"init_from: {line}" for line in lines]
+
+
+def _other_pixels(there: ConfigDict, here: ConfigDict) -> list[str]:
+    """A line if the weights were trained on pixels of another scale."""
+    keys = ("pixel_mean", "pixel_std")
+    if all(np.allclose(there.data[key], here.data[key], atol=5e-3) for key in keys):
+        return []
+    wanted = " ".join(
+        f"--config.data.{key}={','.join(f'{number:.6g}' for number in there.data[key])}"
+        for key in keys
+    )
+    return [f"these weights were trained on pixels of another mean and deviation: give {wanted}"]
 
 
 def _shapes(variables: Any) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
