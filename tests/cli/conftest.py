@@ -11,6 +11,8 @@ STUBBED = {
     "convmesh.training.overfit": "overfit",
     "convmesh.inference.evaluation": "evaluate",
     "convmesh.inference.prediction": "predict_files",
+    "convmesh.inference.weight_import": "import_weights",
+    "convmesh.inference.weight_export": "export_weights",
 }
 
 

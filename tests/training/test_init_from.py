@@ -1,6 +1,7 @@
 """The weights that a run takes from another: those that fit by name; all others are logged."""
 
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+import weight_files
 
 from convmesh.config import apply_overrides, defaults, to_json
 from convmesh.errors import ConfigError, DataError
+from convmesh.inference.weight_import import import_weights
 from convmesh.models.registry import MODELS
+from convmesh.models.resnet import ResNet
 from convmesh.steps.setup import make_run_mesh, make_setup
 from convmesh.training import init_from
 from convmesh.training.init_from import compared, load_init_from
 from convmesh.training.signals import StopSignal
+from convmesh.weights.torch_names import names_of_leaves, to_torch
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
+
+SmallResNet = partial(ResNet, blocks=(1, 1, 1, 1), width=8)
 
 
 def fresh(photos, source, classes=runs.CLASSES, **changes):
@@ -245,3 +252,84 @@ def test_the_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
 def test_a_number_is_a_step_only_in_a_folder_of_checkpoints():
     assert init_from._split(Path("run/checkpoints/8")) == (Path("run"), 8)
     assert init_from._split(Path("runs/8")) == (Path("runs/8"), None)
+
+
+def write_torch_file(path, net, size=16, classes=5):
+    """A file of torch of random numbers under torchvision's names; and its arrays."""
+    net = net(classes=classes)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    shapes = names_of_leaves(net.torch_names(), jax.eval_shape(net.init, jax.random.key(0), images))
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.uniform(0.1, 1, shape).astype("f4") for name, shape in shapes.items()}
+    path.write_bytes(weight_files.as_torch_zip(arrays))
+    return arrays
+
+
+def test_a_file_of_torch_fits_all_but_the_head_on_any_mesh(photos, tmp_path):
+    path = tmp_path / "net.pth"
+    arrays = write_torch_file(path, runs.TinyNet)
+    mesh = {"mesh__data": 2, "mesh__spatial": 2, "mesh__model": 2, "mesh__fsdp": True}
+    setup = fresh(photos, path, **mesh)
+    before = setup.create_state()
+    start = load(setup, tmp_path / "run")
+    state = start.merge_params(before)
+    for found in (state.ema, state.variables()):
+        exported = to_torch(setup.model.torch_names(), jax.device_get(found))
+        for name, array in exported.items():
+            if name.startswith("fc."):
+                assert array.shape[0] == len(runs.CLASSES)
+            else:
+                np.testing.assert_array_equal(array, arrays[name])
+    places = lambda tree: jax.tree.map(lambda leaf: leaf.sharding, tree)  # noqa: E731
+    assert places(state) == places(setup.abstract_state())
+    assert start.notes[:2] == (
+        f"init_from: weights of {path}, by torchvision's names",
+        "init_from: 30 of this model's 32 arrays start from them",
+    )
+    assert "randomly initialised, other shape: params/head/bias (5,) there" in start.notes[2]
+
+
+@pytest.mark.parametrize("imported", [True, False])
+def test_a_detectors_backbone_starts_from_a_classifiers_file_or_import(
+    tmp_path, monkeypatch, imported
+):
+    monkeypatch.setitem(MODELS, "small_resnet", ("classify", __name__, "SmallResNet"))
+    path = tmp_path / "net.pth"
+    arrays = write_torch_file(path, SmallResNet, classes=1000)
+    source = path
+    if imported:
+        source = tmp_path / "imported"
+        import_weights(path, "small_resnet", source, overrides=("data.image_size=32,32",))
+    config = defaults("detect")
+    changes = {"model.name": "detector_tiny", "model.backbone": "small_resnet"}
+    config = apply_overrides(config, changes | {"data.image_size": (64, 64), "data.root": "x"})
+    config = apply_overrides(config, {"init_from": str(source), "train.batch_size": 8})
+    setup = make_setup(config, ("cat", "dog"), make_run_mesh(config), 8)
+    start = load(setup, tmp_path / "run")
+    state = start.merge_params(setup.create_state())
+    backbone = {
+        "params": jax.device_get(state.params["backbone"]),
+        "batch_stats": jax.device_get(state.batch_stats["backbone"]),
+    }
+    names = {n: t for n, t in SmallResNet(classes=1).torch_names().items() if n != "head"}
+    exported = to_torch(names, backbone)
+    assert len(exported) == len(arrays) - 2
+    for name, array in exported.items():
+        np.testing.assert_array_equal(array, arrays[name])
+    assert f"{len(exported)} of this model's" in start.notes[1]
+
+
+def test_pixels_of_another_scale_are_noted(photos, photo_run, tmp_path):
+    other = {"data__pixel_mean": (0.5, 0.5, 0.5), "data__pixel_std": (0.5, 0.5, 0.5)}
+    notes = load(fresh(photos, photo_run, **other), tmp_path).notes
+    assert notes[-1] == (
+        "init_from: these weights were trained on pixels of another mean and deviation: give "
+        "--config.data.pixel_mean=0.485,0.456,0.406 --config.data.pixel_std=0.229,0.224,0.225"
+    )
+
+
+def test_a_file_that_cannot_be_read_is_named(photos, tmp_path):
+    path = tmp_path / "net.pth"
+    path.write_bytes(b"text")
+    with pytest.raises(DataError, match=f"{path}: no weights of a form"):
+        load(fresh(photos, path), tmp_path / "run")

@@ -15,7 +15,7 @@ import jax
 from convmesh import mesh as meshes
 from convmesh.config.load import Overrides
 from convmesh.distributed import compile_cache, console, processes, same_run
-from convmesh.errors import ConfigError, RunError, some
+from convmesh.errors import ConfigError, DataError, RunError, some
 from convmesh.inference.weight_files import (
     FittedWeights,
     WeightFile,
@@ -80,7 +80,10 @@ def import_weights(
 
     weights = fit_weights(file, model, class_names, meshes.make_mesh(), overrides)
     if not options.partial:
-        weights.fit.require_complete(str(path), model)
+        try:
+            weights.fit.require_complete(str(path), model)
+        except DataError as error:
+            raise DataError(f"{error}; --partial imports those that fit") from None
     for line in _lines(weights):
         console.print_result(line)
     with _removed_on_failure(workdir):
@@ -129,8 +132,9 @@ def _lines(weights: FittedWeights) -> Iterator[str]:
     fit, setup = weights.fit, weights.setup
     random = [*fit.missing, *(array.name for array in fit.misshaped)]
     all_of = len(fit.taken) + len(random)
+    taken = len(fit.taken) if random else "all"
     yield (
-        f"{weights.file.path}: {len(fit.taken)} of the {all_of} arrays of {setup.model_name} "
+        f"{weights.file.path}: {taken} of the {all_of} arrays of {setup.model_name} "
         f"taken, by {weights.naming.whose}'s names"
     )
     if random:
