@@ -1,11 +1,13 @@
 """`.safetensors`, against the library that defines it."""
 
 import numpy as np
+import pytest
 import safetensors
 import safetensors.numpy
 import weight_files as files
 
-from convmesh.weights.files import read_weights
+from convmesh.errors import DataError
+from convmesh.weights.files import read_metadata, read_weights
 
 
 def test_files_of_the_library_are_read(tmp_path):
@@ -39,3 +41,32 @@ def test_half_precision_becomes_float32_exactly(tmp_path):
     np.testing.assert_array_equal(found["half"], half.astype(np.float32))
     np.testing.assert_array_equal(found["brain"].view(np.uint32), brain.astype(np.uint32) << 16)
     assert found["half"].dtype == found["brain"].dtype == np.float32
+
+
+def test_the_metadata_are_texts_by_name(tmp_path):
+    path = tmp_path / "a.safetensors"
+    arrays = {"a": np.zeros(3, "f4")}
+    safetensors.numpy.save_file(arrays, path, metadata={"format": "pt", "classes": '["a"]'})
+    assert read_metadata(path) == {"format": "pt", "classes": '["a"]'}
+    safetensors.numpy.save_file(arrays, path)
+    assert read_metadata(path) == {}
+    path.write_bytes(files.as_torch_zip())
+    assert read_metadata(path) == {}
+
+
+@pytest.mark.parametrize(
+    "header, message",
+    [
+        ({"__metadata__": {"a": 3}}, "its metadata are no texts by name"),
+        ({"__metadata__": ["a"]}, "its metadata are no texts by name"),
+        ('{"__metadata__": {"a": "b", "a": "c"}}', "its header has a name twice"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
+        ("{", "Expecting"),
+    ],
+)
+def test_other_metadata_are_refused_in_a_line(tmp_path, header, message):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(files.safetensors_file(header, b""))
+    with pytest.raises(DataError, match=message) as error:
+        read_metadata(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)

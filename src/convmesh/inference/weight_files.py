@@ -22,6 +22,7 @@ from convmesh.models.depth import AFTER_STAGES, depth_of, in_backbone, path_name
 from convmesh.models.registry import MODELS, make_model
 from convmesh.steps.setup import Setup, compute_dtype, make_setup
 from convmesh.weights import preprocessing
+from convmesh.weights.binary_file import printable
 from convmesh.weights.class_names import checked, imagenet_classes
 from convmesh.weights.files import read_metadata, read_weights
 from convmesh.weights.schemes import LITE_PACKAGE, Naming, choose_naming, outputs_of
@@ -137,7 +138,7 @@ def _config(
     try:
         config = apply_overrides(config, file.preprocessing())
     except ConfigError as error:
-        raise DataError(f"{file.path}: its metadata: {error}") from None
+        raise DataError(f"{file.path}: its metadata: {printable(str(error))}") from None
     return apply_overrides(config, overrides)
 
 

@@ -32,6 +32,8 @@ from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.run_files import model_meta
 
+LIST = "weights.txt"  # in the workdir: what became of each weight
+
 
 @dataclass(frozen=True)
 class ImportOptions:
@@ -45,11 +47,14 @@ class ImportOptions:
     partial: bool = False
 
 
+DEFAULT_OPTIONS = ImportOptions()
+
+
 def import_weights(
     path: str | os.PathLike[str],
     model: str,
     output: str | os.PathLike[str],
-    options: ImportOptions = ImportOptions(),  # noqa: B008, it cannot be changed
+    options: ImportOptions = DEFAULT_OPTIONS,
     overrides: Overrides = (),
 ) -> None:
     """Writes a workdir of the weights of a file; prints what was taken.
@@ -170,9 +175,6 @@ def _write(workdir: Workdir, weights: FittedWeights) -> None:
         checkpoints.save(imported_state(setup, weights.variables), {**meta, "data_position": 0})
     if processes.is_first():
         workdir.write_run(setup.config, setup.classes)
-
-
-LIST = "weights.txt"
 
 
 def _all_lines(fit: Fit) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from convmesh.data.documents import read_bytes
 from convmesh.errors import DataError
+from convmesh.weights.binary_file import printable
 
 _LARGEST = 2**24  # bytes of a file of names
 
@@ -53,11 +54,12 @@ def checked(source: str, names: Sequence[str]) -> tuple[str, ...]:
         raise DataError(f"{source}: no list of class names")
     found: dict[str, int] = {}
     for i, name in enumerate(names):
+        shown = printable(repr(name))
         if not name or not name.isprintable():
-            raise DataError(f"{source}: name {i + 1} of {len(names)} is {name!r}; name each class")
+            raise DataError(f"{source}: name {i + 1} of {len(names)} is {shown}; name each class")
         if name in found:
             raise DataError(
-                f"{source}: {name!r} is the name of class {found[name]} and of class {i}; "
+                f"{source}: {shown} is the name of class {found[name]} and of class {i}; "
                 "give each class a name of its own"
             )
         found[name] = i

@@ -11,6 +11,7 @@
                                   .png; of a detector also curves and confusion (.json, .png),
                                   images.json, worst.png, best.png
     profile/                      traces of `--profile`
+    weights.txt                   of an import: what became of each weight of the file
     .lock                         see `lock`
 
 Process 0 alone writes, except for checkpoints.
@@ -89,7 +90,8 @@ class Workdir:
         for file in (self.config_file, self.classes_file):
             if not file.exists():
                 raise ConfigError(
-                    f"{file}: missing; --workdir must be a folder that `convmesh train` wrote"
+                    f"{file}: missing; --workdir must be a folder that `convmesh train` or "
+                    "`import-weights` wrote"
                 )
         assert classes is not None
         config = self.read_config()
