@@ -14,6 +14,7 @@ from convmesh.geometry import grid_points
 from convmesh.models.csp import CSPBackbone, CSPBlock
 from convmesh.models.detector import Detector
 from convmesh.models.registry import make_model
+from convmesh.models.regnet import RegNet
 from convmesh.models.resnet import Bottleneck, ResNet, ResNetBackbone
 from convmesh.models.small_cnn import SmallCNN
 from convmesh.steps.mesh_check import SGDResult, SGDSpec, differences, sgd_steps
@@ -82,6 +83,12 @@ def case(name):
             classify(8),
             32,
         ),
+        "tiny resnext": lambda: (
+            ResNet(8, (1, 1), dtype, 8, block=functools.partial(Bottleneck, groups=4)),
+            classify(8),
+            32,
+        ),
+        "tiny regnet": lambda: (RegNet(8, (8, 16), (1, 1), 4, dtype, stem=8), classify(8), 32),
         "tiny detector": lambda: (
             make_model("detector_tiny", "detect", 8, dtype),
             Detect(8, (64, 64)),

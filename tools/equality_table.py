@@ -31,6 +31,8 @@ OPS = {"convolutions": test_conv, "pooling and up-sampling": test_pool}
 TINY = (
     "tiny small_cnn",
     "tiny resnet",
+    "tiny resnext",
+    "tiny regnet",
     "tiny detector",
     "tiny csp detector",
     "tiny resnet detector",

@@ -37,6 +37,7 @@ def config_of(task, changes=()):
         ("classify", {"optimizer.backbone_rate": 0.1}, "optimizer.backbone_rate=0.1 .* to 1"),
         ("detect", {"optimizer.layer_decay": 0.5}, "optimizer.layer_decay=0.5 .* set it to 1"),
         ("detect", {"loss.assignment": "centres"}, "loss.assignment=centres .* to aligned"),
+        ("detect", {"model.backbone": "resnet18"}, "model.backbone=resnet18 .* set it to ''"),
         ("detect", {"precision": "float64"}, "precision=float64 .* use float32 or bfloat16"),
         ("classify", {"model.name": "small_cnn"}, "model.name=small_cnn .*: resnet18, resnet34"),
     ],

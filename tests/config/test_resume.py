@@ -19,6 +19,7 @@ from convmesh import config as cfg
         ("data.on_bad_example", "skip", True),
         ("data.eval_split", "test", True),
         ("model.remat", True, True),
+        ("model.backbone", "resnet50", False),
         ("init_from", "/elsewhere", False),
         ("schedule.floor", 0.1, False),
         ("schedule.flat", 0.1, False),

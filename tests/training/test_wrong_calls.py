@@ -57,6 +57,7 @@ def refused(call, tmp_path):
         ("train.steps=-1", "train.steps: got -1"),
         ("model.name=tiny_nett", "model.name='tiny_nett': no such model"),
         ("model.name=detector_tiny", "model.name='detector_tiny': no such model for task"),
+        ("model.backbone=resnet18", "model.backbone: only task detect uses it, but task is"),
         ("mesh.data=3", "mesh.data=3, mesh.spatial=1, mesh.model=1: this mesh does not fit"),
         ("train.batch_size=12", "train.batch_size=12: does not divide over the 8 devices"),
         ("model.norm_group=3", "model.norm_group=3: 8 examples"),

@@ -75,8 +75,9 @@ def check_supported(config: ConfigDict) -> None:
         group, name = key.split(".")
         current = config[group].get(name, value) if group in config else value
         if current != value:
+            shown = "''" if value == "" else value
             raise ConfigError(
-                f"bench --compare torch: {key}={current} is not supported; set it to {value!r}"
+                f"bench --compare torch: {key}={current} is not supported; set it to {shown}"
             )
 
 
