@@ -110,7 +110,8 @@ To add a size: a line in [`models/detector.py`](../src/convmesh/models/detector.
 ## The classifiers
 
 `--config.model.name=NAME`, or `model.backbone=NAME` of a detector; all but `small_cnn` are those of
-torchvision under its names, with its numbers of parameters:
+torchvision under its names, with its numbers of parameters (the Lite family is timm's
+`tf_efficientnet_lite0` to `4`):
 
 | family | names |
 |---|---|
@@ -118,6 +119,14 @@ torchvision under its names, with its numbers of parameters:
 | ResNeXt | `resnext50_32x4d`, `resnext101_32x8d`, `resnext101_64x4d` |
 | Wide ResNet | `wide_resnet50_2`, `wide_resnet101_2` |
 | RegNetY | `regnet_y_400mf`, `regnet_y_800mf`, `regnet_y_1_6gf`, `regnet_y_3_2gf`, `regnet_y_8gf` |
+| MobileNet | `mobilenet_v2`, `mobilenet_v3_small`, `mobilenet_v3_large` |
+| EfficientNet | `efficientnet_b0` to `efficientnet_b4`, `efficientnet_v2_s`, `efficientnet_v2_m` |
+| EfficientNet-Lite | `efficientnet_lite0` to `efficientnet_lite4` |
+| ConvNeXt | `convnext_tiny`, `convnext_small`, `convnext_base`, `convnext_large` |
+
+None has dropout or stochastic depth. EfficientNet-Lite pads as TensorFlow does; the others as
+torch. On a CPU a depthwise convolution is a sum of shifted products, since XLA's own is several
+times slower ([`ops/local.py`](../src/convmesh/ops/local.py)).
 
 With the same weights each returns torchvision's logits: `tools/weight_parity.py --torch PYTHON`
 compares all of them, `make test` tiny nets of each family.

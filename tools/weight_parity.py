@@ -64,6 +64,71 @@ def tiny_regnet():
     return RegNet(parameters, num_classes=5, stem_width=8)
 
 
+def tiny_mobilenet_v2():
+    """Torchvision's MobileNetV2, with channels of a quarter: 8 to 24."""
+    from torchvision.models.mobilenetv2 import MobileNetV2
+
+    rows = [[1, 32, 1, 1], [2, 32, 2, 2], [2, 64, 1, 2], [2, 64, 1, 2], [2, 96, 1, 2]]
+    return MobileNetV2(5, 0.25, rows)
+
+
+def tiny_mobilenet_v3():
+    """Torchvision's MobileNetV3, with both activations, with and without gates."""
+    from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
+
+    rows = [
+        (8, 3, 8, 8, True, "RE", 2),
+        (8, 3, 16, 8, False, "RE", 2),
+        (8, 5, 16, 16, True, "HS", 2),
+        (16, 5, 32, 16, True, "HS", 2),
+        (16, 3, 24, 16, False, "HS", 1),
+    ]
+    blocks = [InvertedResidualConfig(*row, dilation=1, width_mult=1.0) for row in rows]
+    return MobileNetV3(blocks, last_channel=16, num_classes=5)
+
+
+def tiny_efficientnet():
+    """Torchvision's EfficientNet, with the fused blocks of V2 and those of B0."""
+    from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
+
+    blocks = [
+        FusedMBConvConfig(1, 3, 1, 8, 8, 1),
+        FusedMBConvConfig(2, 3, 2, 8, 16, 2),
+        MBConvConfig(1, 3, 2, 16, 16, 1),
+        MBConvConfig(4, 5, 2, 16, 24, 2),
+        MBConvConfig(2, 3, 2, 24, 16, 1),
+    ]
+    return EfficientNet(blocks, dropout=0.2, num_classes=5, last_channel=32)
+
+
+def tiny_lite():
+    """Timm's EfficientNet-Lite at 8 to 24 channels."""
+    from functools import partial
+
+    from timm.models.efficientnet import EfficientNet, decode_arch_def
+    from torch import nn
+
+    rows = ["ds_r1_k3_s1_e1_c8", "ir_r1_k3_s2_e2_c8", "ir_r1_k5_s2_e2_c16", "ir_r2_k3_s2_e2_c16"]
+    return EfficientNet(
+        decode_arch_def([[row] for row in [*rows, "ir_r1_k5_s2_e2_c24"]]),
+        num_classes=5,
+        num_features=32,
+        stem_size=8,
+        fix_stem=True,
+        pad_type="same",
+        act_layer=nn.ReLU6,
+        norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
+    )
+
+
+def tiny_convnext():
+    """Torchvision's ConvNeXt at 8 to 24 channels."""
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    rows = [(8, 16, 1), (16, 16, 2), (16, 24, 1), (24, None, 1)]
+    return ConvNeXt([CNBlockConfig(*row) for row in rows], num_classes=5)
+
+
 # name: (what makes the net, its modules that give C3, C4 and C5)
 LAYERS = ("layer2", "layer3", "layer4")
 BLOCKS = ("trunk_output.block2", "trunk_output.block3", "trunk_output.block4")
@@ -71,6 +136,11 @@ TINY = {
     "tiny_resnet": (lambda: tiny_resnet("BasicBlock"), LAYERS),
     "tiny_resnext": (lambda: tiny_resnet("Bottleneck", groups=2, width_per_group=32), LAYERS),
     "tiny_regnet": (tiny_regnet, BLOCKS),
+    "tiny_mobilenet_v2": (tiny_mobilenet_v2, ("features.4", "features.5", "features.6")),
+    "tiny_mobilenet_v3": (tiny_mobilenet_v3, ("features.2", "features.3", "features.5")),
+    "tiny_efficientnet": (tiny_efficientnet, ("features.3", "features.4", "features.5")),
+    "tiny_lite": (tiny_lite, ("blocks.2", "blocks.3", "blocks.4")),
+    "tiny_convnext": (tiny_convnext, ("features.3", "features.5", "features.7")),
 }
 
 

@@ -7,11 +7,17 @@ the models of the registry. The parameter counts are those that torchvision publ
 from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from convmesh.models import efficientnet, mobilenet_v2, mobilenet_v3
+from convmesh.models.convnext import ConvNeXt
+from convmesh.models.efficientnet import EfficientNet, EfficientNetLite, Stage
+from convmesh.models.mobilenet_v2 import MobileNetV2
+from convmesh.models.mobilenet_v3 import MobileNetV3
 from convmesh.models.registry import backbone_of, make_backbone, make_model
 from convmesh.models.regnet import RegNet
 from convmesh.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -21,6 +27,8 @@ DATA = Path(__file__).parent / "data"
 LARGEST = {"float32": 1e-4, "float64": 1e-9}  # relative to the largest logit
 
 tiny_resnet = partial(ResNet, blocks=(1, 2, 1, 1), width=4)
+LITE = (Stage(1, 3, 1, 8, 1), Stage(2, 3, 2, 8, 1), Stage(2, 5, 2, 16, 1), Stage(2, 3, 2, 16, 2),
+        Stage(2, 5, 2, 24, 1))  # fmt: skip
 # The nets of tools/weight_parity.py.
 TINY = {
     "tiny_resnet": partial(tiny_resnet, block=BasicBlock),
@@ -28,6 +36,47 @@ TINY = {
     "tiny_regnet": partial(
         RegNet, widths=(8, 8, 16, 24), blocks=(1, 2, 1, 1), group_width=4, stem=8
     ),
+    "tiny_mobilenet_v2": partial(
+        MobileNetV2,
+        stages=mobilenet_v2.make_stages(
+            ((1, 8, 1, 1), (2, 8, 2, 2), (2, 16, 1, 2), (2, 16, 1, 2), (2, 24, 1, 2)), 8
+        ),
+    ),
+    "tiny_mobilenet_v3": partial(
+        MobileNetV3,
+        stages=mobilenet_v3.make_stages(
+            (
+                (3, 8, 8, True, nn.relu, 2),
+                (3, 16, 8, False, nn.relu, 2),
+                (5, 16, 16, True, nn.hard_swish, 2),
+                (5, 32, 16, True, nn.hard_swish, 2),
+                (3, 24, 16, False, nn.hard_swish, 1),
+            ),
+            8,
+        ),
+        last=96,
+        hidden=16,
+    ),
+    "tiny_efficientnet": partial(
+        EfficientNet,
+        stages=efficientnet.make_stages(
+            (
+                Stage(1, 3, 1, 8, 1, fused=True),
+                Stage(2, 3, 2, 16, 2, fused=True),
+                Stage(1, 3, 2, 16, 1),
+                Stage(4, 5, 2, 24, 2),
+                Stage(2, 3, 2, 16, 1),
+            ),
+            8,
+        ),
+        last=32,
+    ),
+    "tiny_lite": partial(
+        EfficientNetLite,
+        stages=efficientnet.make_stages(tuple(s._replace(squeezed=False) for s in LITE), 8),
+        last=32,
+    ),
+    "tiny_convnext": partial(ConvNeXt, widths=(8, 16, 16, 24), depths=(1, 2, 1, 1)),
 }
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -45,6 +94,26 @@ PARAMETERS = {
     "regnet_y_1_6gf": 11_202_430,
     "regnet_y_3_2gf": 19_436_338,
     "regnet_y_8gf": 39_381_472,
+    "mobilenet_v2": 3_504_872,
+    "mobilenet_v3_small": 2_542_856,
+    "mobilenet_v3_large": 5_483_032,
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b1": 7_794_184,
+    "efficientnet_b2": 9_109_994,
+    "efficientnet_b3": 12_233_232,
+    "efficientnet_b4": 19_341_616,
+    "efficientnet_v2_s": 21_458_488,
+    "efficientnet_v2_m": 54_139_356,
+    # Of timm's tf_efficientnet_lite0 ...
+    "efficientnet_lite0": 4_652_008,
+    "efficientnet_lite1": 5_416_680,
+    "efficientnet_lite2": 6_092_072,
+    "efficientnet_lite3": 8_197_096,
+    "efficientnet_lite4": 13_006_568,
+    "convnext_tiny": 28_589_128,
+    "convnext_small": 50_223_688,
+    "convnext_base": 88_591_464,
+    "convnext_large": 197_767_336,
 }
 
 
@@ -83,7 +152,9 @@ def test_a_backbone_returns_the_features_of_torch(name):
     images, model = arrays["images"].astype(np.float32), backbone_of(TINY[name])()
     variables, fit, _ = loaded(name, model, images, train=False)
     assert not (fit.missing or fit.misshaped)
-    assert fit.extra and all(extra.startswith(("fc.", "classifier.")) for extra in fit.extra)
+    names = TINY[name](classes=5).torch_names()
+    head = tuple(f"{names[path]}." for path in names.keys() - model.torch_names().keys())
+    assert fit.extra and all(extra.startswith(head) for extra in fit.extra)
     levels = jax.jit(partial(model.apply, train=False))(variables, images)
     for i, level in enumerate(levels):
         assert error(level, arrays[f"features/{i}"]) < LARGEST["float32"]

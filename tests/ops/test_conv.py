@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from jax import lax
 from jax.sharding import NamedSharding
 
 from convmesh import mesh as meshes
@@ -60,6 +61,37 @@ def test_depthwise_with_two_filters_a_channel():
     x, kernel = normal(2, 5, 6, 3), normal(3, 3, 1, 6)
     wanted = reference.conv2d(x, kernel, padding=(1, 1), groups=3)
     np.testing.assert_allclose(conv2d(x, kernel, groups=3), wanted, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("size", [(32, 33), (7, 10), (2, 3)], ids=str)
+@pytest.mark.parametrize("dilation", [1, 2, (1, 2)])
+@pytest.mark.parametrize("stride", [1, 2, (3, 2)])
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (5, 5), (1, 3), (7, 6)], ids=str)
+def test_same_padding_is_that_of_tensorflow(kernel, stride, dilation, size):
+    x, kernel = normal(2, *size, 2), normal(*kernel, 2, 2, seed=1)
+    wanted = lax.conv_general_dilated(
+        x,
+        kernel,
+        pair(stride),
+        "SAME",
+        rhs_dilation=pair(dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    found = conv2d(x, kernel, stride=stride, dilation=dilation, padding="SAME")
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_same_padding_by_hand():
+    # Stride 2 over 4 pixels: one zero, after them. Torch's padding has one before, too.
+    x, kernel = jnp.arange(1.0, 5).reshape(1, 1, 4, 1), jnp.ones((1, 3, 1, 1))
+    assert conv2d(x, kernel, stride=2, padding="SAME").ravel().tolist() == [6, 7]
+    assert conv2d(x, kernel, stride=2).ravel().tolist() == [3, 9]
+
+
+def test_another_word_for_padding_is_refused():
+    with pytest.raises(ValueError, match="padding='VALID'.*nor 'SAME'"):
+        conv2d(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), padding="VALID")
 
 
 def test_cross_correlation_by_hand():
@@ -175,6 +207,16 @@ CASES = [
     (3, {}, {**ODD, **DEPTHWISE}),
     (3, {}, {**FITS, **ODD_DEPTHWISE}),
     (3, dict(stride=2), {**ODD, **ODD_DEPTHWISE}),
+    # TensorFlow's padding: halos of unequal ends, and rows that do not fit.
+    (3, dict(stride=2, padding="SAME"), FITS),
+    (3, dict(stride=2, padding="SAME"), ODD),
+    (7, dict(stride=2, padding="SAME"), FITS),
+    (2, dict(padding="SAME"), FITS),
+    (3, dict(stride=4, padding="SAME"), FITS),
+    (3, dict(stride=2, dilation=2, padding="SAME"), FITS),
+    (5, dict(stride=2, padding="SAME"), {**FITS, **DEPTHWISE}),
+    (5, dict(stride=2, padding="SAME"), {**ODD, **ODD_DEPTHWISE}),
+    ((3, 5), dict(stride=(2, 1), padding="SAME"), FITS),
 ]
 
 

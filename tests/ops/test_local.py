@@ -74,6 +74,44 @@ def test_groups(cpu, side, stride, groups):
         agree(x, kernel, (stride,) * 2, ((pad, pad),) * 2, (dilation,) * 2, groups)
 
 
+@hypothesis.given(
+    size=st.tuples(st.integers(7, 10), st.integers(7, 10)),
+    kernel=pairs,
+    stride=pairs,
+    dilation=pairs,
+    padding=st.tuples(*[st.integers(0, 2)] * 4),
+)
+@hypothesis.settings(hypothesis.settings.get_profile("compiled"), max_examples=12)
+def test_any_depthwise_window_is_xlas_convolution(size, kernel, stride, dilation, padding):
+    rng = np.random.default_rng(0)
+    x, pads = rng.normal(size=(2, *size, 3)), (padding[:2], padding[2:])
+    agree(x, rng.normal(size=(*kernel, 1, 3)), stride, pads, dilation, 3)
+
+
+@pytest.mark.parametrize(
+    "backend, channels_out, wanted",
+    [("cpu", 4, False), ("cpu", 8, True), ("gpu", 4, True), ("tpu", 4, True)],
+)
+def test_only_cpus_sum_the_taps_of_a_depthwise_convolution(
+    monkeypatch, backend, channels_out, wanted
+):
+    monkeypatch.setattr(local, "platform", lambda: backend)
+    x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, channels_out))
+    window = ((1, 1), ((1, 1), (1, 1)), (1, 1), 4)
+    program = str(jax.make_jaxpr(lambda k: local.local_conv(x, k, *window))(kernel))
+    assert ("conv_general_dilated" in program) == wanted
+
+
+def test_sums_of_bfloat16_taps_are_float32():
+    # 256 and eight ones: in bfloat16 none of these would count, nor 300 of them in the gradient.
+    x = jnp.asarray([[1.0, 1, 1], [1, 256, 1], [1, 1, 1]], jnp.bfloat16).reshape(1, 3, 3, 1)
+    kernel, window = jnp.ones((3, 3, 1, 1), jnp.bfloat16), ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    assert local.depthwise(x, kernel, window).item() == 264
+    many, one = jnp.ones((320, 1, 1, 1), jnp.bfloat16), kernel[:1, :1]
+    gradient = jax.grad(lambda k: local.depthwise(many, k, window).astype(jnp.float32).sum())(one)
+    assert gradient.item() == 320
+
+
 @pytest.mark.parametrize(
     "backend, flags, products",
     [("cpu", {"avx2"}, True), ("cpu", {"avx512f"}, False), ("gpu", {}, False), ("tpu", {}, False)],

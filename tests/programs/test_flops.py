@@ -6,6 +6,7 @@ import pytest
 
 from convmesh.ops.conv import conv2d
 from convmesh.programs import flops
+from convmesh.programs.jaxpr import equations
 
 
 def count(function, *shapes):
@@ -63,3 +64,12 @@ def test_bytes_of_the_results_of_convolutions_and_products():
         arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
         jaxpr = jax.make_jaxpr(function)(*arrays).jaxpr
         assert flops.result_bytes(jaxpr) == (2 * 5 * 5 * 7 + 2 * 3) * width
+
+
+def test_the_taps_of_a_depthwise_convolution_count_as_in_one_convolution():
+    x, kernel = jax.ShapeDtypeStruct((2, 5, 5, 4), jnp.float32), jnp.ones((3, 3, 1, 4))
+    jaxpr = jax.make_jaxpr(lambda x: conv2d(x, kernel, groups=4))(x).jaxpr
+    names = {each.primitive.name for each in equations(jaxpr)}
+    assert "mul" in names and "conv_general_dilated" not in names
+    assert flops.flops(jaxpr) == 2 * (2 * 5 * 5 * 4) * 9
+    assert flops.result_bytes(jaxpr) == 2 * 5 * 5 * 4 * 4

@@ -29,7 +29,8 @@ class Conv(nn.Module):
     """Convolution; `padding` at both ends, torch's dilation * (k - 1) // 2 by default.
 
     [batch, rows, columns, c] -> [batch, rows / stride, columns / stride, features]. Kernel, stride,
-    dilation and padding are one number or a pair (rows, columns).
+    dilation and padding are one number or a pair (rows, columns); padding may be "SAME", which is
+    TensorFlow's (see `conv2d`).
     """
 
     features: int
@@ -117,7 +118,10 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm and an activation (None for none)."""
+    """Convolution, batch norm and an activation (None for none).
+
+    `padding` is that of `Conv`, `momentum` and `epsilon` those of `BatchNorm`.
+    """
 
     features: int
     kernel: Any = 3
@@ -128,6 +132,7 @@ class ConvNorm(nn.Module):
     activation: Callable | None = nn.silu
     norm_group: int = 0
     momentum: float = 0.9
+    epsilon: float = 1e-5
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
@@ -142,7 +147,12 @@ class ConvNorm(nn.Module):
             name="conv",
         )(x)
         x = BatchNorm(
-            self.dtype, self.norm_group, self.momentum, scale_init=self.scale_init, name="norm"
+            self.dtype,
+            self.norm_group,
+            self.momentum,
+            self.epsilon,
+            self.scale_init,
+            name="norm",
         )(x, train)
         return x if self.activation is None else self.activation(x)
 
@@ -202,8 +212,45 @@ class GroupNorm(nn.Module):
         return (normal * scale + bias).astype(self.dtype)
 
 
+class LayerNorm(nn.Module):
+    """Layer norm (arXiv 1607.06450) over the channels, of each pixel by itself.
+
+    [..., c] -> the same. Statistics are at least float32, and are summed over the devices that the
+    channels are sharded over.
+    """
+
+    dtype: Any = jnp.float32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels, param_dtype = x.shape[-1], at_least_float32(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, (channels,), param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), param_dtype)
+        x = x.astype(param_dtype)
+        mean = x.mean(-1, keepdims=True)
+        var = jnp.square(x - mean).mean(-1, keepdims=True)
+        return ((x - mean) * lax.rsqrt(var + self.epsilon) * scale + bias).astype(self.dtype)
+
+
+class LayerScale(nn.Module):
+    """Each channel times a learned number that starts at `start` (arXiv 2103.17239)."""
+
+    start: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.constant(self.start)
+        scale = self.param("scale", init, (x.shape[-1],), at_least_float32(self.dtype))
+        return x * scale.astype(self.dtype)
+
+
 class Dense(nn.Module):
-    """A fully connected layer, [batch, c] -> [batch, features]: a 1x1 convolution of one pixel."""
+    """A fully connected layer, [batch, c] -> [batch, features]: a 1x1 convolution of one pixel.
+
+    Of an image [batch, rows, columns, c], a 1x1 convolution.
+    """
 
     features: int
     dtype: Any = jnp.float32
@@ -214,7 +261,9 @@ class Dense(nn.Module):
         param_dtype = at_least_float32(self.dtype)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
-        y = conv2d(x[:, None, None], kernel[None, None], dtype=self.dtype)[:, 0, 0]
+        pixels = x if x.ndim == 4 else x[:, None, None]
+        y = conv2d(pixels, kernel[None, None], dtype=self.dtype)
+        y = y if x.ndim == 4 else y[:, 0, 0]
         return y + bias.astype(self.dtype)
 
 

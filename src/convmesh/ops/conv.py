@@ -16,10 +16,11 @@ from jax import lax
 from convmesh import mesh
 from convmesh.mesh import DATA, MODEL, SPATIAL, P
 from convmesh.ops.halo import exchange, halo_rows
-from convmesh.ops.local import local_conv
+from convmesh.ops.local import Padding, local_conv
 from convmesh.ops.windows import Halo, record
 
 Pair = int | tuple[int, int]  # one number for rows and columns, or (rows, columns)
+SAME = "SAME"  # TensorFlow's padding
 
 
 def conv2d(
@@ -27,7 +28,7 @@ def conv2d(
     kernel: jax.Array,
     *,
     stride: Pair = 1,
-    padding: Pair | None = None,
+    padding: Pair | str | None = None,
     dilation: Pair = 1,
     groups: int = 1,
     dtype: Any = None,
@@ -41,24 +42,24 @@ def conv2d(
       kernel: [kh, kw, c_in / groups, c_out], any float type; its gradient is summed over devices
         in that type, independent of `dtype`.
       stride: step of the window.
-      padding: zeros at each end; torch's by default, dilation * (k - 1) // 2.
+      padding: zeros at each end; torch's by default, dilation * (k - 1) // 2. "SAME" is
+        TensorFlow's: as few as give ceil(n / stride) windows, the smaller half of them first.
       dilation: spacing of the kernel's taps.
       groups: blocks of channels convolved separately; c_in for a depthwise convolution.
       dtype: type of the arithmetic and of the result; `x`'s by default.
 
     Returns:
-      [batch, (rows + 2 p - dilation (kh - 1) - 1) // stride + 1, ..., c_out].
+      [batch, (rows + 2 p - dilation (kh - 1) - 1) // stride + 1, ..., c_out]; with "SAME"
+      [batch, ceil(rows / stride), ..., c_out].
 
     Raises:
-      ValueError: the channels of `x`, `kernel` and `groups` do not match.
+      ValueError: channels or `groups` do not match, or `padding` is another word.
     """
     dtype = dtype or x.dtype
     _check_channels(x, kernel, groups)
     kh, kw = kernel.shape[:2]
     stride, dilation = pair(stride), pair(dilation)
-    if padding is None:
-        padding = dilation[0] * (kh - 1) // 2, dilation[1] * (kw - 1) // 2
-    pad_rows, pad_columns = ((p, p) for p in pair(padding))
+    pad_rows, pad_columns = _ends(padding, x.shape[1:3], (kh, kw), stride, dilation)
     x = x.astype(dtype)
 
     def local(x: jax.Array, kernel: jax.Array, pad_rows: tuple[int, int], groups: int) -> jax.Array:
@@ -69,7 +70,7 @@ def conv2d(
         return local(x, kernel, pad_rows, groups)
 
     shards = mesh.axis_size(SPATIAL)
-    halo = halo_rows(x.shape[1], shards, kh, stride[0], pad_rows[0], dilation[0])
+    halo = halo_rows(x.shape[1], shards, kh, stride[0], pad_rows, dilation[0])
     layout = _layout(x, kernel, groups, halo)
     local_groups = groups // mesh.axis_size(MODEL) if layout.own_groups else groups
 
@@ -82,6 +83,30 @@ def conv2d(
     record(f"convolution {kh}x{kw}", x, layout.x, layout.y, halo, layout.gathers_channels)
     specs = (layout.x, layout.kernel)
     return jax.shard_map(sharded, in_specs=specs, out_specs=layout.y)(x, kernel)
+
+
+def _ends(
+    padding: Pair | str | None,
+    size: tuple[int, ...],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Padding:
+    """Zeros (before, after) the rows and the columns of an image of `size`."""
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    if padding == SAME:
+        totals = [
+            max((-(-n // s) - 1) * s + extent - n, 0)
+            for n, s, extent in zip(size, stride, extents, strict=True)
+        ]
+        rows, columns = ((total // 2, total - total // 2) for total in totals)
+        return rows, columns
+    if isinstance(padding, str):
+        raise ValueError(f"conv2d: padding={padding!r} is no number, pair, None nor {SAME!r}")
+    if padding is None:
+        padding = (extents[0] - 1) // 2, (extents[1] - 1) // 2
+    rows, columns = ((p, p) for p in pair(padding))
+    return rows, columns
 
 
 def _check_channels(x: jax.Array, kernel: jax.Array, groups: int) -> None:

@@ -10,19 +10,26 @@ from convmesh.mesh import SPATIAL
 
 
 def halo_rows(
-    height: int, shards: int, kernel: int, stride: int, padding: int, dilation: int = 1
+    height: int,
+    shards: int,
+    kernel: int,
+    stride: int,
+    padding: int | tuple[int, int],
+    dilation: int = 1,
 ) -> tuple[int, int] | None:
     """Rows needed from (above, below), or None if the rows cannot be sharded.
 
     They can if each shard of `height / shards` input rows gives the same number of output rows,
-    from its own rows and those of its direct neighbours. Padding is torch's, `padding` rows at
-    both ends; a strided window may leave the lower ones unused.
+    from its own rows and those of its direct neighbours. `padding` is the number of rows at both
+    ends, as in torch, or (before, after), as for TensorFlow's SAME; a strided window may leave the
+    lower ones unused.
     """
+    before, after = (padding, padding) if isinstance(padding, int) else padding
     extent = (kernel - 1) * dilation + 1
-    out = (height + 2 * padding - extent) // stride + 1
+    out = (height + before + after - extent) // stride + 1
     if height % (shards * stride) or out * stride != height:
         return None
-    above, below = padding, max(0, extent - stride - padding)
+    above, below = before, max(0, extent - stride - before)
     return (above, below) if max(above, below) <= height // shards else None
 
 

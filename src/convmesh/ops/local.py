@@ -4,15 +4,23 @@ This is the only op that depends on the platform. GPUs and TPUs use XLA's convol
 derivatives. On CPUs a 1x1 convolution is a matrix product, forward and backward; and the gradient
 of a larger kernel is one product per tap where the CPU lacks AVX-512, which XLA's convolution
 needs: 16 images of 56 px, 64 channels, 2 cores: 88 ms, products 55; with AVX-512: 39 and 46.
+
+A depthwise convolution on a CPU is a sum of shifted products, faster than XLA's at all sizes of
+EfficientNet-Lite0 and ConvNeXt. Forward and gradients of 8 images, 2 cores with AVX-512, ms, XLA's
+and then ours: 3x3, 112 px, 32 channels 546, 171; 5x5, 56 px, 144, stride 2 1788, 153; 3x3, 14 px,
+480 374, 16; 5x5, 7 px, 1152 1101, 87; 7x7, 56 px, 96 2429, 1004; 7x7, 7 px, 768 1242, 100.
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from convmesh.distributed.devices import cpu_flags, platform
+from convmesh.programs.flops import TAP_PRODUCTS
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of rows and of columns
 Window = tuple[tuple[int, int], Padding, tuple[int, int], int]  # stride, padding, dilation, groups
@@ -37,6 +45,8 @@ def local_conv(
         x, window = x[:, :: stride[0], :: stride[1]], ((1, 1), *window[1:])
     if platform() == "cpu" and groups == 1:
         return _on_cpu(x, kernel, window)
+    if platform() == "cpu" and groups == x.shape[-1] == kernel.shape[-1]:
+        return depthwise(x, kernel, window)
     return _forward(x, kernel, window)
 
 
@@ -119,3 +129,124 @@ def kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, window: Wind
     else:
         gradient = jnp.stack([_product(tap, dy, pixels) for tap in taps])
     return gradient.reshape(kernel.shape).astype(kernel.dtype)
+
+
+# --- depthwise, as sums of shifted products -------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """A depthwise convolution: for each tap, its pixels times its row of weights, added up.
+
+    `x`: [batch, rows, columns, c]; `kernel`: [kh, kw, 1, c]. Sums are at least float32.
+    """
+    return _sum_of_taps(x, kernel, window)
+
+
+# Under jit, blocks of one shape are traced once: the net of a ConvNeXt has thousands of taps.
+@functools.partial(jax.jit, static_argnums=2)
+def _sum_of_taps(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    (down, across), padding, (row_gap, column_gap), _ = window
+    kh, kw = kernel.shape[:2]
+    inputs = _padded(x, padding)
+    rows = (inputs.shape[1] - row_gap * (kh - 1) - 1) // down + 1
+    columns = (inputs.shape[2] - column_gap * (kw - 1) - 1) // across + 1
+    starts = {(i, j): (i * row_gap, j * column_gap) for i in range(kh) for j in range(kw)}
+    with jax.named_scope(TAP_PRODUCTS):
+        products = [
+            _every(inputs, start, (down, across), (rows, columns)) * _wide(kernel[i, j, 0])
+            for (i, j), start in starts.items()
+        ]
+    return functools.reduce(jnp.add, products).astype(x.dtype)
+
+
+def _depthwise_forward(
+    x: jax.Array, kernel: jax.Array, window: Window
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return depthwise(x, kernel, window), (x, kernel)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _depthwise_backward(
+    window: Window, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    stride, padding, (row_gap, column_gap), _ = window
+    x, dy = lax.optimization_barrier((x, dy))  # as in `_on_cpu_backward`
+    inputs, size = _padded(x, padding), (dy.shape[1], dy.shape[2])
+    taps = itertools.product(range(kernel.shape[0]), range(kernel.shape[1]))
+    sums = [
+        (_every(inputs, (i * row_gap, j * column_gap), stride, size) * _wide(dy)).sum((0, 1, 2))
+        for i, j in taps
+    ]
+    dkernel = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+    return _depthwise_input_gradient(x.shape, kernel, dy, window), dkernel
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _depthwise_input_gradient(
+    shape: tuple[int, ...], kernel: jax.Array, dy: jax.Array, window: Window
+) -> jax.Array:
+    """The gradient by an input of `shape`.
+
+    Input row r = stride * q + phase meets tap i at the result's row (r + padding - gap * i) /
+    stride, where that is whole: the rows (and columns) of a phase all meet the same taps, and each
+    phase is a sum of shifted products of its own.
+    """
+    stride, padding, gap, _ = window
+    # Along rows and along columns, for each phase: (tap, the result's row for q = 0).
+    meet = [
+        [
+            [(i, (phase + pad - g * i) // s) for i in range(k) if (phase + pad - g * i) % s == 0]
+            for phase in range(s)
+        ]
+        for s, (pad, _), g, k in zip(stride, padding, gap, kernel.shape[:2], strict=True)
+    ]
+    size = [-(-n // s) for n, s in zip(shape[1:3], stride, strict=True)]  # of each phase
+    firsts = [[row for phase in phases for _, row in phase] for phases in meet]
+    before = [max(0, -min(rows)) for rows in firsts]
+    after = [
+        max(0, max(rows) + n - result)
+        for rows, n, result in zip(firsts, size, dy.shape[1:3], strict=True)
+    ]
+    results = _padded(dy, ((before[0], after[0]), (before[1], after[1])))
+
+    def phase(rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> jax.Array:
+        products = [
+            _every(results, (row + before[0], column + before[1]), (1, 1), size)
+            * _wide(kernel[i, j, 0])
+            for (i, row), (j, column) in itertools.product(rows, columns)
+        ]
+        # A phase that no tap meets is zeros, which vary over the mesh as `dy` does.
+        none = jnp.zeros_like(_every(results, (0, 0), (1, 1), size))
+        return functools.reduce(jnp.add, products) if products else none
+
+    phases = jnp.stack(
+        [jnp.stack([phase(rows, columns) for columns in meet[1]], 3) for rows in meet[0]], 2
+    )
+    batch, _, _, channels = shape
+    dx = phases.reshape(batch, size[0] * stride[0], size[1] * stride[1], channels)
+    return dx[:, : shape[1], : shape[2]].astype(dy.dtype)
+
+
+def _padded(x: jax.Array, padding: Padding) -> jax.Array:
+    """`x` with its padding, computed once and not again for each tap."""
+    if padding == ((0, 0), (0, 0)):
+        return x
+    return lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+
+
+def _every(
+    x: jax.Array, start: tuple[int, int], stride: tuple[int, int], size: Sequence[int]
+) -> jax.Array:
+    """`size` rows and columns of `x` from `start`, `stride` apart, in at least float32."""
+    stop = [a + s * (n - 1) + 1 for a, s, n in zip(start, stride, size, strict=True)]
+    batch, _, _, channels = x.shape
+    part = lax.slice(x, (0, *start, 0), (batch, *stop, channels), (1, *stride, 1))
+    return _wide(part)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -7,6 +7,9 @@ from jax.extend import core
 
 from convmesh.programs.jaxpr import equations
 
+# The scope of the products of a convolution that is written as a sum of them, one for each tap.
+TAP_PRODUCTS = "tap_products"
+
 # Dense FLOP/s of one JAX device by a part of its `device_kind`, from the vendors' data sheets:
 # bfloat16 with float32 sums, and float32 without TF32. (Devices of TPU v2 and v3 are half a chip.)
 PEAKS: dict[str, dict[str, float]] = {
@@ -50,14 +53,25 @@ def flops(jaxpr: core.Jaxpr) -> float:
             left = shapes[0].shape
             length = math.prod(left[axis] for axis in contracted)
             total += 2.0 * shapes[-1].size * length
+        elif equation.primitive.name == "mul" and _of_a_tap(equation):
+            total += 2.0 * shapes[-1].size
     return total
+
+
+def _of_a_tap(equation: core.JaxprEqn) -> bool:
+    return TAP_PRODUCTS in str(equation.source_info.name_stack).split("/")
 
 
 def result_bytes(jaxpr: core.Jaxpr) -> float:
     """Bytes of the results of a program's convolutions and matrix products."""
     total = 0.0
     for equation in equations(jaxpr):
-        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+        sums_taps = any(
+            _of_a_tap(each)
+            for inner in core.jaxprs_in_params(equation.params)
+            for each in inner.eqns
+        )
+        if equation.primitive.name in ("conv_general_dilated", "dot_general") or sums_taps:
             result: Any = equation.outvars[0].aval
             total += result.size * result.dtype.itemsize
     return total
