@@ -88,7 +88,7 @@ def case(name):
             classify(8),
             32,
         ),
-        "tiny regnet": lambda: (RegNet(8, (8, 16), (1, 2), 4, dtype, stem=8), classify(8), 32),
+        "tiny regnet": lambda: (RegNet(8, (8, 16), (1, 1), 4, dtype, stem=8), classify(8), 32),
         "tiny detector": lambda: (
             make_model("detector_tiny", "detect", 8, dtype),
             Detect(8, (64, 64)),

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of each detector: writes docs/models.md.
+"""Parameters and FLOPs of each detector, and the names of the classifiers: writes docs/models.md.
 
     make models         # 15 seconds
 
@@ -73,7 +73,7 @@ def table() -> str:
 
 def main() -> None:
     """Writes the page."""
-    text = f"""# The detectors
+    text = f"""# Detectors and classifiers
 
 One dense detector in several sizes: `--config.model.name=NAME`. The table is written by `make
 models` (`tools/model_table.py`), for {CLASSES} classes. GFLOP: multiplications and additions (a
@@ -95,6 +95,8 @@ and in [results.md](results.md).
   confidence are initialised to 0.01, side distances to two strides.
 - `model.norm_group`, `model.remat` (which recomputes the blocks of the stages, and the CSP blocks
   of the pyramid, in the backward pass) and `precision` apply to all of them.
+- `--config.model.backbone=NAME` gives a detector the backbone of a classifier in place of its own,
+  with the names and shapes of that classifier, so that its weights fit. Pyramid and head stay.
 
 Parameters are named `backbone`, `pyramid` and `head`; in the backbone `stem`, `downN` and
 `stageN_blockM`; stage 1 is the one of stride 4. A CSP stage is one block.
@@ -104,6 +106,30 @@ as far as they lie outside the windows of the cells before them.
 
 To add a size: a line in [`models/detector.py`](../src/convmesh/models/detector.py), a line in
 [`models/registry.py`](../src/convmesh/models/registry.py), a line in `tools/model_table.py`.
+
+## The classifiers
+
+`--config.model.name=NAME`, or `model.backbone=NAME` of a detector; all but `small_cnn` are those of
+torchvision under its names, with its numbers of parameters (the Lite family is timm's
+`tf_efficientnet_lite0` to `4`):
+
+| family | names |
+|---|---|
+| ResNet v1.5 | `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152` |
+| ResNeXt | `resnext50_32x4d`, `resnext101_32x8d`, `resnext101_64x4d` |
+| Wide ResNet | `wide_resnet50_2`, `wide_resnet101_2` |
+| RegNetY | `regnet_y_400mf`, `regnet_y_800mf`, `regnet_y_1_6gf`, `regnet_y_3_2gf`, `regnet_y_8gf` |
+| MobileNet | `mobilenet_v2`, `mobilenet_v3_small`, `mobilenet_v3_large` |
+| EfficientNet | `efficientnet_b0` to `efficientnet_b4`, `efficientnet_v2_s`, `efficientnet_v2_m` |
+| EfficientNet-Lite | `efficientnet_lite0` to `efficientnet_lite4` |
+| ConvNeXt | `convnext_tiny`, `convnext_small`, `convnext_base`, `convnext_large` |
+
+None has dropout or stochastic depth. EfficientNet-Lite pads as TensorFlow does; the others as
+torch. On a CPU a depthwise convolution is a sum of shifted products, since XLA's own is several
+times slower ([`ops/local.py`](../src/convmesh/ops/local.py)).
+
+With the same weights each returns torchvision's logits: `tools/weight_parity.py --torch PYTHON`
+compares all of them, `make test` tiny nets of each family.
 """
     OUTPUT.write_text(text)
 

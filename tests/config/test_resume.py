@@ -82,9 +82,12 @@ def test_processes_may_differ_only_in_where_and_how_files_are_read():
     config = cfg.defaults("detect")
     left_out = {name for name, _ in cfg.flatten(config)} - cfg.same_for_all_processes(config).keys()
     assert left_out == {
-        *("init_from", "data.root", "data.train_annotations", "data.train_images"),
+        *("data.root", "data.train_annotations", "data.train_images"),
         *("data.eval_annotations", "data.eval_images", "data.workers", "data.cache"),
     }
+    here, there = (cfg.apply_overrides(config, {"init_from": path}) for path in ("a", "b"))
+    assert cfg.same_for_all_processes(here) == cfg.same_for_all_processes(there)
+    assert cfg.same_for_all_processes(here) != cfg.same_for_all_processes(config)
 
 
 def test_every_resume_prefix_is_a_key_or_a_group():

@@ -61,6 +61,9 @@ def without(env, *names):
 )
 def test_find_cluster_names_what_started_this_process_with_others(env, kind):
     assert clusters.find_cluster(env) == kind
+    if kind is not None:
+        others = {name: env[name] for name in env if name not in clusters.STARTED[kind]}
+        assert clusters.find_cluster(others) != kind
 
 
 def info_in(monkeypatch, env):
@@ -225,4 +228,4 @@ def test_the_address_to_listen_on_is_split(text, wanted):
     ],
 )
 def test_the_variable_that_tells_of_other_processes_is_named(kind, env, said):
-    assert clusters._started_by(kind, env) == said
+    assert clusters.started_by(kind, env) == said

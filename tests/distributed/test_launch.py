@@ -170,7 +170,7 @@ def test_run_locally_is_refused_under_a_cluster_and_for_more_processes_than_gpus
     with monkeypatch.context() as patch:
         for name, value in jobs.SLURM.items():
             patch.setenv(name, value)
-        with pytest.raises(ConfigError, match="--num-processes 2: Slurm has already started sev"):
+        with pytest.raises(ConfigError, match=r"Slurm .SLURM_STEP_NUM_TASKS=3. says that several"):
             run_stub("")
     monkeypatch.setattr(launch, "visible_gpus", lambda env: 1)
     with pytest.raises(ConfigError, match="has 1 GPU.*add --cpu-devices"):

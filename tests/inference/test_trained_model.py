@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import runs
 
-from convmesh.config import apply_overrides, to_json
+from convmesh.config import apply_overrides, defaults, to_json
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.trained_model import (
     available_mesh,
@@ -55,6 +55,7 @@ def test_a_run_without_checkpoint_has_no_variables(photo_run, tmp_path):
     [
         ({"ema.decay": 0.0}, "ema.decay=0.0"),
         ({"model.name": "small_cnn"}, "was trained with tiny_net"),
+        ({"model.backbone": "resnet18"}, "model.backbone=resnet18"),
         ({"ema.decay": 0.5}, None),
         ({"eval.batch_size": 3}, None),
     ],
@@ -62,6 +63,8 @@ def test_a_run_without_checkpoint_has_no_variables(photo_run, tmp_path):
 )
 def test_a_config_of_another_model_is_refused(photos, tmp_path, change, message):
     trained = runs.photo_config(photos)
+    if "model.backbone" in change:
+        trained = defaults("detect")
     config = apply_overrides(trained, change)
     if message is None:
         check_same_model(trained, config, Workdir(tmp_path))

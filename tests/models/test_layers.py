@@ -20,6 +20,8 @@ from convmesh.models.layers import (
     ConvNorm,
     Dense,
     GroupNorm,
+    LayerNorm,
+    LayerScale,
     ResidualBlock,
     SqueezeExcitation,
     at_least_float32,
@@ -244,6 +246,64 @@ def test_channels_that_do_not_divide_into_groups_are_refused():
         GroupNorm().init(jax.random.key(0), normal(1, 2, 2, 12))
 
 
+# --- layer norm and layer scale -------------------------------------------------------------------
+
+
+def test_layer_norm_by_hand():
+    x = normal(2, 3, 4, 6) * 3 + 1
+    layer = LayerNorm(epsilon=1e-3)
+    variables = layer.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"scale": (6,), "bias": (6,)}}
+    scale, bias = np.arange(1.0, 7.0), np.arange(6.0)
+    found = layer.apply({"params": {"scale": scale, "bias": bias}}, x)
+    wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(found, wanted * scale + bias, atol=1e-4)
+    vector = layer.apply({"params": {"scale": scale, "bias": bias}}, x[:, 0, 0])
+    np.testing.assert_allclose(vector, found[:, 0, 0], atol=1e-6)
+
+
+def test_layer_norm_of_bfloat16_activations_is_computed_in_float32():
+    # A mean far from zero: in bfloat16 nothing would be left of the differences.
+    x = jnp.asarray(np.tile([64.0, 64.5], 8).reshape(1, 1, 1, 16), jnp.bfloat16)
+    y, variables = LayerNorm(jnp.bfloat16).init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(np.asarray(y, np.float32)[0, 0, 0, :2], [-1, 1], atol=0.01)
+
+
+def test_layer_scale_multiplies_each_channel():
+    x = normal(2, 3, 4, 5)
+    layer = LayerScale(0.25)
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+    np.testing.assert_array_equal(y, x / 4)
+    scale = np.arange(5.0)
+    found = layer.apply({"params": {"scale": scale}}, x)
+    np.testing.assert_allclose(found, x * scale, rtol=1e-6)
+    assert variables["params"]["scale"].shape == (5,)
+
+
+def test_dense_on_an_image_is_dense_on_each_pixel():
+    x, layer = normal(2, 3, 4, 5), Dense(6)
+    variables = layer.init(jax.random.key(0), x)
+    pixels = layer.apply(variables, x.reshape(-1, 5)).reshape(2, 3, 4, 6)
+    np.testing.assert_allclose(layer.apply(variables, x), pixels, atol=1e-6)
+
+
+def test_conv_norm_has_its_norms_momentum_and_epsilon():
+    x, layer = normal(2, 4, 4, 3), ConvNorm(2, momentum=0.75, epsilon=0.5, padding="SAME")
+    variables = layer.init(jax.random.key(0), x, train=False)
+    given = variables["params"]
+    conv = Conv(2, padding="SAME").apply({"params": given["conv"]}, x)
+    norm = BatchNorm(momentum=0.75, epsilon=0.5)
+    inner = {"params": given["norm"], "batch_stats": variables["batch_stats"]["norm"]}
+    wanted, stats = norm.apply(inner, conv, train=True, mutable=["batch_stats"])
+    found, changed = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(found, nn.silu(wanted), atol=1e-6)
+    jax.tree.map(
+        np.testing.assert_array_equal, changed["batch_stats"]["norm"], stats["batch_stats"]
+    )
+
+
 class OneStage(nn.Module):
     """A residual stage, and nothing else."""
 
@@ -275,6 +335,8 @@ class Every(nn.Module):
         y = conv(8, stride=(2, 1), dilation=2)(y)
         y = avg_pool(y, (1, 2))
         y = GroupNorm(groups=1, dtype=jnp.float64)(y)
+        y = LayerScale(0.5, jnp.float64)(LayerNorm(jnp.float64)(y))
+        y = Dense(8, dtype=jnp.float64)(y)
         y = SqueezeExcitation(4, dtype=jnp.float64)(y)
         x = x + upsample_bilinear(y)
         return Dense(5, dtype=jnp.float64)(x.mean((1, 2)))
@@ -376,7 +438,7 @@ def test_a_rematerialised_block_computes_the_same_twice(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, blocks", [("resnet18", 8), ("regnet_y_400mf", 16), ("detector_tiny", 4)]
+    "name, blocks", [("resnet18", 8), ("regnet_y_800mf", 14), ("detector_tiny", 4)]
 )
 def test_models_recompute_their_blocks_with_remat(name, blocks):
     plain, again = (

@@ -11,6 +11,7 @@ from convmesh.config import defaults
 from convmesh.data.loading.loader import train_batches
 from convmesh.data.record import BadExample, Record, Source
 from convmesh.data.splits import open_train
+from convmesh.distributed import processes
 from convmesh.distributed.batch import ProcessShard
 from convmesh.training import loop
 from convmesh.training.example_log import ExampleLog
@@ -29,6 +30,23 @@ def rows(tiny_net, photos, tmp_path_factory):
     """The example log of 8 steps of 16 of 24 images: epochs that run on into each other."""
     config = runs.photo_config(photos, {"train.batch_size": 16, "eval.every_steps": 0})
     return examples_of(config, tmp_path_factory.mktemp("examples"))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_lines_of_lost_steps_go_from_a_file_of_each_process_and_stay_in_one_of_all(
+    tmp_path, monkeypatch, own
+):
+    path = tmp_path / "examples"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    status = path.stat()
+    of_first = (status.st_ino + own, status.st_size)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "broadcast", lambda value: of_first)
+    log = ExampleLog(path)
+    log.on_start(types.SimpleNamespace(start_step=1))
+    log.close(False)
+    kept = [row["step"] for row in json_lines.read_json_lines(path)]
+    assert kept == ([1] if own else [1, 2])
 
 
 def test_each_example_once_an_epoch_and_every_place_taken(rows, photos):

@@ -1,8 +1,10 @@
 """Processes that are not one run are refused, by real processes on loopback, each with its log."""
 
+import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import jobs
@@ -17,6 +19,7 @@ from convmesh.distributed import processes
 from convmesh.__main__ import main
 sys.exit(main())
 """
+COMMAND = [sys.executable, "-m", "convmesh"]
 SLOW = """
 from convmesh.training import loop
 opened = loop.open_data
@@ -49,7 +52,7 @@ def train_flags(root, workdir):
 def trained(folders, tmp_path_factory):
     """The workdir of a run."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    call = [sys.executable, "-m", "convmesh", *train_flags(folders, workdir), "--cpu-devices=1"]
+    call = [*COMMAND, *train_flags(folders, workdir), "--cpu-devices=1"]
     subprocess.run(call, check=True, capture_output=True)
     return workdir
 
@@ -128,11 +131,11 @@ def test_a_process_that_opens_its_data_late_is_waited_for(job, tmp_path):
 
 
 def test_but_not_for_ever(job, tmp_path):
-    wait = ["--start-timeout=6"]
+    wait = ["--start-timeout=15"]
     statuses, said = job(wait, wait, preludes=("", SLOW.replace("sleep(3)", "sleep(99)")))
     assert statuses == [1, 1], said
     for one in said:
-        assert "waited 6 s for process 1 to open its data; --start-timeout waits longer" in one
+        assert "waited 15 s for process 1 to open its data; --start-timeout waits longer" in one
     assert not (tmp_path / "run").exists()
 
 
@@ -167,6 +170,47 @@ def test_and_a_prediction(job, trained, folders, tmp_path):
     assert statuses == [2, 2], said
     assert all("images: process 0 has 4 (names " in one for one in said), said
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_one_process_cannot_read_is_predicted_by_none(
+    job, trained, folders, tmp_path
+):
+    whole, broken = (shutil.copytree(folders / "train/a", tmp_path / n) for n in ("all", "broken"))
+    (broken / "1.png").write_bytes((broken / "1.png").read_bytes()[:60])
+    call = ["predict", f"--workdir={trained}", f"--output={tmp_path}/out", "--batch-size=2"]
+    statuses, said = job([whole], [broken], command=call)
+    assert statuses == [0, 0], said
+    found = json.loads((tmp_path / "out/predictions.json").read_text())
+    (whole / "1.png").unlink()
+    subprocess.run([*COMMAND, *call, whole, "--cpu-devices=1"], check=True, capture_output=True)
+    alone = json.loads((tmp_path / "out/predictions.json").read_text())
+    names = [[Path(one["file"]).name for one in entries] for entries in (found, alone)]
+    assert names == [[f"{i}.png" for i in (0, 2, 3, 4, 5)]] * 2
+    for one, other in zip(found, alone, strict=True):
+        for a, b in zip(one["classes"], other["classes"], strict=True):
+            assert a["class"] == b["class"]
+            assert a["probability"] == pytest.approx(b["probability"], abs=1e-5)
+
+
+def test_of_one_example_two_processes_read_the_same_image(job, folders, tmp_path):
+    other = shutil.copytree(folders, tmp_path / "other")
+    for file in sorted((other / "train").rglob("*.png"))[3:6]:
+        file.write_bytes(bytes(len(file.read_bytes())))
+    shared = ["--config.mesh.model=2", "--config.data.on_bad_example=skip"]
+    shared += ["--config.data.max_bad_examples=0.5", "--config.train.steps=9"]
+    shared += ["--config.data.cache=false"]  # one host would read each image once
+    roots = [f"--config.data.root={root}" for root in (folders, other)]
+    statuses, said = job([*shared, roots[0]], [*shared, roots[1]])
+    assert statuses == [1, 1], said
+    assert all("processes 0 and 1 hold the same examples, but one" in one for one in said), said
+
+
+def test_initial_weights_of_one_process_alone_are_refused(job, trained, tmp_path):
+    statuses, said = job([f"--config.init_from={trained}"], [])
+    assert statuses == [2, 2], said
+    wanted = "init_from: process 0 has given, process 1 has not given; start"
+    assert all(wanted in one for one in said), said
+    assert not (tmp_path / "run").exists()
 
 
 def test_and_the_weights_that_it_reads(job, trained, folders, tmp_path):

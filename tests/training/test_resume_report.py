@@ -7,11 +7,11 @@ import types
 
 import pytest
 import runs
-from loop_checks import lines
+from loop_checks import final_state, lines
 
 from convmesh.cli import command_line
 from convmesh.config import apply_overrides, to_json
-from convmesh.errors import DataError
+from convmesh.errors import ConfigError, DataError
 from convmesh.steps.optimizer import make_schedule
 from convmesh.steps.setup import ema_decay_for
 from convmesh.training import loop
@@ -48,12 +48,16 @@ def test_a_jump_of_the_learning_rate_is_said_with_a_way_around(photos):
     [line] = notes(photos, 20, 40, 20)
     assert line == (
         "learning rate: the run now has 40 steps instead of 20, so it rises from 1.7e-05 at step 20"
-        " to 0.00055; to go on low, train in a new --workdir with --config.init_from='a run' "
+        " to 0.00055; to go on low, stop this run and train in a new --workdir with "
+        "--config.init_from='a run/checkpoints/20' "
         "--config.optimizer.learning_rate=1.7e-05 --config.schedule.name=constant "
         "--config.schedule.warmup_steps=0"
     )
     [line] = notes(photos, 400, 100, 80)
-    assert "the run now has 100 steps instead of 400, so it falls from 0.00094 to 0.00011" in line
+    assert (
+        "the run now has 100 steps instead of 400, so it falls from 0.00094 at step 80 to 0.00011"
+        in line
+    )
 
 
 def test_a_run_that_is_as_long_or_whose_rate_hardly_changes_says_nothing(photos):
@@ -74,6 +78,12 @@ def test_a_warm_up_that_begins_again_or_is_cut_short(photos):
         "4000"
     )
     assert "so it rises from 0.0005 at step 100 to 0.00099" in rate
+
+
+def test_the_highest_rate_ahead_is_said(photos):
+    _, rate = notes(photos, 40, 200000, 40)
+    assert "so it falls from 1.2e-05 at step 40 to 4.1e-06, and then rises to 0.001 at step" in rate
+    assert "rises to 0.001 at step 10000; to go on low" in rate
 
 
 def test_mixing_that_comes_back_or_ends_early_and_another_ema_are_said():
@@ -205,3 +215,25 @@ def test_the_advice_about_steps_that_are_not_finite_works(photos, tmp_path, caps
     assert not (tmp_path / "new" / "nonfinite.jsonl").exists()
     rows = read_json_lines(tmp_path / "run" / "nonfinite.jsonl")
     assert [row["step"] for row in rows] == [2, 3, 4]
+
+
+# --- a run whose config.json is lost --------------------------------------------------------------
+
+
+def test_without_config_json_the_run_is_that_of_its_checkpoints(
+    photos, photo_run, tmp_path, capsys
+):
+    workdir = runs.copy(photo_run, tmp_path / "run")
+    for name in ("config.json", "classes.json"):
+        (workdir / name).unlink()
+    with pytest.raises(ConfigError, match="holds another run: train.seed .0 -> 7. changed"):
+        loop.train(runs.photo_config(photos, {"train.seed": 7}), workdir)
+    renamed = runs.photo_config(photos)
+    renamed.data.classes = tuple(reversed(final_state(photo_run)[1]["classes"]))
+    with pytest.raises((ConfigError, DataError), match="classes"):
+        loop.train(renamed, workdir)
+    assert not (workdir / "config.json").exists()
+    capsys.readouterr()
+    loop.train(runs.photo_config(photos, {"train.steps": 9}), workdir)
+    assert "config.json: missing; it is taken from the newest checkpoint" in capsys.readouterr().err
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 9

@@ -97,6 +97,14 @@ def test_missing_keys_are_those_of_the_checkpoint_where_it_knows_them(tmp_path, 
     )
 
 
+def test_another_backbone_is_named(tmp_path):
+    now = apply_overrides(defaults("detect"), {"model.backbone": "resnet18"})
+    saved = meta(config=json.loads(to_json(defaults("detect"))))
+    said = "config.json: model.backbone is resnet18, but the newest checkpoint was trained with"
+    with pytest.raises(DataError, match=said):
+        check_same_model(now, CLASSES, saved, tmp_path)
+
+
 def test_a_whole_file_says_nothing(tmp_path, capsys):
     assert write(tmp_path, lambda tree: None, meta()).read_run() == (config(), CLASSES)
     assert capsys.readouterr().err == ""

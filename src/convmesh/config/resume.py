@@ -65,9 +65,13 @@ def may_change_on_resume(name: str) -> bool:
 
 
 def same_for_all_processes(config: ConfigDict) -> dict[str, Any]:
-    """The values that must be the same on all processes of a run, by key."""
+    """The values that must be the same on all processes of a run, by key.
+
+    The path `init_from` may differ, but not whether it is given.
+    """
     values = dict(flatten(config))
-    return {name: value for name, value in values.items() if name not in PROCESSES_MAY_DIFFER}
+    same = {name: value for name, value in values.items() if name not in PROCESSES_MAY_DIFFER}
+    return same | {"init_from": "given" if values["init_from"] else "not given"}
 
 
 def check_resume(old: ConfigDict, new: ConfigDict) -> None:

@@ -43,6 +43,19 @@ def set_start_seconds(seconds: float) -> None:
     _start_seconds = float(seconds)
 
 
+# Variables by which a cluster says that it has started several processes; without them it is
+# not found.
+STARTED = {
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE",),
+    "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+    "Cloud TPU": (
+        *("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES", "MEGASCALE_NUM_SLICES"),
+        "TPU_PROCESS_ADDRESSES_PATH",
+    ),
+    "Kubernetes": ("JOB_COMPLETION_INDEX",),
+}
+
+
 def find_cluster(env: Mapping[str, str]) -> str | None:
     """The cluster that started this process as one of several, according to `env`; None if none.
 
@@ -116,18 +129,12 @@ def from_cluster(env: Mapping[str, str]) -> ProcessInfo | None:
         host = "127.0.0.1"
     coordinator = join_address(host.strip("[]"), int(port))
     found = coordinator, num_processes, process_id, bool(one_host), local_index, local_count
-    return ProcessInfo(*found, started_by=_started_by(kind, env))
+    return ProcessInfo(*found, started_by=started_by(kind, env))
 
 
-def _started_by(kind: str, env: Mapping[str, str]) -> str:
+def started_by(kind: str, env: Mapping[str, str]) -> str:
     """The cluster with the variable that says how many processes it has started."""
-    names = {
-        "Open MPI": ("OMPI_COMM_WORLD_SIZE",),
-        "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
-        "Cloud TPU": ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES", "MEGASCALE_NUM_SLICES"),
-        "Kubernetes": ("JOB_COMPLETION_INDEX",),
-    }[kind]
-    said = [f"{name}={env[name]}" for name in names if env.get(name)]
+    said = [f"{name}={env[name]}" for name in STARTED[kind] if env.get(name)]
     return f"{kind} ({said[0][:80]})" if said else kind
 
 

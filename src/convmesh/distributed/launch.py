@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from convmesh.distributed import console, failure
 from convmesh.distributed.clusters import (
     FLAGS,
+    STARTED,
     ProcessInfo,
     find_cluster,
     from_cluster,
@@ -31,6 +32,7 @@ from convmesh.distributed.clusters import (
     reachable_address,
     set_start_seconds,
     split_address,
+    started_by,
     visible_gpus,
 )
 from convmesh.distributed.roll_call import Meeting, call_roll
@@ -144,9 +146,11 @@ def _gpus_for(num_processes: int) -> int:
     """
     kind = find_cluster(os.environ)
     if kind is not None:
+        given = " ".join(name for name in STARTED[kind] if name in os.environ)
         raise ConfigError(
-            f"--num-processes {num_processes}: {kind} has already started several processes; leave "
-            "the flag out"
+            f"--num-processes {num_processes}: {started_by(kind, os.environ)} says that several "
+            "processes have been started; leave the flag out in each of them, or if they are not "
+            f"there: `unset {given}` first, or run one alone by --num-processes 1"
         )
     gpus = visible_gpus(os.environ)
     if 0 < gpus < num_processes:

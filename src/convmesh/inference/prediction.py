@@ -18,7 +18,7 @@ from convmesh import mesh as meshes
 from convmesh.config import same_for_all_processes
 from convmesh.data.augmentation.eval_view import EvalView
 from convmesh.data.placement import Placement
-from convmesh.distributed import console, same_run
+from convmesh.distributed import console, processes, same_run
 from convmesh.distributed.batch import Batch
 from convmesh.errors import ConfigError, DataError, some
 from convmesh.inference.image_files import find_images, read_batches
@@ -180,7 +180,7 @@ def predict_files(
     unreadable: list[str] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         writing: list[Future[dict[str, Any]]] = []
-        for batch in read_batches(pool, files, options.batch_size):
+        for batch in map(_read_by_all, read_batches(pool, files, options.batch_size)):
             unreadable += [reason for _, reason in batch if isinstance(reason, str)]
             images = [(file, image) for file, image in batch if not isinstance(image, str)]
             predictions = predictor([image for _, image in images])
@@ -208,6 +208,20 @@ def _check_same_files(files: Sequence[Path]) -> None:
     digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     stated = {"images": f"{len(files)} (names {digest})"}
     same_run.check_same(stated, "give every process the same images", "find its images")
+
+
+def _read_by_all(batch: Sequence[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
+    """`batch`, of files with an image or the reason why there is none, without images of some
+    processes only: each process must predict the same.
+    """
+    read = list(batch)
+    unread = [i for i, (_, image) in enumerate(read) if isinstance(image, str)]
+    for process, indices in enumerate(processes.gather(unread)):
+        for i in indices:
+            file, image = read[i]
+            if not isinstance(image, str):
+                read[i] = file, f"{file}: {processes.named([process])} cannot read it"
+    return read
 
 
 def _load(

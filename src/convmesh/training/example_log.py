@@ -1,5 +1,6 @@
 """`--example-log FILE`: the examples of every training step, as JSON lines."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -38,12 +39,16 @@ class ExampleLog(Hook):
             raise ConfigError(f"--example-log {self._path}: its folder does not exist")
 
     def on_start(self, run: RunView) -> None:
-        """Opens the file, dropping lines of steps beyond the restored one."""
+        """Opens the file, dropping lines of steps beyond the restored one.
+
+        Processes may have one file or each its own.
+        """
         if processes.is_first():
             self._file = JsonLines(self._path, run.start_step)
-        processes.wait_for_all("example log")
+        own = _identity(self._path) != processes.broadcast(_identity(self._path))
+        processes.wait_for_all("example log")  # before a line is added
         if not processes.is_first():
-            self._file = JsonLines(self._path, drops=False)
+            self._file = JsonLines(self._path, run.start_step, drops=own)
 
     def on_batch(self, run: RunView, step: int, batch: TrainBatch) -> None:
         """Stores the batch until its step was dispatched."""
@@ -83,3 +88,14 @@ class ExampleLog(Hook):
         """Closes the file."""
         if self._file:
             self._file.close()
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from others; None if it does not exist.
+
+    On a network file system the device may have another number on each machine.
+    """
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_ino, status.st_size
+    return None

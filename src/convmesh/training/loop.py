@@ -12,7 +12,7 @@ from convmesh.data.loading.cache import with_caches
 from convmesh.data.loading.worker_errors import end_if_worker_is_starting
 from convmesh.data.record import BadExample, Source, refusal
 from convmesh.data.splits import RunData, open_data
-from convmesh.distributed import compile_cache
+from convmesh.distributed import compile_cache, console
 from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
@@ -24,7 +24,7 @@ from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
-from convmesh.workdir.run_files import check_same_run
+from convmesh.workdir.run_files import check_same_run, trained_config
 from convmesh.workdir.step_folders import newest_meta
 
 
@@ -101,11 +101,16 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
     DataError if config.json or classes.json does not describe the run of the checkpoints.
     """
     RunLock(workdir.root).refuse_if_held()
-    if not workdir.has_run():
-        return config
-    earlier = workdir.read_config()
     meta = newest_meta(workdir.checkpoints_folder)
-    check_same_run(earlier, workdir.read_classes(), meta, workdir.root)
+    if workdir.has_run():
+        earlier = workdir.read_config()
+        check_same_run(earlier, workdir.read_classes(), meta, workdir.root)
+    else:
+        earlier = trained_config(meta)
+        if earlier is None:
+            return config
+        file = workdir.config_file
+        console.print_status(f"{file}: missing; it is taken from the newest checkpoint")
     if workdir.has_checkpoints():  # only a new run reads the key, so it may change
         config = apply_overrides(config, {"init_from": earlier.init_from})
     check_resume(earlier, config)
@@ -120,7 +125,10 @@ def check_run(setup: Setup, data: RunData, workdir: Workdir, hooks: Sequence[Hoo
     for hook in hooks:
         hook.check(setup, workdir)
     _read_sample(data.train, setup.config)
-    if workdir.read_classes() not in (None, setup.classes):
+    classes = workdir.read_classes()
+    if classes is None and (trained := newest_meta(workdir.checkpoints_folder).get("classes")):
+        classes = tuple(trained)
+    if classes not in (None, setup.classes):
         raise DataError(
             f"{workdir.classes_file}: the data now has other classes, {some(setup.classes, 10)}; "
             "take a new --workdir"

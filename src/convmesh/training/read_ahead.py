@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from convmesh.data.loading.batches import Batches, DataCounts
 from convmesh.distributed import processes
+from convmesh.training.same_examples import Check
 
 
 class ReadBatch(NamedTuple):
@@ -25,9 +26,9 @@ class ReadAhead:
     (`StepAgreement`), so with several processes two batches are read ahead, else one.
     """
 
-    def __init__(self, batches: Batches, steps: int) -> None:
-        """Reads nothing yet."""
-        self._batches, self._left = batches, steps
+    def __init__(self, batches: Batches, steps: int, check: Check | None = None) -> None:
+        """Reads nothing yet. `check` compares each batch between processes."""
+        self._batches, self._left, self._check = batches, steps, check
         self._ahead = 1 if processes.count() == 1 else 2
         self._read: deque[ReadBatch] = deque()
         self.error: Exception | None = None  # why no more batches can be read
@@ -45,10 +46,13 @@ class ReadAhead:
 
     def _fill(self) -> None:
         while self.error is None and self._left and len(self._read) <= self._ahead:
+            batch = None
             try:
                 batch = next(self._batches)
             except Exception as error:  # of the data, of a worker, of the system
                 self.error = error
-            else:
+            if self._check is not None:
+                self.error = self._check(batch, self.error)
+            if self.error is None:
                 self._left -= 1
                 self._read.append(ReadBatch(batch, self._batches.counts))

@@ -36,20 +36,34 @@ def notes_on_resume(
         was, becomes = ema_decay_for(steps), setup.ema_decay
         if not math.isclose(was, becomes, rel_tol=1e-6):
             lines.append(f"ema.decay: {length}, so it changes from {was:.6g} to {becomes:.6g}")
-    last = float(make_schedule(before, steps)(max(0, updates - 1)))
-    planned = float(make_schedule(before, steps)(updates))
-    now = float(setup.schedule(updates))
-    if now > NOTABLE * planned:
-        weights = shlex.quote(str(workdir))
-        lines.append(
-            f"learning rate: {length}, so it rises from {last:.2g} at step {step} to {now:.2g}; to "
-            f"go on low, train in a new --workdir with --config.init_from={weights} "
-            f"--config.optimizer.learning_rate={last:.2g} --config.schedule.name=constant "
-            "--config.schedule.warmup_steps=0"
+    old = make_schedule(before, steps)
+    last, planned, now = (
+        float(old(max(0, updates - 1))),
+        float(old(updates)),
+        float(setup.schedule(updates)),
+    )
+    _, planned_peak = _peak(old, before, steps, updates)
+    at, peak = _peak(setup.schedule, setup.config, setup.steps, updates)
+    rises = now > NOTABLE * planned or peak > NOTABLE * planned_peak
+    if not rises and planned <= NOTABLE * now:
+        return lines
+    change = f"{'rises' if now > last else 'falls'} from {last:.2g} at step {step} to {now:.2g}"
+    if peak > NOTABLE * now:
+        change += f", and then rises to {peak:.2g} at step {step + at - updates}"
+    if rises:
+        checkpoint = shlex.quote(str(workdir.checkpoints_folder / str(step)))
+        change += (
+            f"; to go on low, stop this run and train in a new --workdir with "
+            f"--config.init_from={checkpoint} --config.optimizer.learning_rate={last:.2g} "
+            "--config.schedule.name=constant --config.schedule.warmup_steps=0"
         )
-    elif planned > NOTABLE * now:
-        lines.append(f"learning rate: {length}, so it falls from {last:.2g} to {now:.2g}")
-    return lines
+    return [*lines, f"learning rate: {length}, so it {change}"]
+
+
+def _peak(schedule: Any, config: Any, steps: int, updates: int) -> tuple[int, float]:
+    """The update at which the learning rate is highest from `updates` on, and that rate."""
+    at = max(updates, count_warmup_steps(config, steps))  # after the warm-up it never rises
+    return at, float(schedule(at))
 
 
 def _warmup(before: Any, setup: Setup, steps: int, updates: int) -> list[str]:

@@ -30,6 +30,7 @@ from convmesh.training.one_run import check_same_workdir
 from convmesh.training.progress import Progress
 from convmesh.training.read_ahead import ReadAhead
 from convmesh.training.resume_report import notes_on_restart, notes_on_resume
+from convmesh.training.same_examples import example_check
 from convmesh.training.save_timer import SaveTimer
 from convmesh.training.signals import Phase, StopSignal
 from convmesh.training.step_agreement import StepAgreement
@@ -222,10 +223,10 @@ class Run:
         At the end, `counts` is summed over the processes.
         """
         setup, start = self.setup, self.start_step
-        with train_batches(
-            self.data.train, setup.config, start, setup.train_shard(), setup.steps
-        ) as batches:
-            ahead = ReadAhead(batches, setup.steps - start)
+        source, shard = self.data.train, setup.train_shard()
+        with train_batches(source, setup.config, start, shard, setup.steps) as batches:
+            check = example_check(setup.config, shard, source)
+            ahead = ReadAhead(batches, setup.steps - start, check)
             read = iter(ahead)
             while not self._is_last_step:
                 for hook in self.hooks:

@@ -29,7 +29,7 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
 
 def remove_temporary_files(folder: Path) -> None:
     """Removes the temporary files of a killed `write_atomically` in and below `folder`."""
-    for path in folder.rglob(".*.new"):
+    for path in folder.rglob(".*.[0-9]*.new"):
         with contextlib.suppress(OSError):
             path.unlink()
 

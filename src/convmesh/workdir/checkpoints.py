@@ -41,6 +41,7 @@ from convmesh.workdir.step_folders import (
     entries,
     free_names,
     held_step,
+    names_step,
     printable,
     read_meta,
     saved_steps,
@@ -255,7 +256,8 @@ class Checkpoints:
     def _remove_leftovers(self) -> None:
         """Removes folders that a crash has left half written or half deleted."""
         for path in entries(self._directory):
-            if path.name.endswith(DELETED) or UNFINISHED in path.name:
+            half_deleted = path.name.endswith(DELETED) and names_step(path.stem)
+            if half_deleted or UNFINISHED in path.name:
                 shutil.rmtree(path, ignore_errors=True)
 
     # Restoring.
