@@ -74,6 +74,19 @@ def test_groups(cpu, side, stride, groups):
         agree(x, kernel, (stride,) * 2, ((pad, pad),) * 2, (dilation,) * 2, groups)
 
 
+@pytest.mark.parametrize(
+    "groups, c_in, c_out",  # more than one convolution; groups left over; at most 16 of them
+    [(24, 4, 4), (13, 8, 4), (5, 20, 3), (40, 1, 2), (18, 32, 1)],
+)
+def test_a_grouped_convolution_of_many_channels(cpu, groups, c_in, c_out):
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        rng.normal(size=(2, 5, 6, groups * c_in)),
+        rng.normal(size=(3, 2, c_in, groups * c_out)),
+    )
+    agree(x, kernel, (2, 1), ((1, 0), (0, 2)), (1, 1), groups)
+
+
 @hypothesis.given(
     size=st.tuples(st.integers(7, 10), st.integers(7, 10)),
     kernel=pairs,

@@ -73,3 +73,9 @@ def test_the_taps_of_a_depthwise_convolution_count_as_in_one_convolution():
     assert "mul" in names and "conv_general_dilated" not in names
     assert flops.flops(jaxpr) == 2 * (2 * 5 * 5 * 4) * 9
     assert flops.result_bytes(jaxpr) == 2 * 5 * 5 * 4 * 4
+
+
+def test_zeros_between_groups_are_no_flops():
+    x, kernel = (2, 5, 5, 96), (3, 3, 4, 96)
+    by_hand = 2 * (2 * 5 * 5 * 96) * (3 * 3 * 4)
+    assert count(lambda x, kernel: conv2d(x, kernel, groups=24), x, kernel) == by_hand

@@ -1,6 +1,7 @@
 """FLOPs and bytes of a program, from its jaxpr, and the peak FLOP/s of known devices."""
 
 import math
+import re
 from typing import Any
 
 from jax.extend import core
@@ -9,6 +10,8 @@ from convmesh.programs.jaxpr import equations
 
 # The scope of the products of a convolution that is written as a sum of them, one for each tap.
 TAP_PRODUCTS = "tap_products"
+# The scope, with _ and a number, of an ungrouped convolution that stands for one of so many groups.
+SPREAD_GROUPS = "spread_groups"
 
 # Dense FLOP/s of one JAX device by a part of its `device_kind`, from the vendors' data sheets:
 # bfloat16 with float32 sums, and float32 without TF32. (Devices of TPU v2 and v3 are half a chip.)
@@ -47,7 +50,7 @@ def flops(jaxpr: core.Jaxpr) -> float:
             kernel = shapes[1].shape
             out_channels = equation.params["dimension_numbers"].rhs_spec[0]
             taps = math.prod(kernel) / kernel[out_channels]
-            total += 2.0 * shapes[-1].size * taps
+            total += 2.0 * shapes[-1].size * taps / _groups_spread(equation)
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = shapes[0].shape
@@ -56,6 +59,11 @@ def flops(jaxpr: core.Jaxpr) -> float:
         elif equation.primitive.name == "mul" and _of_a_tap(equation):
             total += 2.0 * shapes[-1].size
     return total
+
+
+def _groups_spread(equation: core.JaxprEqn) -> int:
+    found = re.search(rf"{SPREAD_GROUPS}_(\d+)", str(equation.source_info.name_stack))
+    return int(found[1]) if found else 1
 
 
 def _of_a_tap(equation: core.JaxprEqn) -> bool:
