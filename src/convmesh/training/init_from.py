@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
-from convmesh.distributed import console, processes
+from convmesh.distributed import console, processes, same_run
 from convmesh.errors import ConfigError, some
 from convmesh.inference.trained_model import check_same_weights
 from convmesh.inference.weight_files import WeightFile, default_class_names, fit_weights
@@ -19,6 +19,7 @@ from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
+from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, Workdir
 from convmesh.workdir.saved_arrays import naming_edited_key
@@ -105,6 +106,9 @@ def _read(setup: Setup, path: Path) -> InitFrom:
 def _read_file(setup: Setup, path: Path) -> InitFrom:
     """The weights of a file in the run's model or, for a detector, in its backbone's classifier."""
     file, config = WeightFile.read(path), setup.config
+    if processes.count() > 1:
+        stated = {"weights": checksums.sha256(path)[:8]}
+        same_run.check_same(stated, "give every process the same file", "read its weights")
 
     def class_names(outputs: int | None) -> tuple[str, ...]:
         if outputs is None or outputs == len(setup.classes):
