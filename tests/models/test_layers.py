@@ -438,7 +438,14 @@ def test_a_rematerialised_block_computes_the_same_twice(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, blocks", [("resnet18", 8), ("regnet_y_800mf", 14), ("detector_tiny", 4)]
+    "name, blocks",
+    [
+        ("resnet18", 8),
+        ("regnet_y_800mf", 14),
+        ("mobilenet_v3_small", 11),
+        ("convnext_tiny", 18),
+        ("detector_tiny", 4),
+    ],
 )
 def test_models_recompute_their_blocks_with_remat(name, blocks):
     plain, again = (
@@ -453,7 +460,7 @@ def test_models_recompute_their_blocks_with_remat(name, blocks):
     assert (none, all_blocks) == (0, blocks)
     assert twice >= once + 2 * blocks
     kinds = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
-    assert kinds(changed["batch_stats"]) == kinds(variables["batch_stats"])
+    assert kinds(changed.get("batch_stats")) == kinds(variables.get("batch_stats"))
 
 
 def test_remat_and_norm_group_are_refused_for_a_model_without_blocks_or_norms():

