@@ -243,7 +243,7 @@ def test_a_failure_leaves_nothing_behind(file, names, tmp_path, monkeypatch, exi
 def test_a_disk_without_room_is_said_before_anything_is_written(file, names, tmp_path, monkeypatch):
     usage = weight_import.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(weight_import.shutil, "disk_usage", lambda _: usage._replace(free=10**4))
-    with pytest.raises(RunError, match="needs 0 MB, but 0 MB are free"):
+    with pytest.raises(RunError, match="needs 0 MB, but only 0 MB are free"):
         import_weights(file(state_dict()), "tiny_net", tmp_path / "new" / "a", names, SMALL)
     assert not (tmp_path / "new").exists()
 

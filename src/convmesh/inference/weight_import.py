@@ -120,7 +120,7 @@ def _check_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunError(
-            f"--output {output}: needs {needed / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free there"
+            f"--output {output}: needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free"
         )
 
 
