@@ -240,6 +240,14 @@ def test_a_failure_leaves_nothing_behind(file, names, tmp_path, monkeypatch, exi
     assert (list(output.iterdir()) == []) if existed else not output.exists()
 
 
+def test_a_disk_without_room_is_said_before_anything_is_written(file, names, tmp_path, monkeypatch):
+    usage = weight_import.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(weight_import.shutil, "disk_usage", lambda _: usage._replace(free=10**4))
+    with pytest.raises(RunError, match="needs 0 MB, but only 0 MB are free"):
+        import_weights(file(state_dict()), "tiny_net", tmp_path / "new" / "a", names, SMALL)
+    assert not (tmp_path / "new").exists()
+
+
 def test_metadata_of_an_export_that_were_damaged_are_named(tmp_path):
     arrays = {n: a.astype("f4") for n, a in state_dict().items()}
     good = weight_files.as_safetensors(arrays)

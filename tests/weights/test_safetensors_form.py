@@ -8,6 +8,7 @@ import weight_files as files
 
 from convmesh.errors import DataError
 from convmesh.weights.files import read_metadata, read_weights
+from convmesh.weights.safetensors_form import to_bytes
 
 
 def test_files_of_the_library_are_read(tmp_path):
@@ -70,3 +71,18 @@ def test_other_metadata_are_refused_in_a_line(tmp_path, header, message):
     with pytest.raises(DataError, match=message) as error:
         read_metadata(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_what_is_written_is_read_by_the_library_and_always_the_same_bytes(tmp_path):
+    path = tmp_path / "a.safetensors"
+    arrays = {"b": np.arange(6, dtype="f4").reshape(2, 3), "a": np.array([True, False, True])}
+    arrays |= {"none": np.zeros((0, 3), "f8"), "scalar": np.array(2, "i8")}
+    path.write_bytes(to_bytes(arrays, {"format": "pt", "name": "ü"}))
+    with safetensors.safe_open(path, "np") as opened:
+        assert opened.metadata() == {"format": "pt", "name": "ü"}
+        for name, array in arrays.items():
+            found = opened.get_tensor(name)
+            assert (found.dtype, found.shape) == (array.dtype, array.shape)
+            np.testing.assert_array_equal(found, array)
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+    assert to_bytes(read_weights(path), read_metadata(path)) == path.read_bytes()

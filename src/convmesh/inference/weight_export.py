@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 
 from convmesh import mesh as meshes
 from convmesh.distributed import console, processes
@@ -16,6 +15,7 @@ from convmesh.inference.trained_model import available_mesh, load_variables
 from convmesh.inference.weight_files import CLASSES, MODEL
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.weights.preprocessing import KEYS
+from convmesh.weights.safetensors_form import to_bytes
 from convmesh.weights.schemes import names_for_export
 from convmesh.weights.torch_names import to_torch
 from convmesh.workdir import atomic_files
@@ -68,7 +68,7 @@ def _write(arrays: dict[str, np.ndarray], setup: Setup, output: str | os.PathLik
         stated[key] = config[group][name]
     metadata = {name: json.dumps(value) for name, value in stated.items()}
     try:
-        data = safetensors.numpy.save(arrays, {"format": "pt", **metadata})
+        data = to_bytes(arrays, {"format": "pt", **metadata})
         atomic_files.write_atomically(output, data)
     except OSError as error:
         raise RunError(f"{output}: cannot be written: {error.strerror or error}") from error

@@ -21,6 +21,7 @@ from convmesh.inference.weight_files import (
     WeightFile,
     default_class_names,
     fit_weights,
+    flat,
 )
 from convmesh.models.depth import path_names
 from convmesh.steps.setup import Setup
@@ -91,6 +92,7 @@ def import_weights(
             raise DataError(f"{error}; --partial imports those that fit") from None
     for line in _lines(weights):
         console.print_result(line)
+    _check_space(workdir.root, sum(array.nbytes for _, array in flat(weights.variables)))
     with _removed_on_failure(workdir):
         _write(workdir, weights)
     console.print_result(
@@ -110,6 +112,16 @@ def check_is_free(output: Path) -> None:
         raise ConfigError(f"--output {output}: is a file; name a new folder") from None
     except OSError as error:
         raise ConfigError(f"--output {output}: {error.strerror}; name a new folder") from None
+
+
+def _check_space(output: Path, needed: int) -> None:
+    """Raises RunError if the disk has no room for so many bytes: better than to fail half-way."""
+    existing = next(path for path in (output, *output.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise RunError(
+            f"--output {output}: needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free"
+        )
 
 
 def _class_names(file: WeightFile, outputs: int | None, options: ImportOptions) -> tuple[str, ...]:
@@ -187,9 +199,7 @@ def imported_state(setup: Setup, variables: dict[str, Any]) -> TrainState:
     model = {"params": abstract.params, "batch_stats": abstract.batch_stats}
     if len(jax.tree.leaves(variables)) < len(jax.tree.leaves(model)):
         model = setup.create_state().variables()
-    found = {
-        path_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    }
+    found = dict(flat(variables))
 
     def leaf(path: Any, initial: Any) -> Any:
         array = found.get(path_names(path))

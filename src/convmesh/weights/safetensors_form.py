@@ -1,6 +1,6 @@
-"""Reads `.safetensors`: a JSON header with name, type, shape and place of each array, then bytes.
+"""Reads and writes `.safetensors`: a JSON header, which places each array, then bytes.
 
-The format: https://github.com/huggingface/safetensors#format. It is read here and not by the
+The format: https://github.com/huggingface/safetensors#format. It is done here and not by the
 library, which opens the path a second time, maps it (a file that shrinks ends the process) and has
 no bfloat16 for NumPy. What the library refuses is refused here too: arrays that overlap, gaps.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,20 @@ def read_metadata(file: BinaryFile) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise Refused("its metadata are no texts by name")
     return found
+
+
+def to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Return a file of contiguous arrays and texts by name: the same bytes for the same content."""
+    header: dict[str, Any] = {_METADATA: dict(metadata)}
+    names, end = {form: name for name, form in _FORMS.items()}, 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        kind, place = names[array.dtype.name], [begin, end]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": place}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the library aligns what follows
+    little = (array.astype(array.dtype.newbyteorder("<"), copy=False) for array in arrays.values())
+    return b"".join([len(text).to_bytes(8, "little"), text, *(a.tobytes() for a in little)])
 
 
 def _header(file: BinaryFile) -> tuple[dict[str, Any], int]:
