@@ -1,6 +1,7 @@
 """Workdirs from files of weights: what is taken, said, refused and written; and export."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from convmesh.inference.trained_model import load_variables
 from convmesh.inference.weight_export import export_weights
 from convmesh.inference.weight_import import ImportOptions, import_weights
 from convmesh.mesh import make_mesh
+from convmesh.models.efficientnet import EfficientNetLite, Stage, make_stages
 from convmesh.models.registry import MODELS, make_model
 from convmesh.steps.setup import make_setup
 from convmesh.weights.files import read_metadata, read_weights
@@ -27,6 +29,8 @@ from convmesh.workdir.layout import Workdir
 pytestmark = pytest.mark.usefixtures("tiny_net")
 SMALL = ("data.image_size=16,16",)
 PARTIAL = ImportOptions(partial=True)
+LITE = (Stage(1, 3, 1, 8, 1, squeezed=False), Stage(2, 3, 2, 8, 1, squeezed=False))
+TinyLite = partial(EfficientNetLite, stages=make_stages(LITE, 32), last=16)
 
 
 def state_dict(classes=4, seed=0):
@@ -216,6 +220,24 @@ def test_what_the_published_weights_expect_is_in_the_config_and_overrides_come_l
     assert (tuple(data.image_size), data.eval_resize) == ((224, 224), 256)
 
 
+@pytest.mark.parametrize(
+    "names_of, mean", [("torch_names", 0.5), ("lite_package_names", 127 / 255)]
+)
+def test_lite_has_the_pixels_of_whose_weights_they_are(tmp_path, monkeypatch, names_of, mean):
+    monkeypatch.setitem(MODELS, "efficientnet_lite0", ("classify", __name__, "TinyLite"))
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    net = TinyLite(classes=1000)
+    abstract = jax.eval_shape(net.init, jax.random.key(0), images)
+    shapes = names_of_leaves(getattr(net, names_of)(), abstract)
+    path = tmp_path / "lite.safetensors"
+    arrays = {name: np.ones(shape, "f4") for name, shape in shapes.items()}
+    path.write_bytes(weight_files.as_safetensors(arrays))
+    import_weights(path, "efficientnet_lite0", tmp_path / "a")
+    data = Workdir(tmp_path / "a").read_config().data
+    assert data.pixel_mean[0] == mean
+    assert (tuple(data.image_size), data.eval_interpolation) == ((224, 224), "bicubic")
+
+
 @pytest.mark.parametrize("name, content", [("config.json", "{}"), ("photo.jpg", "x")])
 def test_a_folder_that_is_not_empty_is_left_alone(file, names, tmp_path, name, content):
     (tmp_path / name).write_text(content)
@@ -228,7 +250,8 @@ def test_a_folder_that_is_not_empty_is_left_alone(file, names, tmp_path, name, c
 
 @pytest.mark.parametrize("existed", [True, False])
 def test_a_failure_leaves_nothing_behind(file, names, tmp_path, monkeypatch, existed):
-    def full(*_):
+    def full(checkpoints, *_):
+        (checkpoints.workdir / "checkpoints" / "0").mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
     path, output = file(state_dict()), tmp_path / "imported"

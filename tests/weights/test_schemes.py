@@ -67,6 +67,12 @@ def test_the_number_of_classes_is_that_of_the_arrays(name, task):
     assert outputs_of(names, (two, three), found) is None
 
 
+@pytest.mark.parametrize("size, classes", [(10, 5), (9, None)])
+def test_a_head_of_several_anchors_has_several_outputs_a_class(size, classes):
+    two, three = ({"params": {"head": {"bias": np.zeros(n)}}} for n in (4, 6))
+    assert outputs_of({"head": "head"}, (two, three), {"head.bias": np.zeros(size)}) == classes
+
+
 def test_exports_have_torchvisions_names_where_there_are_some():
     net = resnet()
     assert names_for_export(net, abstract(net)) == net.torch_names()
