@@ -17,6 +17,7 @@ from loop_checks import assert_same_bits, final_state, lines, stop_at, with_hook
 import convmesh.training.run as run_module
 from convmesh.cli import command_line
 from convmesh.data.augmentation.sizes import input_sizes, size_of_step
+from convmesh.distributed import stop_signals
 from convmesh.errors import ConfigError, DataError, RunError, Stopped
 from convmesh.inference.evaluation import evaluate
 from convmesh.steps.setup import Setup
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("tiny_net")
 @pytest.fixture(autouse=True)
 def signals():
     """The handlers of this process, for a test that fails while they are exchanged."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in stop_signals.to_ignore()}
     yield
     for number, handler in before.items():
         # A command line that was stopped hears no more signals until its process ends.
