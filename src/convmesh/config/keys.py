@@ -79,8 +79,8 @@ KEYS: dict[str, Key] = {
     "precision": Key("float32", "str", "dtype of the convolutions; float64 on the CPU only, for "
                      "equality tests", choices=("float32", "bfloat16", "float64")),
     "init_from": Key("", "str", "workdir, WORKDIR/checkpoints/STEP, or file of weights, that a new "
-                     "run starts from (of a workdir, the newest checkpoint); '' = random "
-                     "initialisation"),
+                     "run starts from (of a workdir, the newest checkpoint); imagenet = the "
+                     "published weights of the model, downloaded once; '' = random initialisation"),
 
     "model.name": Key("", "str", "name of the model"),
     "model.backbone": Key("", "str", "a classifier, such as resnet50, whose backbone the detector "

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
-from convmesh.distributed import console, processes, same_run
+from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, some
 from convmesh.inference.trained_model import check_same_weights
 from convmesh.inference.weight_files import WeightFile, default_class_names, fit_weights
@@ -19,6 +19,7 @@ from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
+from convmesh.weights.published import KEYWORD, imagenet_weights
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, Workdir
@@ -56,7 +57,8 @@ class InitFrom:
 def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom | None:
     """Reads and checks the weights that `init_from` names; None if it is empty or the run resumes.
 
-    The EMA is used if the checkpoint has one. A file of weights is read as `import-weights` does.
+    The EMA is used if the checkpoint has one. A file of weights is read as `import-weights` does;
+    `imagenet` names the published ones of the model, which may be downloaded.
     Every process must call it. Raises ConfigError if the run or checkpoint does not exist or none
     of its weights fits, DataError if it is damaged.
     """
@@ -65,6 +67,8 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     if processes.broadcast(workdir.has_checkpoints()):
         return None
     with stop.during(Phase.RESTORE):
+        if setup.config.init_from == KEYWORD:
+            return _read_file(setup, _imagenet_file(setup.config))
         return _read(setup, Path(os.path.expanduser(setup.config.init_from)))
 
 
@@ -101,6 +105,16 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     lines = [f"init_from: weights of {source}, step {step}{averaged}"]
     lines += compared(setup, path, source_setup, variables)
     return InitFrom(weights, tuple(lines))
+
+
+def _imagenet_file(config: ConfigDict) -> Path:
+    """The file of the published weights of the run's model, or of a detector's backbone."""
+    model = config.model.backbone or config.model.name
+    cache = compile_cache.user_folder() / "weights"
+    log = console.print_status if processes.is_first() else lambda line: None
+    path = imagenet_weights(model, cache, log) if processes.is_first() else Path()
+    processes.wait_for_all("weights")  # the others of this machine find them in the cache
+    return path if processes.is_first() else imagenet_weights(model, cache, log)
 
 
 def _read_file(setup: Setup, path: Path) -> InitFrom:
