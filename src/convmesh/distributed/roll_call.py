@@ -237,7 +237,7 @@ class _Roll:
             if waited > REFUSED_WORD_SECONDS and not said:
                 said = True
                 failure.print_now(
-                    f"{problem}; those that are still to come are told for {REFUSING_SECONDS} s"
+                    f"{problem}; processes that connect within {REFUSING_SECONDS} s are refused too"
                 )
             self._listen_once(0.2)
 

@@ -131,7 +131,7 @@ def _class_names(file: WeightFile, outputs: int | None, options: ImportOptions) 
         if outputs not in (None, len(names)) and not options.partial:
             raise ConfigError(
                 f"--classes {options.classes}: has {len(names)} names, but {file.path} {outputs} "
-                "outputs; with --partial the head is made anew"
+                "outputs; with --partial the head is randomly initialised"
             )
         return names
     names_in_file = default_class_names(file, outputs)

@@ -2,7 +2,7 @@
 
 A pickle is a program for a stack machine. This machine has those opcodes of protocols 2 to 5
 (https://docs.python.org/3/library/pickletools.html) that `torch.save` writes; where Python's would
-import a name and call it, this one asks `find_global`, which knows a few names by heart. Python's
+import a name and call it, this one asks `find_global`, which has a table of a few names. Python's
 own `pickle.Unpickler` with `find_class` overridden would not do: one PUT of a few bytes makes it
 allocate 16 bytes times the index that it names, and a nested pickle overflows its stack.
 """
