@@ -482,9 +482,7 @@ def test_a_real_partitioned_program():
         out_shardings=sharding(DATA),
     )
     text = product.lower(jnp.zeros((8, 16)), jnp.zeros((16, 4))).compile().as_text()
-    assert totals(text, mesh) == [
-        CollectiveTotal("all-reduce", (SPATIAL, MODEL), 1, 4 * 4 * 4),
-    ]
+    assert totals(text, mesh) == [CollectiveTotal("all-reduce", (SPATIAL, MODEL), 1, 4 * 4 * 4)]
 
 
 def test_devices_in_another_order():

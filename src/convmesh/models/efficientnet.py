@@ -18,12 +18,11 @@ from convmesh.models.inverted_residual import (
     Net,
     Stages,
     block_names,
-    conv_norm_names,
     divisible,
     head_names,
     named_blocks,
 )
-from convmesh.models.layers import SqueezeExcitation
+from convmesh.models.layers import SqueezeExcitation, conv_norm_names
 
 
 class Stage(NamedTuple):

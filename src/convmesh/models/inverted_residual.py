@@ -20,6 +20,7 @@ from convmesh.models.layers import (
     Dense,
     SqueezeExcitation,
     at_least_float32,
+    conv_norm_names,
     crop_to_cells,
     rematerialised,
 )
@@ -177,11 +178,6 @@ def named_blocks(stages: Stages) -> Iterator[tuple[str, Block]]:
     for i, stage in enumerate(stages):
         for j, block in enumerate(stage):
             yield f"stage{i + 1}_block{j + 1}", block
-
-
-def conv_norm_names(path: str, conv: str, norm: str) -> dict[str, str]:
-    """The names in torch of a ConvNorm at `path`."""
-    return {f"{path}/conv": conv, f"{path}/norm": norm}
 
 
 def block_names(path: str, prefix: str, layers: Sequence[str]) -> dict[str, str]:

@@ -6,10 +6,10 @@ from convmesh.models.inverted_residual import (
     InvertedResidualNet,
     Net,
     Stages,
-    conv_norm_names,
     head_names,
     named_blocks,
 )
+from convmesh.models.layers import conv_norm_names
 
 STEM = 32
 # Expansion, features, blocks, stride of the first (table 2 of the paper).

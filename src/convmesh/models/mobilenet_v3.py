@@ -13,12 +13,11 @@ from convmesh.models.inverted_residual import (
     Net,
     Stages,
     block_names,
-    conv_norm_names,
     divisible,
     head_names,
     named_blocks,
 )
-from convmesh.models.layers import SqueezeExcitation
+from convmesh.models.layers import SqueezeExcitation, conv_norm_names
 
 STEM = 16
 RELU, SWISH = nn.relu, nn.hard_swish
