@@ -213,6 +213,12 @@ def test_files_are_short():
     assert {path: n for path, n in lengths.items() if n > MOST_LINES} == {}
 
 
+def test_test_files_have_names_of_their_own():
+    """Two of one name cannot be collected together: they would be one module."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_functions_are_short():
     assert long_functions(SOURCE) == []
 

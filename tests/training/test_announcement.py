@@ -27,7 +27,12 @@ def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, cached="
     config.data.update(changes)
     mesh = equality.make_mesh((4, 2, 1))
     setup = types.SimpleNamespace(
-        config=config, mesh=mesh, classes=tuple("abcde"), steps=40, eval_every=0
+        config=config,
+        mesh=mesh,
+        classes=tuple("abcde"),
+        steps=40,
+        eval_every=0,
+        model_name=config.model.name,
     )
     asked = []
     monkeypatch.setattr(announcement, "layout_notes", lambda of: notes if of is setup else ())
