@@ -5,6 +5,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 
 # A script that runs the body of `work` instead of `predict`, under the real command line.
 SCRIPT = """
@@ -78,9 +79,10 @@ PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 def start(folder, body: str, *flags: str, **env: str) -> subprocess.Popen:
     """Starts a process, or with --num-processes alone several, that run `body` with 2 devices."""
     (folder / "config.json").write_text("{}")
-    script = folder / "job.py"
-    script.write_text(SCRIPT.format(body=body.strip().replace("\n", "\n    ")))
-    command = [sys.executable, str(script), "predict", "--workdir", str(folder), "image"]
+    # A script of its own: another process may be reading the last one just now.
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".py", delete=False) as script:
+        script.write(SCRIPT.format(body=body.strip().replace("\n", "\n    ")))
+    command = [sys.executable, script.name, "predict", "--workdir", str(folder), "image"]
     command += ["--output", str(folder), "--cpu-devices", "2", *flags]
     return subprocess.Popen(command, env=os.environ | env, **PIPES)
 
