@@ -402,7 +402,7 @@ def brute_force(task, outputs, image):
     ],
 )
 def test_decoding_equals_a_search_over_all_pairs(candidates, max_detections, score, iou):
-    task = Detect(3, SIZE, score, iou, candidates, max_detections)
+    task = Detect(3, SIZE, score, iou, max_detections, candidates=candidates)
     outputs = noise(seed=3)
     outputs = outputs._replace(distance_logits=3 * outputs.distance_logits)
     found = jax.jit(task.predict)(outputs)

@@ -1,49 +1,36 @@
-"""Detection: losses, decoding and metrics of the dense detector."""
+"""Detection: losses and decoding of the dense detector."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from convmesh import mesh
-from convmesh.data.placement import Placement
 from convmesh.distributed.batch import Batch
-from convmesh.geometry import STRIDES, Grid, grid_points, pairwise_intersection_union
+from convmesh.geometry import STRIDES, Grid, grid_points
 from convmesh.models.detector import BINS, DetectorOutput
 from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
-from convmesh.tasks import average_precision, detection_report
 from convmesh.tasks.assignment import ASSIGNMENTS, Assignment, GroundTruth
-from convmesh.tasks.base import PixelScale, Task
-from convmesh.tasks.matching import Images, match
+from convmesh.tasks.detection import Detection
 
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Detect(Task):
-    """The detection task for images of `image_size` (height, width)."""
+class Detect(Detection):
+    """The detection task of the dense detector, `models.detector`."""
 
-    classes: int
-    image_size: tuple[int, int]
-    score_threshold: float = 0.001  # for evaluation; drawings use a higher one
-    iou_threshold: float = 0.65  # of non-maximum suppression
     candidates: int = 300  # (point, class) pairs before suppression
-    max_detections: int = 100
     class_weight: float = 1.0  # of the class loss; BOX_WEIGHT is that of the box loss
     distribution_weight: float = DISTRIBUTION_WEIGHT
     box_confidence: bool = True  # whether it is trained and used in the score
     assignment: str = "aligned"  # a key of ASSIGNMENTS
     strides: tuple[int, ...] = STRIDES  # those of the model
-    pixels: PixelScale = PixelScale()
-
-    best_metric = "AP"
 
     @property
     def grid(self) -> Grid:
@@ -174,50 +161,3 @@ class Detect(Task):
             "box_confidence": confidence[point][order],
             "valid": keep[order],
         }
-
-    # On the host, in numpy:
-
-    def to_host(self, output: dict[str, Any], placement: Placement) -> dict[str, Any]:
-        """The valid detections of one image, with boxes in pixels of the original image.
-
-        `output`: `predict`'s arrays of that image. `placement`: of the image in the input.
-        """
-        found = {name: np.asarray(value)[output["valid"]] for name, value in output.items()}
-        shift = np.tile(placement.offset, 2)
-        height, width = placement.original_size
-        boxes = (found["boxes"] - shift) / placement.scale
-        found["boxes"] = np.clip(boxes, 0, np.array([width, height] * 2)).astype(np.float32)
-        del found["valid"]
-        return found
-
-    def distinct(self, found: dict[str, Any]) -> dict[str, Any]:
-        """The detections of `to_host` after class-agnostic suppression at `iou_threshold`.
-
-        For drawings and predictions; evaluation keeps the detections of every class.
-        """
-        both, union = pairwise_intersection_union(found["boxes"], found["boxes"])
-        overlaps = both > self.iou_threshold * union
-        kept: list[int] = []
-        for i in range(len(overlaps)):
-            if not overlaps[i, kept].any():
-                kept.append(i)
-        is_array = lambda value: isinstance(value, np.ndarray)  # noqa: E731
-        return {k: v[kept] if is_array(v) else v for k, v in found.items()}
-
-    def metrics(self, truth: Images, found: Images, classes: Sequence[str]) -> dict[str, float]:
-        """AP and AR as COCO defines them, of `found` (`to_host`) against `truth`.
-
-        Also `best_threshold`, the score threshold with the best F1, and that `F1`.
-        """
-        metrics = average_precision.coco_metrics(truth, found, classes)
-        return metrics | detection_report.best_f1(match(truth, found, classes))
-
-    def results(
-        self, found: Images, classes: Sequence[str], category_ids: Sequence[int] | None = None
-    ) -> list[dict[str, Any]]:
-        """`found` in the COCO results format; `category_ids`: the data set's id of each class."""
-        return average_precision.coco_results(found, classes, category_ids)
-
-    def table(self, metrics: Mapping[str, float | None], classes: Sequence[str]) -> str:
-        """The metrics as a table for the console."""
-        return average_precision.ap_table(metrics, classes)
