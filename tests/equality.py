@@ -117,6 +117,11 @@ def one_device(name):
         return three_steps(*case(name), (1, 1, 1))
 
 
+def on_mesh(name, shape, **options) -> SGDResult:
+    """The same on a mesh of `shape`, from the same state, which is not computed again."""
+    return three_steps(*case(name), shape, start=one_device(name).start, **options)
+
+
 def noise_images(size: int, batch: int = 8, seed: int = 0):
     """Float images [batch, size, size, 3]."""
     return np.random.default_rng(seed).normal(size=(batch, size, size, 3))

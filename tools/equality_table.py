@@ -55,7 +55,7 @@ def rows(layouts):
     for name in TINY if every else FULL_SIZE:
         found = {}
         for layout in layouts:
-            result = equality.three_steps(*equality.case(name), layout)
+            result = equality.on_mesh(name, layout)
             found[layout] = worst(result, equality.one_device(name))
             print(f"{name} {layout}: {found[layout]:.1e}", file=sys.stderr, flush=True)
         yield name, found

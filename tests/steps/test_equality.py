@@ -18,15 +18,13 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("shape", equality.ALL_LAYOUTS, ids=str)
 @pytest.mark.parametrize("name", ["tiny small_cnn", "tiny resnet"])
 def test_tiny_nets_on_every_mesh(name, shape):
-    equality.assert_equal(
-        equality.three_steps(*equality.case(name), shape), equality.one_device(name)
-    )
+    equality.assert_equal(equality.on_mesh(name, shape), equality.one_device(name))
 
 
 # Groups of 2 of 8 examples: whole on each device, and, on the first mesh, over two of them.
 @pytest.mark.parametrize("shape", [(8, 1, 1), (4, 1, 2), (2, 2, 2), (1, 8, 1)], ids=str)
 def test_ghost_groups(shape):
-    result = equality.three_steps(*equality.case("ghost resnet"), shape)
+    result = equality.on_mesh("ghost resnet", shape)
     equality.assert_equal(result, equality.one_device("ghost resnet"))
 
 
@@ -42,16 +40,14 @@ def in_two_ghost_groups(name):
 @pytest.mark.parametrize("shape", [(2, 2, 2), (4, 1, 2, True)], ids=str)
 @pytest.mark.parametrize("name", ["tiny small_cnn", "tiny resnet"])
 def test_two_micro_batches_on_a_mesh_are_one_batch(name, shape):
-    result = equality.three_steps(*equality.case(name), shape, accumulate=2, clip_norm=0.1)
+    result = equality.on_mesh(name, shape, accumulate=2, clip_norm=0.1)
     equality.assert_equal(result, in_two_ghost_groups(name))
 
 
 @pytest.mark.parametrize("shape", equality.SOME_WHOLE_LAYOUTS, ids=str)
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
 def test_whole_nets(name, shape):
-    equality.assert_equal(
-        equality.three_steps(*equality.case(name), shape), equality.one_device(name)
-    )
+    equality.assert_equal(equality.on_mesh(name, shape), equality.one_device(name))
 
 
 def test_the_reference_learns_something():
@@ -78,7 +74,7 @@ def test_a_missing_sum_is_found(monkeypatch):
         return shard(kernel) if axes else kernel
 
     monkeypatch.setattr(convmesh.ops.conv, "_replicated_over", only_the_first_shards)
-    result = equality.three_steps(*equality.case("tiny resnet"), (2, 2, 2))
+    result = equality.on_mesh("tiny resnet", (2, 2, 2))
     with pytest.raises(AssertionError, match="differs by"):
         equality.assert_equal(result.gradients, equality.one_device("tiny resnet").gradients)
 
@@ -91,7 +87,7 @@ def test_a_halo_one_row_short_is_found(monkeypatch):
         return y.at[:, 0].set(fill) if above else y  # the row farthest off never came
 
     monkeypatch.setattr(convmesh.ops.conv, "exchange", short)
-    result = equality.three_steps(*equality.case("tiny small_cnn"), (2, 4, 1))
+    result = equality.on_mesh("tiny small_cnn", (2, 4, 1))
     with pytest.raises(AssertionError, match="differs by"):
         equality.assert_equal(result.metrics[0], equality.one_device("tiny small_cnn").metrics[0])
 

@@ -12,5 +12,5 @@ CASES = [(NAMES[i % 2], shape) for i, shape in enumerate(equality.SOME_LAYOUTS)]
 
 @pytest.mark.parametrize("name, shape", CASES, ids=str)
 def test_the_tiny_detectors_of_other_backbones(name, shape):
-    result = equality.three_steps(*equality.case(name), shape)
+    result = equality.on_mesh(name, shape)
     equality.assert_equal(result, equality.one_device(name))

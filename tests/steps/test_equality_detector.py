@@ -8,11 +8,11 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 @pytest.mark.parametrize("shape", equality.SOME_LAYOUTS, ids=str)
 def test_the_tiny_detector_on_every_mesh(shape):
-    result = equality.three_steps(*equality.case("tiny detector"), shape)
+    result = equality.on_mesh("tiny detector", shape)
     equality.assert_equal(result, equality.one_device("tiny detector"))
 
 
 @pytest.mark.parametrize("shape", equality.SOME_WHOLE_LAYOUTS, ids=str)
 def test_the_demos_detector(shape):
-    result = equality.three_steps(*equality.case("detector_nano"), shape)
+    result = equality.on_mesh("detector_nano", shape)
     equality.assert_equal(result, equality.one_device("detector_nano"))

@@ -14,5 +14,5 @@ CASES = [
 
 @pytest.mark.parametrize("name, shape", CASES, ids=str)
 def test_the_tiny_net_of_a_family(name, shape):
-    result = equality.three_steps(*equality.case(name), shape)
+    result = equality.on_mesh(name, shape)
     equality.assert_equal(result, equality.one_device(name))

@@ -176,7 +176,7 @@ def test_the_steps_compared_are_those_of_the_recipe(monkeypatch, precision, batc
 
     def steps(spec, mesh, given):
         taken.append((spec, mesh, given))
-        return mesh_check.SGDResult([], {}, {}, {})
+        return mesh_check.SGDResult([], {}, {}, {}, start=len(taken))
 
     monkeypatch.setattr(mesh_check, "sgd_steps", steps)
     setup = setup_on((2, 1, 1), **{"train.seed": 7, "train.accumulate": 2})
@@ -185,6 +185,7 @@ def test_the_steps_compared_are_those_of_the_recipe(monkeypatch, precision, batc
     assert [len(given) for _, _, given in taken] == batches
     assert {(spec.seed, spec.accumulate) for spec, _, _ in taken} == {(7, 2)}
     assert [mesh.size for _, mesh, _ in taken] == [1] * (len(batches) - 1) + [2]
+    assert [spec.start for spec, _, _ in taken] == [None, 1, 1][: len(batches)]  # all from one
     first = taken[0][2][0].image
     if precision == "float32":
         np.testing.assert_array_equal(taken[1][2][0].image, first[::-1])
