@@ -198,6 +198,11 @@ KEYS: dict[str, Key] = {
                                "their parameters are not updated, and their batch norms use their "
                                "running statistics and keep them; 0 = nothing is frozen",
                                within=_at_least(0)),
+    "train.frozen_norms": Key("false", "auto_bool", "freeze all batch norms of a detector's "
+                              "backbone, or of a classifier: they use the running statistics of "
+                              "the loaded weights and keep them, and their parameters are not "
+                              "updated; auto = with init_from, if fewer than 16 examples are "
+                              "normalised together"),
     "train.patience": Key(0, "int", "early stopping: the run ends after this many evaluations in a "
                           "row without a new best of checkpoint.best_metric; 0 = off",
                           within=_at_least(0)),
