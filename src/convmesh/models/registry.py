@@ -61,6 +61,9 @@ MODELS = {
     "detector_resnet50": ("detect", "convmesh.models.detector", "DetectorResNet50"),
     "detector_resnet50_p7": ("detect", "convmesh.models.detector", "DetectorResNet50P7"),
     "detector_tiny": ("detect", "convmesh.models.detector", "DetectorTiny"),
+    "retinanet_resnet50_fpn": ("detect", "convmesh.models.retinanet", "RetinaNetResNet50"),
+    "retinanet_resnet50_fpn_v2": ("detect", "convmesh.models.retinanet", "RetinaNetResNet50V2"),
+    "fcos_resnet50_fpn": ("detect", "convmesh.models.fcos", "FCOSResNet50"),
 }
 
 

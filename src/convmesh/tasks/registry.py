@@ -20,7 +20,10 @@ from convmesh.tasks.detect import Detect
 
 # The attribute `detection` of a model: module, and class of the task (a `detection.Detection`),
 # made as cls(classes, image_size, pixels=..., **model.detection_options).
-DETECTIONS: dict[str, tuple[str, str]] = {}
+DETECTIONS: dict[str, tuple[str, str]] = {
+    "retinanet": ("convmesh.tasks.retinanet", "RetinaNetDetection"),
+    "fcos": ("convmesh.tasks.fcos", "FCOSDetection"),
+}
 
 
 def make_task(config: ConfigDict, classes: int, model: Any = None) -> Task:
