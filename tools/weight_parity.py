@@ -32,12 +32,12 @@ DATA = Path(__file__).parent.parent / "tests" / "models" / "data"
 # --- in the interpreter with torch ----------------------------------------------------------------
 
 
-def tiny_resnet(block: str, **options):
-    """Torchvision's ResNet, with the blocks (1, 2, 1, 1) and 4 channels in place of 64."""
+def tiny_resnet(block: str, depths=(1, 2, 1, 1), width=4, **options):
+    """Torchvision's ResNet, with few blocks, and `width` channels in place of 64."""
     from torch import nn
     from torchvision.models import resnet
 
-    block, depths, width = getattr(resnet, block), (1, 2, 1, 1), 4
+    block = getattr(resnet, block)
     net = resnet.ResNet(block, [0, 0, 0, 0], num_classes=5, **options)
     net.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
     net.bn1 = nn.BatchNorm2d(width)

@@ -113,6 +113,22 @@ def from_torch(
     return found, Fit(tuple(taken), tuple(missing), tuple(extra), tuple(misshaped))
 
 
+def with_epsilon(
+    arrays: Mapping[str, np.ndarray], epsilon: float, ours: float = 1e-5
+) -> dict[str, np.ndarray]:
+    """A state dict of batch norms with `epsilon` as one of the same function with that of `ours`.
+
+    A norm divides by sqrt(running_var + epsilon), so only the running variances change.
+    """
+
+    def changed(name: str, array: np.ndarray) -> np.ndarray:
+        if name.rpartition(".")[2] != LEAVES["var"]:
+            return array
+        return array.astype(np.float64) + (epsilon - ours)
+
+    return {name: changed(name, array) for name, array in arrays.items()}
+
+
 def to_torch(names: Mapping[str, str], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The state dict of a model's variables, contiguous numpy arrays; the inverse of `from_torch`.
 
