@@ -12,15 +12,20 @@ import numpy as np
 from convmesh import mesh as meshes
 from convmesh.geometry import grid_points
 from convmesh.models.csp import CSPBackbone, CSPBlock
+from convmesh.models.depth import BACKBONE, Frozen
 from convmesh.models.detector import Detector
+from convmesh.models.fcos import FCOS
 from convmesh.models.registry import make_model
 from convmesh.models.regnet import RegNet
 from convmesh.models.resnet import Bottleneck, ResNet, ResNetBackbone
+from convmesh.models.retinanet import RetinaNet, RetinaNetResNet50V2
 from convmesh.models.small_cnn import SmallCNN
 from convmesh.steps.mesh_check import SGDResult, SGDSpec, differences, sgd_steps
 from convmesh.steps.noise import noise_batch
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.detect import Detect
+from convmesh.tasks.fcos import FCOSDetection
+from convmesh.tasks.retinanet import RetinaNetDetection
 
 # Every way to lay 8 devices over (data, spatial, model).
 ALL_MESHES = [(d, s, 8 // d // s) for d in (1, 2, 4, 8) for s in (1, 2, 4, 8) if 8 % (d * s) == 0]
@@ -56,6 +61,8 @@ def random_batch(task, size: int, batch: int = 8, seed: int = 0):
 def three_steps(model, task, size: int, shape, batch: int = 8, **options) -> SGDResult:
     """The result of three SGD steps on a mesh of `shape`; `options` are fields of SGDSpec."""
     batches = [random_batch(task, size, batch, seed=i) for i in range(3)]
+    if getattr(model, "frozen_norm", False):
+        options = {"frozen": Frozen(norms=BACKBONE), **options}
     return sgd_steps(SGDSpec(model, task, **options), make_mesh(shape), batches)
 
 
@@ -69,6 +76,12 @@ def tiny_resnet_detector(dtype, classes: int = 8, levels: int = 5, **options):
     """detector_resnet50_p7 in little: bottlenecks, and five levels."""
     backbone = functools.partial(ResNetBackbone, blocks=(1, 1, 1, 1), width=8, block=Bottleneck)
     return Detector(classes, backbone, features=16, levels=levels, dtype=dtype, **options)
+
+
+def tiny_dense(family, dtype, **options):
+    """A detector of torchvision's in little: bottlenecks, five levels, a short head."""
+    backbone = functools.partial(ResNetBackbone, blocks=(1, 1, 1, 1), width=8, block=Bottleneck)
+    return family(7, backbone, dtype, features=16, depth=1, **options)
 
 
 def case(name):
@@ -98,6 +111,21 @@ def case(name):
         "tiny resnet detector": lambda: (
             tiny_resnet_detector(dtype),
             Detect(8, (64, 64), strides=(8, 16, 32, 64, 128)),
+            64,
+        ),
+        "tiny retinanet": lambda: (
+            tiny_dense(RetinaNet, dtype),
+            RetinaNetDetection(7, (64, 64)),
+            64,
+        ),
+        "tiny retinanet v2": lambda: (
+            tiny_dense(RetinaNetResNet50V2, dtype, groups=4),
+            RetinaNetDetection(7, (64, 64), box_loss="giou"),
+            64,
+        ),
+        "tiny fcos": lambda: (
+            tiny_dense(FCOS, dtype, groups=4),
+            FCOSDetection(7, (64, 64)),
             64,
         ),
         "small_cnn": lambda: (make_model("small_cnn", "classify", 10, dtype), classify(10), 32),

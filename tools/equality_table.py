@@ -36,6 +36,9 @@ TINY = (
     "tiny detector",
     "tiny csp detector",
     "tiny resnet detector",
+    "tiny retinanet",
+    "tiny retinanet v2",
+    "tiny fcos",
 )
 FULL_SIZE = ("small_cnn", "resnet18", "detector_nano")
 

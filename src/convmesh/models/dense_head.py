@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from convmesh.models.layers import Conv, GroupNorm, at_least_float32
 from convmesh.ops.points import to_points
 
-DEPTH = 4  # convolutions of a tower
 BACKGROUND_LOGIT = -math.log(99)  # a probability of 0.01 (arXiv 1708.02002, section 4.1)
 _normal = nn.initializers.normal(0.01)
 
@@ -20,12 +19,13 @@ HeadConv = partial(Conv, bias=True, kernel_init=_normal)
 
 
 class Tower(nn.Module):
-    """3x3 convolutions, each with a ReLU and, if `groups` is not 0, a group norm before it.
+    """`depth` 3x3 convolutions, each with a ReLU and, if `groups` is not 0, a group norm before it.
 
     Levels [batch, rows, columns, c] -> levels [..., features].
     """
 
     features: int
+    depth: int = 4
     groups: int = 0
     bias: bool = True
     dtype: Any = jnp.float32
@@ -33,7 +33,7 @@ class Tower(nn.Module):
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array]) -> list[jax.Array]:
         levels = list(levels)
-        for i in range(DEPTH):
+        for i in range(self.depth):
             conv = HeadConv(self.features, bias=self.bias, dtype=self.dtype, name=f"conv{i}")
             levels = [conv(x) for x in levels]
             if self.groups:

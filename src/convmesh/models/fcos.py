@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from convmesh.models.dense_head import (
     BACKGROUND_LOGIT,
-    DEPTH,
     HeadConv,
     Tower,
     backbone_levels,
@@ -36,8 +35,9 @@ class FCOSOutput(NamedTuple):
 class FCOS(nn.Module):
     """Images [batch, rows, columns, 3] -> FCOSOutput.
 
-    backbone: module class, or partial of one, that gives C3, C4 and C5. groups: of the group norms
-    of the head. The batch norms of the backbone are frozen, in training too.
+    backbone: module class, or partial of one, that gives C3, C4 and C5. depth: convolutions of a
+    branch of the head. groups: of its group norms. The batch norms of the backbone are frozen, in
+    training too.
     """
 
     classes: int
@@ -46,6 +46,7 @@ class FCOS(nn.Module):
     norm_group: int = 0
     remat: bool = False
     features: int = 256
+    depth: int = 4
     groups: int = 32
 
     frozen_norm = True
@@ -58,7 +59,7 @@ class FCOS(nn.Module):
         levels = backbone_levels(self.backbone, x, train, options)
         levels = FeaturePyramid(FROM_LAST, self.features, self.dtype, name="fpn")(levels)
         conv = partial(HeadConv, dtype=self.dtype)
-        tower = partial(Tower, self.features, self.groups, dtype=self.dtype)
+        tower = partial(Tower, self.features, self.depth, self.groups, dtype=self.dtype)
         to_class = conv(
             1 + self.classes, bias_init=nn.initializers.constant(BACKGROUND_LOGIT), name="class"
         )
@@ -77,7 +78,7 @@ class FCOS(nn.Module):
             "centre": "regression_head.bbox_ctrness",
         }
         for tower, name in (("class", "classification"), ("box", "regression")):
-            for i in range(DEPTH):
+            for i in range(self.depth):
                 head[f"{tower}_tower/conv{i}"] = f"{name}_head.conv.{3 * i}"
                 head[f"{tower}_tower/norm{i}"] = f"{name}_head.conv.{3 * i + 1}"
         return detector_torch_names(self.backbone, fpn_torch_names(FROM_LAST, 3), head)

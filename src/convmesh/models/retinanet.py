@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from convmesh.models.dense_head import (
     BACKGROUND_LOGIT,
-    DEPTH,
     HeadConv,
     Tower,
     backbone_levels,
@@ -38,9 +37,9 @@ class RetinaNet(nn.Module):
     """Images [batch, rows, columns, 3] -> RetinaNetOutput.
 
     backbone: module class, or partial of one, that gives C3, C4 and C5. extra: where the levels of
-    strides 64 and 128 come from, see `FeaturePyramid`. groups: of the group norms of the head, 0
-    for none. box_loss: see `tasks.retinanet`. frozen_norm: whether the batch norms of the backbone
-    are frozen in training, too.
+    strides 64 and 128 come from, see `FeaturePyramid`. depth: convolutions of a branch of the head.
+    groups: of its group norms, 0 for none. box_loss: see `tasks.retinanet`. frozen_norm: whether
+    the batch norms of the backbone are frozen, in training too.
     """
 
     classes: int
@@ -49,6 +48,7 @@ class RetinaNet(nn.Module):
     norm_group: int = 0
     remat: bool = False
     features: int = 256
+    depth: int = 4
     extra: str = FROM_LAST
     groups: int = 0
     box_loss: str = "l1"
@@ -67,7 +67,7 @@ class RetinaNet(nn.Module):
         levels = backbone_levels(self.backbone, x, train, options)
         levels = FeaturePyramid(self.extra, self.features, self.dtype, name="fpn")(levels)
         conv = partial(HeadConv, dtype=self.dtype)
-        tower = partial(Tower, self.features, self.groups, not self.groups, self.dtype)
+        tower = partial(Tower, self.features, self.depth, self.groups, not self.groups, self.dtype)
         to_class = conv(
             ANCHORS * (1 + self.classes),
             bias_init=nn.initializers.constant(BACKGROUND_LOGIT),
@@ -83,7 +83,7 @@ class RetinaNet(nn.Module):
         """Torch's name of each layer (see `convmesh.weights.torch_names`)."""
         head = {"class": "classification_head.cls_logits", "box": "regression_head.bbox_reg"}
         for tower, name in (("class", "classification"), ("box", "regression")):
-            for i in range(DEPTH):
+            for i in range(self.depth):
                 head[f"{tower}_tower/conv{i}"] = f"{name}_head.conv.{i}.0"
                 if self.groups:
                     head[f"{tower}_tower/norm{i}"] = f"{name}_head.conv.{i}.1"
