@@ -20,7 +20,7 @@ from convmesh.tasks.detect import Detect
 
 # The attribute `detection` of a model: module, and class of the task (a `detection.Detection`),
 # made as cls(classes, image_size, pixels=..., **model.detection_options).
-DETECTIONS: dict[str, tuple[str, str]] = {}
+DETECTIONS: dict[str, tuple[str, str]] = {"ssd": ("convmesh.tasks.ssd", "SSD")}
 
 
 def make_task(config: ConfigDict, classes: int, model: Any = None) -> Task:
