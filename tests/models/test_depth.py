@@ -9,13 +9,12 @@ import runs
 
 from convmesh.models.depth import (
     AFTER_STAGES,
+    Frozen,
     depth_of,
-    frozen_norms,
     in_backbone,
     is_frozen,
     path_names,
     stages_of,
-    with_frozen,
 )
 from convmesh.models.layers import BatchNorm
 from convmesh.models.registry import make_model
@@ -71,13 +70,35 @@ def test_the_names_of_the_models(name, task, stages, trained):
     assert rest == trained
 
 
-def test_with_frozen_calls_on_frozen_leaves_alone():
-    tree = {"stem": 1, "stage1": 2, "stage2": 3, "head": {"stem": 4}}
-    double = lambda leaf, other: other * 2  # noqa: E731
-    other = jax.tree.map(lambda leaf: 10 * leaf, tree)
-    found = with_frozen(double, 1, tree, other)
-    assert found == {"stem": 20, "stage1": 40, "stage2": 3, "head": {"stem": 4}}
-    assert with_frozen(double, 0, tree, other) == tree
+def test_replace_calls_on_frozen_leaves_alone():
+    norm = {"scale": 1, "bias": 2}
+    tree = {
+        "stem": {"conv": {"kernel": 3}, "norm": norm},
+        "stage1": {"conv": {"kernel": 4}, "norm": norm, "other": norm},  # the other: a layer norm
+        "head": {"norm": norm},
+    }
+    tree = {"backbone": tree, "pyramid": {"norm": norm}}
+    stats = {"norm": {"mean": 0, "var": 1}}
+    inside = {"stem": stats, "stage1": stats, "head": stats}
+    stats = {"backbone": inside, "pyramid": stats}
+
+    def found(frozen, tree, *rest):
+        new = frozen.replace(lambda leaf, *rest: 0, stats, tree, *rest)
+        flat = jax.tree_util.tree_leaves_with_path(new)
+        return {"/".join(path_names(path)[:-1]) for path, leaf in flat if leaf == 0}
+
+    norms = {f"backbone/{layer}/norm" for layer in ("stem", "stage1", "head")}
+    assert found(Frozen(), tree) == set()
+    assert found(Frozen(1), tree) == {
+        *("backbone/stem/conv", "backbone/stem/norm"),
+        *(f"backbone/stage1/{name}" for name in ("conv", "norm", "other")),
+    }
+    assert found(Frozen(0, "backbone"), tree, tree) == norms
+    assert found(Frozen(0, "all"), tree) == {*norms, "pyramid/norm"}
+    new = Frozen(0, "backbone").replace(lambda leaf: "kept", stats, stats)
+    kept = {"mean": "kept", "var": "kept"}
+    assert new["backbone"] == {name: {"norm": kept} for name in inside}
+    assert new["pyramid"] == stats["pyramid"]
 
 
 class _Norms(nn.Module):
@@ -103,17 +124,19 @@ def test_frozen_norms_use_their_running_statistics_and_leave_them():
     variables["batch_stats"]["stem"] = {"mean": jnp.full(3, 5.0), "var": jnp.full(3, 4.0)}
 
     def apply(frozen):
-        with frozen_norms(frozen):
+        with frozen.norms_as_in_evaluation():
             step = lambda x: _Norms().apply(variables, x, True, mutable=["batch_stats"])  # noqa: E731
             return jax.jit(step)(x)[1]
 
-    changed = apply(1)
+    changed = apply(Frozen(1))
     assert moved(variables, changed) == {"head"}
     # The head's norm has seen (x - 5) / 2, and takes a tenth of its mean.
     seen = (x - 5) / np.sqrt(4 + 1e-5)
     found = changed["batch_stats"]["head"]["mean"]
     np.testing.assert_allclose(found, 0.1 * seen.mean((0, 1, 2)), rtol=1e-6)
-    assert "stem" in moved(variables, apply(0))
+    assert "stem" in moved(variables, apply(Frozen()))
+    assert moved(variables, apply(Frozen(norms="all"))) == set()
+    assert "stem" in moved(variables, apply(Frozen(norms="backbone")))  # there is none
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -121,7 +144,7 @@ def test_norms_inside_blocks_are_frozen(remat):
     model = runs.TinyNet(3, remat=remat)
     noise = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     variables = jax.jit(lambda x: model.init(jax.random.key(0), x))(noise)
-    with frozen_norms(1):
+    with Frozen(1).norms_as_in_evaluation():
         step = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))
         _, changed = step(noise)
     assert moved(variables, changed) == {"stage2_block1"}

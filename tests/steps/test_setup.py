@@ -9,6 +9,7 @@ import pytest
 from convmesh import mesh as meshes
 from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
+from convmesh.models.depth import Frozen
 from convmesh.steps.setup import (
     compute_dtype,
     config_mesh,
@@ -34,6 +35,8 @@ def config(**changes):
 @pytest.mark.parametrize(
     "changes, images, steps",
     [
+        (dict(init_from="imagenet"), 1000, 3000 / 1000**0.5 / 3 * 1000 / 16),
+        (dict(init_from="imagenet", train__epochs=3), 1000, 3 * 1000 / 16),
         (dict(train__steps=7), 1000, 7),
         (dict(train__epochs=3.0), 160, 30),
         (dict(train__epochs=0.5), 160, 5),
@@ -266,7 +269,7 @@ def test_state_and_step_get_the_keys_of_the_config():
     setup = make_setup(given, "ab", make_run_mesh(given))
     spec, parts = setup.state_spec, setup.step_parts()
     assert (spec.seed, spec.image_size, spec.ema) == (7, tuple(given.data.image_size), True)
-    assert (parts.frozen_stages, parts.accumulate) == (1, 1)
+    assert (parts.frozen, parts.accumulate) == (Frozen(1), 1)
     assert parts.ema_decay == setup.ema_decay
     assert setup.step_parts((64, 96)).task.image_size == (64, 96)
     assert parts.task.image_size == tuple(given.data.image_size)

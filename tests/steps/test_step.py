@@ -14,6 +14,7 @@ import convmesh.steps.step as steps
 from convmesh import mesh as meshes
 from convmesh.config import apply_overrides, defaults
 from convmesh.distributed.batch import Batch
+from convmesh.models.depth import Frozen
 from convmesh.models.detector import BINS, DetectorOutput
 from convmesh.models.registry import make_model
 from convmesh.steps.mesh_check import SGDSpec, differences, sgd_steps
@@ -439,7 +440,7 @@ def test_frozen_stages_stay_bit_for_bit_and_do_not_count(accumulate):
     shard = meshes.process_shard(mesh, size, SIZE, accumulate)
     batch = equality.random_batch(task, SIZE, size)
     batch = meshes.make_global_batch(mesh, shard.take(batch), shard)
-    parts = StepParts(model, task, optimizer, 0.9, accumulate, frozen_stages=1)
+    parts = StepParts(model, task, optimizer, 0.9, accumulate, Frozen(1))
     step = jit_train_step(mesh, state, batch, parts)
     state, metrics = step(state, batch)
     momenta = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
@@ -459,3 +460,24 @@ def test_frozen_stages_stay_bit_for_bit_and_do_not_count(accumulate):
     for kept in (same["params"], same["batch_stats"], *same["ema"].values()):
         for name, tree in kept.items():
             assert all(jax.tree.leaves(tree)) is (name in ("stem", "stage1_block1")), name
+
+
+def test_frozen_norms_stay_bit_for_bit_while_the_rest_is_trained():
+    mesh = equality.make_mesh((2, 2, 2))
+    task, model = Classify(CLASSES, (SIZE, SIZE)), TinyNet(CLASSES)
+    optimizer = optax.adamw(1e-2)
+    state = create_state(StateSpec(model, optimizer, (SIZE, SIZE)), mesh)
+    before = host(state)
+    shard = meshes.process_shard(mesh, 4, SIZE, 1)
+    batch = equality.random_batch(task, SIZE, 4)
+    batch = meshes.make_global_batch(mesh, shard.take(batch), shard)
+    parts = StepParts(model, task, optimizer, 0.9, frozen=Frozen(norms="all"))
+    step = jit_train_step(mesh, state, batch, parts)
+    for _ in range(2):  # in the first, a block that ends in a norm of zeros has no gradient inside
+        state, _ = step(state, batch)
+    same = same_bits(before, host(state))
+    for kept in (same["batch_stats"], same["ema"]["batch_stats"]):
+        assert all(jax.tree.leaves(kept))
+    for path, unchanged in jax.tree_util.tree_leaves_with_path(same["params"]):
+        names = [key.key for key in path]
+        assert unchanged is (names[-2] == "norm"), names

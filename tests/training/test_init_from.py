@@ -113,9 +113,13 @@ def test_another_number_of_classes_initialises_the_head(photos, photo_run, tmp_p
         assert same(params["stem"]["conv"]["kernel"], wanted["params"]["stem"]["conv"]["kernel"])
     assert start.notes[1:] == (
         "init_from: 30 of this model's 32 arrays start from them",
-        "init_from: randomly initialised, other shape: params/head/bias (4,) there, (3,) "
-        "here; params/head/kernel (16, 4) there, (16, 3) here",
+        "init_from: randomly initialised, other shape: 2 of head (weights.txt lists them)",
     )
+    assert start.details[:2] == (
+        "params/head/bias (4,) there, (3,) here: randomly initialised, other shape",
+        "params/head/kernel (16, 4) there, (16, 3) here: randomly initialised, other shape",
+    )
+    assert len(start.details) == 32 and all(line.endswith(": taken") for line in start.details[2:])
 
 
 def test_other_names_of_as_many_classes_are_logged(photos, photo_run, tmp_path):
@@ -135,18 +139,23 @@ def test_what_one_model_has_and_the_other_not_is_named(photos, photo_run, tmp_pa
     monkeypatch.setitem(MODELS, "flat", ("classify", "runs", "Flat"))
 
     setup = fresh(photos, photo_run, model__name="deeper")
-    found = load(setup, tmp_path).notes
-    [absent] = [line for line in found if "not in the source:" in line]
+    found = load(setup, tmp_path)
+    [absent] = [line for line in found.notes if "not in the source:" in line]
+    assert absent.endswith(": 10 of stage 1, 15 of stage 3 (weights.txt lists them)")
+    absent = {line.partition(":")[0] for line in found.details if "not in the source" in line}
+    assert len(absent) == 25
     assert "params/stage1_block2/conv1/conv/kernel (3, 3, 8, 8)" in absent
     assert "batch_stats/stage3_block1/conv1/norm/mean (32,)" in absent
-    assert "stage1_block1" not in absent and "stem" not in absent
-    [shapes] = [line for line in found if "other shape" in line]
-    assert shapes.endswith("other shape: params/head/kernel (16, 4) there, (32, 4) here")
+    [shape] = [line for line in found.details if "other shape" in line]
+    assert shape.startswith("params/head/kernel (16, 4) there, (32, 4) here: ")
 
     setup = fresh(photos, photo_run, model__name="flat")
-    [unused] = [line for line in load(setup, tmp_path).notes if "not in this model" in line]
+    found = load(setup, tmp_path)
+    [unused] = [line for line in found.notes if "not in this model" in line]
+    assert ": 15 of stage 2 (" in unused
+    unused = {line.partition(":")[0] for line in found.details if "unused" in line}
+    assert len(unused) == 15
     assert "params/stage2_block1/shortcut/conv/kernel (1, 1, 8, 16)" in unused
-    assert "stage1" not in unused
 
 
 class InBackbone(nn.Module):
@@ -177,11 +186,12 @@ def test_a_detector_for_other_classes_has_one_layer_anew():
     three, five = (make_setup(config, classes, mesh) for classes in ("abc", "abcde"))
     found = three.abstract_state().ema
     total = len(jax.tree.leaves(found))
-    assert compared(five, "source", three, found) == [
+    fit = compared(five, "source", three, found)
+    assert fit.lines == (
         f"init_from: {total - 2} of this model's {total} arrays start from them",
-        "init_from: randomly initialised, other shape: params/head/class/bias (3,) there, "
-        "(5,) here; params/head/class/kernel (1, 1, 16, 3) there, (1, 1, 16, 5) here",
-    ]
+        "init_from: randomly initialised, other shape: 2 of head (weights.txt lists them)",
+    )
+    assert fit.details[0].startswith("params/head/class/bias (3,) there, (5,) here: randomly")
 
 
 def test_a_run_that_has_begun_takes_nothing(photos, photo_run, tmp_path):
@@ -250,8 +260,8 @@ def test_the_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
 
 
 def test_a_number_is_a_step_only_in_a_folder_of_checkpoints():
-    assert init_from._split(Path("run/checkpoints/8")) == (Path("run"), 8)
-    assert init_from._split(Path("runs/8")) == (Path("runs/8"), None)
+    assert init_from.split_path(Path("run/checkpoints/8")) == (Path("run"), 8)
+    assert init_from.split_path(Path("runs/8")) == (Path("runs/8"), None)
 
 
 def write_torch_file(path, net, size=16, classes=5):
@@ -286,7 +296,7 @@ def test_a_file_of_torch_fits_all_but_the_head_on_any_mesh(photos, tmp_path):
         f"init_from: weights of {path}, by torchvision's names",
         "init_from: 30 of this model's 32 arrays start from them",
     )
-    assert "randomly initialised, other shape: params/head/bias (5,) there" in start.notes[2]
+    assert "randomly initialised, other shape: 2 of head" in start.notes[2]
 
 
 @pytest.mark.parametrize("imported", [True, False])

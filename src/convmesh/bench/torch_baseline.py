@@ -50,6 +50,7 @@ MODELS: dict[str, ResNetSizes | DetectorSizes] = {
 ONLY_VALUES = {
     "train.accumulate": 1,
     "train.frozen_stages": 0,
+    "train.frozen_norms": "false",
     "model.backbone": "",
     "model.norm_group": 0,
     "model.remat": False,

@@ -80,7 +80,8 @@ KEYS: dict[str, Key] = {
                      "equality tests", choices=("float32", "bfloat16", "float64")),
     "init_from": Key("", "str", "workdir, WORKDIR/checkpoints/STEP, or file of weights, that a new "
                      "run starts from (of a workdir, the newest checkpoint); imagenet = the "
-                     "published weights of the model, downloaded once; '' = random initialisation"),
+                     "published weights of the model, downloaded once; hf://OWNER/NAME[/FILE] = "
+                     "a file on the Hugging Face hub; '' = random initialisation"),
 
     "model.name": Key("", "str", "name of the model"),
     "model.backbone": Key("", "str", "a classifier, such as resnet50, whose backbone the detector "
@@ -198,6 +199,11 @@ KEYS: dict[str, Key] = {
                                "their parameters are not updated, and their batch norms use their "
                                "running statistics and keep them; 0 = nothing is frozen",
                                within=_at_least(0)),
+    "train.frozen_norms": Key("false", "auto_bool", "freeze all batch norms of a detector's "
+                              "backbone, or of a classifier: they use the running statistics of "
+                              "the loaded weights and keep them, and their parameters are not "
+                              "updated; auto = with init_from, if fewer than 16 examples are "
+                              "normalised together"),
     "train.patience": Key(0, "int", "early stopping: the run ends after this many evaluations in a "
                           "row without a new best of checkpoint.best_metric; 0 = off",
                           within=_at_least(0)),

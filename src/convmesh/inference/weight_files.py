@@ -81,7 +81,7 @@ class FittedWeights:
         """How many arrays of the model the file lacks, by stage, or by layer outside of these."""
         state, found = self.setup.abstract_state(), dict(flat(self.variables))
         wanted = flat({"params": state.params, "batch_stats": state.batch_stats})
-        return Counter(_group(path[1:]) for path, _ in wanted if path not in found)
+        return Counter(group_of(path[1:]) for path, _ in wanted if path not in found)
 
 
 # The class names for a number of outputs, which is None if the file has no head of the model.
@@ -117,6 +117,19 @@ def fit_weights(
     abstract = {"params": state.params, "batch_stats": state.batch_stats}
     variables, fit = from_torch(naming.names, abstract, file.arrays)
     return FittedWeights(file, setup, naming, variables, fit)
+
+
+def expected_input(path: str | os.PathLike[str], model: str) -> dict[str, Any]:
+    """What the weights of a file expect of the input of `model`, as keys of the config.
+
+    {} if none of them is one of the model's. Raises DataError for a damaged file.
+    """
+    file = WeightFile.read(path)
+    config = _config(file, model, {})
+    abstract = _abstract(config, 2)
+    naming = choose_naming(abstract.model, abstract.variables, file.arrays)
+    more = preprocessing.LITE_PACKAGE if naming.whose == LITE_PACKAGE else {}
+    return {**preprocessing.preprocessing_of(model), **more, **file.preprocessing()}
 
 
 def default_class_names(file: WeightFile, outputs: int | None) -> tuple[str, ...] | None:
@@ -163,7 +176,7 @@ def flat(variables: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
     return [(path_names(path), leaf) for path, leaf in leaves]
 
 
-def _group(names: tuple[str, ...]) -> str:
+def group_of(names: tuple[str, ...]) -> str:
     """The part of the model that an array is of: stem, stage 1, head."""
     depth = depth_of(names)
     if depth is None or depth in (0, AFTER_STAGES):

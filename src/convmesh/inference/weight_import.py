@@ -33,8 +33,6 @@ from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.run_files import model_meta
 
-LIST = "weights.txt"  # in the workdir: what became of each weight
-
 
 @dataclass(frozen=True)
 class ImportOptions:
@@ -180,7 +178,7 @@ def _write(workdir: Workdir, weights: FittedWeights) -> None:
     if processes.is_first():
         workdir.root.mkdir(parents=True, exist_ok=True)
         text = "\n".join(_all_lines(weights.fit)) + "\n"
-        atomic_files.write_atomically(workdir.root / LIST, text)
+        atomic_files.write_atomically(workdir.weights_file, text)
     processes.wait_for_all("import")
     with Checkpoints(workdir.root, log=console.print_status) as checkpoints:
         meta = model_meta(setup.config, setup.classes)
@@ -217,7 +215,7 @@ def _removed_on_failure(workdir: Workdir) -> Iterator[None]:
     except BaseException as error:
         if processes.is_first():
             shutil.rmtree(workdir.checkpoints_folder, ignore_errors=True)
-            for file in (workdir.root / LIST, workdir.classes_file, workdir.config_file):
+            for file in (workdir.weights_file, workdir.classes_file, workdir.config_file):
                 with contextlib.suppress(OSError):
                     file.unlink(missing_ok=True)
             if not existed:

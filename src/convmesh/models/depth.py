@@ -7,6 +7,7 @@ Everything else (pyramid, head) is not part of a backbone.
 """
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import jax
 
 from convmesh.models.layers import BatchNorm
 
-BACKBONE = "backbone"
+BACKBONE, ALL = "backbone", "all"
 AFTER_STAGES = 1_000_000  # the depth of layers after all stages
 
 
@@ -57,28 +58,57 @@ def is_frozen(names: Sequence[str], frozen_stages: int) -> bool:
     return frozen_stages > 0 and depth is not None and depth <= frozen_stages
 
 
-def with_frozen(function: Callable, frozen_stages: int, tree: Any, *rest: Any) -> Any:
-    """`tree` with each frozen leaf replaced by `function(leaf, *leaves of rest)`."""
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """What a model is not trained in.
 
-    def replace(path: Sequence[Any], leaf: Any, *others: Any) -> Any:
-        return function(leaf, *others) if is_frozen(path_names(path), frozen_stages) else leaf
-
-    return jax.tree_util.tree_map_with_path(replace, tree, *rest) if frozen_stages else tree
-
-
-def frozen_norms(frozen_stages: int) -> contextlib.AbstractContextManager:
-    """A context in which the batch norms of frozen stages work as in evaluation.
-
-    They use their running statistics and do not update them, in any model of these layers.
+    stages: the stem and this many stages of the backbone; 0: none. norms: the batch norms of the
+    module `backbone` (BACKBONE), of the whole model (ALL), or none ("").
     """
-    if not frozen_stages:
-        return contextlib.nullcontext()
 
-    def call(next_function: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-        module = context.module
-        norm = isinstance(module, BatchNorm) and context.method_name == "__call__"
-        if norm and is_frozen(module.path, frozen_stages):
-            return next_function(args[0], False)
-        return next_function(*args, **kwargs)
+    stages: int = 0
+    norms: str = ""
 
-    return nn.intercept_methods(call)
+    def __bool__(self) -> bool:
+        return bool(self.stages or self.norms)
+
+    def has_norm(self, names: Sequence[str]) -> bool:
+        """Whether the batch norm of this path is frozen."""
+        inside = self.norms == ALL or (self.norms == BACKBONE and names[0] == BACKBONE)
+        return inside or is_frozen(names, self.stages)
+
+    def replace(self, function: Callable, batch_stats: Any, tree: Any, *rest: Any) -> Any:
+        """`tree` with each frozen leaf replaced by `function(leaf, *leaves of rest)`.
+
+        tree: parameters, or something of their structure, or statistics; batch_stats: those of the
+        model, which say where its batch norms are.
+        """
+        if not self:
+            return tree
+        leaves = jax.tree_util.tree_leaves_with_path(batch_stats)
+        norms = {path_names(path)[:-1] for path, _ in leaves}
+
+        def leaf(path: Sequence[Any], value: Any, *others: Any) -> Any:
+            names = path_names(path)
+            frozen = is_frozen(names, self.stages)
+            frozen = frozen or (names[:-1] in norms and self.has_norm(names[:-1]))
+            return function(value, *others) if frozen else value
+
+        return jax.tree_util.tree_map_with_path(leaf, tree, *rest)
+
+    def norms_as_in_evaluation(self) -> contextlib.AbstractContextManager:
+        """A context in which frozen batch norms work as in evaluation, in any model of `layers`.
+
+        They use their running statistics and do not update them.
+        """
+        if not self:
+            return contextlib.nullcontext()
+
+        def call(next_function: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+            module = context.module
+            norm = isinstance(module, BatchNorm) and context.method_name == "__call__"
+            if norm and self.has_norm(module.path):
+                return next_function(args[0], False)
+            return next_function(*args, **kwargs)
+
+        return nn.intercept_methods(call)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from convmesh.data.augmentation.sizes import input_sizes
-from convmesh.models.depth import frozen_norms
 from convmesh.models.registry import make_model
 from convmesh.programs.flops import result_bytes
+from convmesh.steps.freezing import make_frozen
 
 
 class TracedForward(NamedTuple):
@@ -50,8 +50,9 @@ def check_norm_values(config: ConfigDict) -> None:
     examples = config.train.batch_size // config.train.accumulate
     if (config.model.norm_group or examples) != 1:  # else there are at least two values
         return
-    with frozen_norms(config.train.frozen_stages):
-        forward_jaxpr(training_forward(_model(config), examples, input_sizes(config)[0]))
+    model = _model(config)
+    with make_frozen(config, model).norms_as_in_evaluation():
+        forward_jaxpr(training_forward(model, examples, input_sizes(config)[0]))
 
 
 def expected_temporaries(config: ConfigDict) -> float:

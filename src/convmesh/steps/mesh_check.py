@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from convmesh import mesh as meshes
 from convmesh.distributed.batch import Batch
 from convmesh.errors import ConvmeshError
+from convmesh.models.depth import Frozen
 from convmesh.ops.windows import describe_replicated
 from convmesh.steps.noise import noise_batch
 from convmesh.steps.setup import Setup, traced_windows
@@ -44,7 +45,8 @@ class MeshCheckError(ConvmeshError):
 class SGDSpec:
     """The arguments of `sgd_steps`: a model, its task, a seed, and clipping by the global norm.
 
-    start: the state before the first step, host arrays; None: a new one from the seed.
+    frozen: what is not trained. start: the state before the first step, host arrays; None: a new
+    one from the seed.
     """
 
     model: Any
@@ -52,6 +54,7 @@ class SGDSpec:
     accumulate: int = 1
     clip_norm: float = 1e9
     seed: int = 0
+    frozen: Frozen = Frozen()
     start: Any = None
 
 
@@ -63,7 +66,7 @@ class SGDResult:
     gradients: Any  # clipped by the global norm
     batch_stats: Any
     state: Any
-    start: Any  # the state before the first step
+    start: Any = flax.struct.field(pytree_node=False)  # the state before the first step
 
 
 def sgd_steps(spec: SGDSpec, mesh: Mesh, batches: Sequence[Batch]) -> SGDResult:
@@ -74,7 +77,7 @@ def sgd_steps(spec: SGDSpec, mesh: Mesh, batches: Sequence[Batch]) -> SGDResult:
     size = batches[0].image.shape[1:3]
     clip = optax.clip_by_global_norm(spec.clip_norm)
     optimizer = optax.chain(clip, optax.sgd(0.05, momentum=0.9))
-    parts = StepParts(spec.model, spec.task, optimizer, DECAY, spec.accumulate)
+    parts = StepParts(spec.model, spec.task, optimizer, DECAY, spec.accumulate, spec.frozen)
     if spec.start is None:
         state = create_state(StateSpec(spec.model, optimizer, size, spec.seed), mesh)
     else:
@@ -201,6 +204,7 @@ def _compare(setup: Setup) -> dict[str, list[Difference]]:
         accumulate=config.train.accumulate,
         clip_norm=config.optimizer.clip_norm or np.inf,
         seed=config.train.seed,
+        frozen=setup.frozen,
     )
     reference = sgd_steps(spec, one_device, batches)
     spec = dataclasses.replace(spec, start=reference.start)  # computed once

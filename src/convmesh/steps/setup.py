@@ -22,9 +22,11 @@ from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.distributed import devices, same_run
 from convmesh.distributed.batch import ProcessShard
 from convmesh.errors import ConfigError
+from convmesh.models.depth import Frozen
 from convmesh.models.registry import make_model
 from convmesh.ops.windows import Window, describe_replicated, record_windows
 from convmesh.steps.forward import check_norm_values, expected_temporaries, training_forward
+from convmesh.steps.freezing import make_frozen
 from convmesh.steps.optimizer import check_stages, make_optimizer, make_schedule, needs_stages
 from convmesh.steps.state import StateSpec, TrainState, abstract_state, create_state
 from convmesh.steps.step import StepParts
@@ -59,6 +61,11 @@ class Setup:
         """
         steps = self.config.eval.every_steps
         return steps if steps >= 0 else -(-self.steps // EVALUATIONS)
+
+    @property
+    def frozen(self) -> Frozen:
+        """The stages and batch norms that are not trained."""
+        return make_frozen(self.config, self.model)
 
     @property
     def model_name(self) -> str:
@@ -98,7 +105,7 @@ class Setup:
             optimizer=self.optimizer,
             ema_decay=self.ema_decay,
             accumulate=self.config.train.accumulate,
-            frozen_stages=self.config.train.frozen_stages,
+            frozen=self.frozen,
         )
 
     def train_shard(self, height: int | None = None) -> ProcessShard:
@@ -259,13 +266,15 @@ def compute_dtype(config: ConfigDict) -> Any:
 def count_steps(config: ConfigDict, train_images: int) -> int:
     """Length of the run in steps: from `train.steps`, `train.epochs` or the number of images.
 
-    Small data sets need many epochs: 300 for 100 images, 95 for 1,000, at least 12.
+    Small data sets need many epochs: 300 for 100 images, 95 for 1,000, at least 12. With loaded
+    weights (`init_from`) it is a third of that.
     """
     if config.train.steps:
         return config.train.steps
     epochs = config.train.epochs
     if not epochs:
         epochs = min(300.0, max(12.0, 3000.0 / max(1, train_images) ** 0.5))
+        epochs = epochs / 3 if config.init_from else epochs
     return max(1, round(epochs * train_images / config.train.batch_size))
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from convmesh import mesh as meshes
 from convmesh.distributed.batch import Batch
 from convmesh.distributed.devices import compiler_options
-from convmesh.models.depth import frozen_norms, with_frozen
+from convmesh.models.depth import Frozen
 from convmesh.steps.state import TrainState
 
 
@@ -29,7 +29,7 @@ class StepParts:
       ema_decay: limit of the running average's decay, see `ramped_decay`.
       accumulate: number of micro-batches; if above 1, the batch has leaves [accumulate,
         batch / accumulate, ...].
-      frozen_stages: the stem and this many stages of the backbone are not trained; 0: all are.
+      frozen: the stages and batch norms that are not trained.
     """
 
     model: Any
@@ -37,7 +37,7 @@ class StepParts:
     optimizer: optax.GradientTransformation
     ema_decay: float = 0.0
     accumulate: int = 1
-    frozen_stages: int = 0
+    frozen: Frozen = Frozen()
 
 
 def ramped_decay(step: Any, limit: float) -> jax.Array:
@@ -52,9 +52,9 @@ def train_step(
 
     Micro-batches are processed in sequence: their gradients and totals are summed, then divided
     once. Batch norm sees one micro-batch at a time; the running statistics take their mean.
-    `unroll` unrolls the loop over them. Frozen stages, including the running statistics of their
-    batch norms, stay unchanged bit by bit; their gradient is zero, also in the gradient norm. A
-    step whose loss or gradient is not finite changes only the counters.
+    `unroll` unrolls the loop over them. What is frozen, including the running statistics of batch
+    norms, stays unchanged bit by bit; its gradient is zero, also in the gradient norm. A step whose
+    loss or gradient is not finite changes only the counters.
     """
     gradients, sums, batch_stats = _summed_gradients(state, batch, parts, unroll)
     loss, metrics = parts.task.finish(sums)
@@ -92,10 +92,10 @@ def _summed_loss(
     params: Any, state: TrainState, batch: Any, parts: StepParts
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
     """The loss summed over a (micro-)batch; and (the task's sums, new batch statistics)."""
-    params = with_frozen(lax.stop_gradient, parts.frozen_stages, params)
+    params = parts.frozen.replace(lax.stop_gradient, state.batch_stats, params)
     variables = {"params": params, "batch_stats": state.batch_stats}
     images = parts.task.pixels.normalise(batch.image, parts.model.dtype)
-    with frozen_norms(parts.frozen_stages):
+    with parts.frozen.norms_as_in_evaluation():
         outputs, changed = parts.model.apply(variables, images, train=True, mutable=["batch_stats"])
     sums = parts.task.sums(outputs, batch)
     return sums["loss"], (sums, changed.get("batch_stats", {}))
@@ -120,8 +120,9 @@ def _updated(state: TrainState, gradients: Any, batch_stats: Any, parts: StepPar
     updates, opt_state = parts.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     keep_old = lambda new, old: old  # noqa: E731
-    params = with_frozen(keep_old, parts.frozen_stages, params, state.params)
-    batch_stats = with_frozen(keep_old, parts.frozen_stages, batch_stats, state.batch_stats)
+    old = state.batch_stats
+    params = parts.frozen.replace(keep_old, old, params, state.params)
+    batch_stats = parts.frozen.replace(keep_old, old, batch_stats, old)
     ema = state.ema
     if ema is not None:
         rate = 1 - ramped_decay(state.step, parts.ema_decay)

@@ -1,6 +1,9 @@
 """Initial weights of a new run: another run's, or a file's, where name and shape match."""
 
+from __future__ import annotations
+
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,16 @@ from convmesh import mesh as meshes
 from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, some
 from convmesh.inference.trained_model import check_same_weights
-from convmesh.inference.weight_files import WeightFile, default_class_names, fit_weights
+from convmesh.inference.weight_files import WeightFile, default_class_names, fit_weights, group_of
 from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
+from convmesh.weights.hub import SCHEME, hub_weights
 from convmesh.weights.published import KEYWORD, imagenet_weights
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
-from convmesh.workdir.layout import CHECKPOINTS, Workdir
+from convmesh.workdir.layout import CHECKPOINTS, WEIGHTS_FILE, Workdir
 from convmesh.workdir.saved_arrays import naming_edited_key
 from convmesh.workdir.step_folders import names_step
 
@@ -33,6 +37,7 @@ class InitFrom:
 
     weights: dict[tuple[str, ...], Any]  # by `_name`
     notes: tuple[str, ...]  # lines for the log
+    details: tuple[str, ...] = ()  # lines for `Workdir.weights_file`: each weight
 
     def merge_params(self, state: TrainState) -> TrainState:
         """`state` with every weight whose name and shape match replaced, in the EMA too."""
@@ -58,7 +63,8 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     """Reads and checks the weights that `init_from` names; None if it is empty or the run resumes.
 
     The EMA is used if the checkpoint has one. A file of weights is read as `import-weights` does;
-    `imagenet` names the published ones of the model, which may be downloaded.
+    `imagenet` names the published ones of the model, which may be downloaded, and `hf://` a file on
+    the Hugging Face hub.
     Every process must call it. Raises ConfigError if the run or checkpoint does not exist or none
     of its weights fits, DataError if it is damaged.
     """
@@ -67,15 +73,15 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     if processes.broadcast(workdir.has_checkpoints()):
         return None
     with stop.during(Phase.RESTORE):
-        if setup.config.init_from == KEYWORD:
-            return _read_file(setup, _imagenet_file(setup.config))
+        if setup.config.init_from == KEYWORD or setup.config.init_from.startswith(SCHEME):
+            return _read_file(setup, _downloaded(setup.config))
         return _read(setup, Path(os.path.expanduser(setup.config.init_from)))
 
 
 def _read(setup: Setup, path: Path) -> InitFrom:
     if path.is_file():
         return _read_file(setup, path)
-    root, step = _split(path)
+    root, step = split_path(path)
     source = Workdir(root)
     if not source.checkpoints_folder.is_dir():
         raise ConfigError(
@@ -103,18 +109,25 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
     averaged = "" if target.ema is None else ", EMA"
     lines = [f"init_from: weights of {source}, step {step}{averaged}"]
-    lines += compared(setup, path, source_setup, variables)
-    return InitFrom(weights, tuple(lines))
+    return _init_from(weights, lines, compared(setup, path, source_setup, variables))
 
 
-def _imagenet_file(config: ConfigDict) -> Path:
-    """The file of the published weights of the run's model, or of a detector's backbone."""
-    model = config.model.backbone or config.model.name
+def _downloaded(config: ConfigDict) -> Path:
+    """The file of `imagenet`, the published weights of the run's model, or of a detector's
+    backbone; or of an address on the Hugging Face hub.
+    """
+    model, source = config.model.backbone or config.model.name, config.init_from
     cache = compile_cache.user_folder() / "weights"
     log = console.print_status if processes.is_first() else lambda line: None
-    path = imagenet_weights(model, cache, log) if processes.is_first() else Path()
+
+    def get() -> Path:
+        if source == KEYWORD:
+            return imagenet_weights(model, cache, log)
+        return hub_weights(source, cache, log)
+
+    path = get() if processes.is_first() else Path()
     processes.wait_for_all("weights")  # the others of this machine find them in the cache
-    return path if processes.is_first() else imagenet_weights(model, cache, log)
+    return path if processes.is_first() else get()
 
 
 def _read_file(setup: Setup, path: Path) -> InitFrom:
@@ -136,11 +149,14 @@ def _read_file(setup: Setup, path: Path) -> InitFrom:
     leaves = jax.tree_util.tree_leaves_with_path(found.variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
     lines = [f"init_from: weights of {path}, by {found.naming.whose}'s names"]
-    lines += compared(setup, path, found.setup, found.variables)
-    return InitFrom(weights, tuple(lines))
+    return _init_from(weights, lines, compared(setup, path, found.setup, found.variables))
 
 
-def _split(path: Path) -> tuple[Path, int | None]:
+def _init_from(weights: dict[tuple[str, ...], Any], lines: list[str], fit: Comparison) -> InitFrom:
+    return InitFrom(weights, (*lines, *fit.lines), fit.details)
+
+
+def split_path(path: Path) -> tuple[Path, int | None]:
     """The workdir, and the step if `path` is one of its checkpoints."""
     if names_step(path.name) and path.absolute().parent.name == CHECKPOINTS:
         return path.parent.parent, int(path.name)
@@ -153,8 +169,16 @@ def _name(path: Any) -> tuple[str, ...]:
     return collection, *in_backbone(names)
 
 
-def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> list[str]:
-    """Lines for the log: which of the `variables` of `source` fit the model of `setup`.
+@dataclass(frozen=True)
+class Comparison:
+    """How the weights of a source fit a model: lines for the log, and each weight for a file."""
+
+    lines: tuple[str, ...]
+    details: tuple[str, ...]
+
+
+def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> Comparison:
+    """Which of the `variables` of `source` fit the model of `setup`; the log has their groups.
 
     Only shapes are read. Raises ConfigError that names `path` if no parameter fits.
     """
@@ -169,40 +193,51 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> l
             f"this one is {setup.config.model.name}"
         )
     lines = [f"{len(fitting)} of this model's {len(here)} arrays start from them"]
-    for status, names in (
+    details = []
+    for status, names, text in (
         (
             "randomly initialised, other shape",
-            [
-                f"{name} {source_shapes[key]} there, {shape} here"
-                for key, (name, shape) in here.items()
-                if key in source_shapes and key not in fitting
-            ],
+            [key for key in here if key in source_shapes and key not in fitting],
+            lambda key: f"{here[key][0]} {source_shapes[key]} there, {here[key][1]} here",
         ),
         (
             "randomly initialised, not in the source",
-            [f"{name} {shape}" for key, (name, shape) in here.items() if key not in source_shapes],
+            [key for key in here if key not in source_shapes],
+            lambda key: f"{here[key][0]} {here[key][1]}",
         ),
         (
             "unused, not in this model",
-            [f"{name} {shape}" for key, (name, shape) in there.items() if key not in here],
+            [key for key in there if key not in here],
+            lambda key: f"{there[key][0]} {there[key][1]}",
         ),
     ):
         if names:
-            lines.append(f"{status}: {'; '.join(names)}")
-    stages = setup.config.train.frozen_stages
+            groups = Counter(group_of(key[1:]) for key in names)
+            counts = ", ".join(f"{count} of {group}" for group, count in groups.items())
+            lines.append(f"{status}: {counts} ({WEIGHTS_FILE} lists them)")
+        details += [f"{text(key)}: {status}" for key in names]
+    details += [f"{here[key][0]} {here[key][1]}: taken" for key in here if key in fitting]
     random = [name for key, (name, _) in here.items() if key not in fitting]
-    if frozen := [name for name in random if is_frozen(name.split("/")[1:], stages)]:
-        lines.append(
-            f"train.frozen_stages={stages} freezes {len(frozen)} arrays with random values: "
-            f"{some(frozen)}; lower it, or take weights that fit"
-        )
+    lines += _frozen_random(setup, random)
     old, new = source.classes, setup.classes
     if len(old) == len(new) and old != new:
         lines.append(
             f"same number of classes, other names: {', '.join(old)} there, {', '.join(new)} here"
         )
     lines += _other_pixels(source.config, setup.config)
-    return [f"init_from: {line}" for line in lines]
+    return Comparison(tuple(f"init_from: {line}" for line in lines), tuple(details))
+
+
+def _frozen_random(setup: Setup, random: list[str]) -> list[str]:
+    """A line if some of the arrays with random values are frozen."""
+    stages = setup.config.train.frozen_stages
+    frozen = [name for name in random if is_frozen(name.split("/")[1:], stages)]
+    if not frozen:
+        return []
+    return [
+        f"train.frozen_stages={stages} freezes {len(frozen)} arrays with random values: "
+        f"{some(frozen)}; lower it, or take weights that fit"
+    ]
 
 
 def _other_pixels(there: ConfigDict, here: ConfigDict) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convmesh.config import apply_overrides, check, check_complete, check_resume
+from convmesh.config.tree import flatten
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
 from convmesh.data.loading.cache import with_caches
 from convmesh.data.loading.worker_errors import end_if_worker_is_starting
@@ -17,6 +18,7 @@ from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
 from convmesh.training.default_hooks import default_hooks
+from convmesh.training.expected_input import not_set, with_expected_input
 from convmesh.training.hooks import Hook
 from convmesh.training.init_from import load_init_from
 from convmesh.training.one_run import check_same_config, check_same_data
@@ -42,6 +44,8 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
     with listening() as stop:
         check_same_config(config, hooks)
         config = check_earlier_run(config, workdir)
+        if not workdir.has_checkpoints():
+            config = with_expected_input(config)
         data = open_data(config)
         check_same_data(data)
         data = with_caches(data, config)
@@ -113,6 +117,8 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
         console.print_status(f"{file}: missing; it is taken from the newest checkpoint")
     if workdir.has_checkpoints():  # only a new run reads the key, so it may change
         config = apply_overrides(config, {"init_from": earlier.init_from})
+    if earlier.init_from and earlier.init_from == config.init_from:
+        config = apply_overrides(config, not_set(config, dict(flatten(earlier))))
     check_resume(earlier, config)
     return config
 

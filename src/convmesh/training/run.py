@@ -190,6 +190,9 @@ class Run:
         self._progress = self._parts.enter_context(progress)
         for hook in self.hooks:
             hook.on_start(self)
+        if self._init_from and processes.is_first():
+            text = "\n".join(self._init_from.details) + "\n"
+            atomic_files.write_atomically(self.workdir.weights_file, text)
         for line in (*(self._init_from.notes if self._init_from else ()), self._eval_note):
             if line:
                 self.log(line)

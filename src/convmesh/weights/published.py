@@ -12,8 +12,10 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from convmesh.errors import ConfigError, nearest
+from convmesh.weights import preprocessing
 from convmesh.weights.download import check_digest, fetch
 
 KEYWORD = "imagenet"  # the value of `init_from` for these weights
@@ -110,6 +112,15 @@ def imagenet_weights(model: str, cache: Path, log: Callable[[str], None]) -> Pat
     check_digest(path, weights.digits)
     log(f"init_from={KEYWORD}: {path}, licence {weights.licence}")
     return path
+
+
+def published_input(model: str) -> dict[str, Any]:
+    """What the published ImageNet weights of `model` expect of its input, as keys of the config."""
+    weights = IMAGENET.get(model)
+    if weights is None:
+        return {}
+    packaged = preprocessing.LITE_PACKAGE if weights.package else {}
+    return {**preprocessing.preprocessing_of(model), **packaged}
 
 
 def _installed(weights: Published) -> Path:

@@ -11,7 +11,8 @@
                                   .png; of a detector also curves and confusion (.json, .png),
                                   images.json, worst.png, best.png
     profile/                      traces of `--profile`
-    weights.txt                   of an import: what became of each weight of the file
+    weights.txt                   of an import, or of a run that began with `init_from`: what became
+                                  of each weight
     .lock                         see `lock`
 
 Process 0 alone writes, except for checkpoints.
@@ -35,7 +36,7 @@ from convmesh.workdir.metrics import Row, evaluation_rows, read_metrics, trainin
 from convmesh.workdir.run_files import check_same_model, read_run_config
 from convmesh.workdir.step_folders import newest_meta, saved_steps
 
-CHECKPOINTS, LOCK = "checkpoints", ".lock"
+CHECKPOINTS, LOCK, WEIGHTS_FILE = "checkpoints", ".lock", "weights.txt"
 
 
 class Workdir:
@@ -51,6 +52,7 @@ class Workdir:
         self.evaluated_file = self.root / "evaluated.json"
         self.nonfinite_file = self.root / "nonfinite.jsonl"
         self.lock_file = self.root / LOCK
+        self.weights_file = self.root / WEIGHTS_FILE
         self.checkpoints_folder = self.root / CHECKPOINTS
         self.profile_folder = self.root / "profile"
         self.first_batch_picture = self.root / "plots" / "first_batch.png"
