@@ -146,9 +146,7 @@ class InvertedResidualNet(nn.Module):
 Net = InvertedResidualNet | InvertedResidualBackbone
 
 
-def stage_features(
-    net: Net, x: jax.Array, train: bool, tapped: str = ""
-) -> dict[int, jax.Array]:
+def stage_features(net: Net, x: jax.Array, train: bool, tapped: str = "") -> dict[int, jax.Array]:
     """The last features of each stride. The layers become submodules of `net`.
 
     `tapped`: the name of a block whose expanded input is the last of its stride, or none.

@@ -1,11 +1,10 @@
-"""SSDLite on MobileNetV3 (arXiv 1801.04381, section 6.2; 1905.02244, section 6.3), as torchvision's.
+"""SSDLite on MobileNetV3 (arXiv 1801.04381, 6.2; 1905.02244, 6.3), as torchvision has it.
 
 Six levels: what MobileNetV3's last stage begins with, widened, at a stride of 16; its last
 convolution, at 32; and four extra blocks, each at half the size of the one before. From each level,
 by depthwise convolutions, come the logits of all classes and the offsets of each default box.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +23,6 @@ from convmesh.models.inverted_residual import (
 from convmesh.models.layers import (
     Conv,
     ConvNorm,
-    SqueezeExcitation,
     at_least_float32,
     conv_norm_names,
     crop_to_cells,
@@ -43,21 +41,14 @@ class SSDOutput(NamedTuple):
     offsets: Any  # [batch, boxes, 4], at least float32, see `ops.box_coder`
 
 
-class MobileNetV3SSDBackbone(nn.Module):
+class MobileNetV3SSDBackbone(mobilenet_v3.MobileNetV3Backbone):
     """Images [batch, rows, columns, 3] -> the first two levels.
 
     Its variables have the names and, up to the last stage, the shapes of the classifier's; that
     stage and the convolution behind it have half the channels ("reduced tail").
     """
 
-    stages: Stages
-    last: int  # channels of the last convolution
-    dtype: Any = jnp.float32
-    norm_group: int = 0
-    remat: bool = False
-    activation: Callable = mobilenet_v3.SWISH
-    squeeze: Any = partial(SqueezeExcitation, activation=nn.relu, gate=nn.hard_sigmoid)
-    padding: Any = None
+    last: int = 480  # channels of the last convolution
     momentum: float = MOMENTUM
     epsilon: float = EPSILON
 
@@ -94,9 +85,7 @@ class Predictor(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.conv_norm(x.shape[-1], groups=x.shape[-1], name="depthwise")(x, train)
         wide = BOXES * self.outputs
-        project = Conv(
-            wide, 1, bias=True, dtype=self.dtype, kernel_init=_init, name="project"
-        )
+        project = Conv(wide, 1, bias=True, dtype=self.dtype, kernel_init=_init, name="project")
         y = to_points(project(x)).astype(at_least_float32(self.dtype))
         return y.reshape(len(y), -1, self.outputs)
 
@@ -132,7 +121,11 @@ class SSDLite(nn.Module):
             ConvNorm, activation=nn.relu6, momentum=MOMENTUM, epsilon=EPSILON, **options
         )
         backbone = MobileNetV3SSDBackbone(
-            self.stages, self.last, remat=self.remat, name="backbone", **options
+            stages=self.stages,
+            last=self.last,
+            remat=self.remat,
+            name="backbone",
+            **options,
         )
         levels = backbone(crop_to_cells(x), train)
         for i, features in enumerate(self.extra, 1):
@@ -177,11 +170,11 @@ class SSDLite(nn.Module):
 def reduced_tail(rows: tuple[mobilenet_v3.Row, ...]) -> tuple[mobilenet_v3.Row, ...]:
     """MobileNetV3's rows with half the channels in the blocks of the last stage."""
     opens = max(i for i, row in enumerate(rows) if row[-1] == 2)
-    tail = tuple(
-        (kernel, wide if i == 0 else wide // 2, features // 2, *rest)
-        for i, (kernel, wide, features, *rest) in enumerate(rows[opens:])
-    )
-    return rows[:opens] + tail
+    tail = []
+    for i, (kernel, wide, features, squeezed, activation, stride) in enumerate(rows[opens:]):
+        expanded = wide // 2 if i else wide
+        tail.append((kernel, expanded, features // 2, squeezed, activation, stride))
+    return (*rows[:opens], *tail)
 
 
 SSDLite320MobileNetV3Large = partial(

@@ -78,16 +78,16 @@ def assign(reference: np.ndarray, class_logits: jax.Array, truth: GroundTruth) -
     no negative. (Where there are not enough others, torchvision's loss counts positives twice.)
     """
     dtype = jnp.promote_types(class_logits.dtype, jnp.float32)
-    reference, boxes = jnp.asarray(reference, dtype), jnp.asarray(truth.boxes, dtype)
+    places, boxes = jnp.asarray(reference, dtype), jnp.asarray(truth.boxes, dtype)
     real = truth.valid & ~truth.crowd & (area(boxes) > 0)
-    overlap = jnp.where(real[:, None], pairwise_iou(boxes, reference), -1)  # [max_boxes, n]
+    overlap = jnp.where(real[:, None], pairwise_iou(boxes, places), -1)  # [max_boxes, n]
     index = jnp.arange(len(boxes))[:, None]
-    forced = real[:, None] & (overlap.argmax(1)[:, None] == jnp.arange(len(reference)))
+    forced = real[:, None] & (overlap.argmax(1)[:, None] == jnp.arange(len(places)))
     forced_box = jnp.max(jnp.where(forced, index, -1), axis=0)
     box = jnp.where(forced_box >= 0, forced_box, overlap.argmax(0))
     positive = (forced_box >= 0) | (overlap.max(0) >= OVERLAP)
 
-    centres = (reference[:, :2] + reference[:, 2:]) / 2
+    centres = (places[:, :2] + places[:, 2:]) / 2
     crowd = jnp.any(inside(centres, boxes) & (truth.valid & truth.crowd)[:, None], axis=0)
     free = ~positive & ~crowd
     surprise = -jax.nn.log_softmax(class_logits.astype(dtype))[:, 0]
