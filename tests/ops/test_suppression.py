@@ -1,9 +1,10 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
 
-from convmesh.ops.suppression import suppress
+from convmesh.ops.suppression import best_distinct, suppress
 
 THRESHOLDS = [0.2, 0.35, 0.5, 0.65, 0.8, 0.9]
 
@@ -100,3 +101,18 @@ def test_many_images_at_once():
     keep = jax.vmap(lambda *image: suppress(*image, 0.5))(boxes, labels, valid)
     wanted = [[True, False, True], [True, True, False], [True, False, False]]
     assert keep.tolist() == wanted
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_best_distinct_is_the_beginning_of_greedy_suppression(count):
+    rng = np.random.default_rng(1)
+    corner = rng.uniform(0, 30, (40, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 20, (40, 2))], 1).astype(np.float32)
+    labels, scores = rng.integers(0, 2, 40), rng.permutation(40).astype(np.float32) - 5
+    order = np.argsort(-scores)
+    kept = suppress(boxes[order], labels[order], scores[order] >= 0, 0.4)
+    expected = order[np.asarray(kept)]
+    assert 3 < len(expected) < 35  # something is dropped, and not all
+    index, valid = best_distinct(*map(jnp.asarray, (boxes, labels, scores)), 0.4, count)
+    assert index.shape == valid.shape == (count,)
+    np.testing.assert_array_equal(np.asarray(index)[np.asarray(valid)], expected[:count])

@@ -11,7 +11,8 @@ def area(boxes: jax.Array) -> jax.Array:
     return sides[..., 0] * sides[..., 1]
 
 
-def _intersection(a: jax.Array, b: jax.Array) -> jax.Array:
+def intersection(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Area of the intersection of boxes [..., 4] (broadcast)."""
     return area(jnp.concatenate([jnp.maximum(a[..., :2], b[..., :2]),
                                  jnp.minimum(a[..., 2:], b[..., 2:])], axis=-1))  # fmt: skip
 
@@ -24,7 +25,7 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Intersection over union of boxes [..., 4] (broadcast); 0 for boxes without area."""
-    both = _intersection(a, b)
+    both = intersection(a, b)
     return _ratio(both, area(a) + area(b) - both)
 
 
@@ -35,7 +36,7 @@ def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def giou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Generalised IoU (arXiv 1902.09630), in [-1, 1], of boxes [..., 4] (broadcast)."""
-    both = _intersection(a, b)
+    both = intersection(a, b)
     union = area(a) + area(b) - both
     hull = area(jnp.concatenate([jnp.minimum(a[..., :2], b[..., :2]),
                                  jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1))  # fmt: skip

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from convmesh.ops.boxes import pairwise_iou
+from convmesh.ops.boxes import iou, pairwise_iou
 
 
 def suppress(boxes: jax.Array, labels: jax.Array, valid: jax.Array, threshold: float) -> jax.Array:
@@ -33,3 +33,30 @@ def suppress(boxes: jax.Array, labels: jax.Array, valid: jax.Array, threshold: f
         return valid & ~jnp.any(suppresses & keep[None, :], axis=1), keep
 
     return lax.while_loop(changed, next_round, (valid, jnp.zeros_like(valid)))[0]
+
+
+def best_distinct(
+    boxes: jax.Array, labels: jax.Array, scores: jax.Array, threshold: float, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """The first `count` boxes that greedy suppression keeps, best first.
+
+    For many boxes of which few are wanted: each of `count` rounds takes the best box that is left
+    and drops those that it suppresses. Memory is linear in the number of boxes.
+
+    Args:
+      boxes: [n, 4], in any order.
+      labels: int [n]; boxes of different classes do not suppress each other.
+      scores: [n]; a box with a negative score is none.
+      threshold: a box is dropped if its IoU with a better box that is kept is above this.
+      count: of boxes to return.
+
+    Returns:
+      Indices [count] into `boxes`, and which of them are boxes: bool [count].
+    """
+
+    def take_best(left: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        best = jnp.argmax(left)
+        dropped = (iou(boxes[best], boxes) > threshold) & (labels == labels[best])
+        return jnp.where(dropped, -1, left).at[best].set(-1), (best, left[best] >= 0)
+
+    return lax.scan(take_best, scores, length=count)[1]

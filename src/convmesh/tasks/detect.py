@@ -16,6 +16,7 @@ from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
 from convmesh.ops.suppression import suppress
 from convmesh.tasks.assignment import ASSIGNMENTS, Assignment, GroundTruth
+from convmesh.tasks.candidates import best_pairs
 from convmesh.tasks.detection import Detection
 
 BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.5
@@ -143,15 +144,11 @@ class Detect(Detection):
             finite = finite & jnp.isfinite(confidence_logits)
         scores = jnp.sqrt(class_p * confidence[:, None]) if self.box_confidence else class_p
         scores = jnp.where(finite[:, None] & jnp.isfinite(class_logits), scores, -1)
-        # Exact: each of the k best pairs is at one of the k points with the best class scores.
-        _, best = lax.top_k(scores.max(axis=1), min(self.candidates, scores.shape[0]))
-        k = min(self.candidates, best.size * self.classes)
-        score, pair = lax.top_k(scores[best].reshape(-1), k)
-        point, label = best[pair // self.classes], pair % self.classes
+        score, point, label = best_pairs(scores, self.candidates)
         boxes = boxes[point]
         keep = suppress(boxes, label, score >= self.score_threshold, self.iou_threshold)
 
-        n = min(self.max_detections, k)
+        n = min(self.max_detections, score.size)
         _, order = lax.top_k(jnp.where(keep, score, -1), n)
         return {
             "boxes": boxes[order],
