@@ -4,7 +4,9 @@ In float32 correct programs differ by up to 1e-2 in a gradient leaf, and wrong o
 """
 
 import functools
+import importlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +15,17 @@ from convmesh import mesh as meshes
 from convmesh.geometry import grid_points
 from convmesh.models.csp import CSPBackbone, CSPBlock
 from convmesh.models.detector import Detector
+from convmesh.models.mobilenet_v3 import make_stages
 from convmesh.models.registry import make_model
 from convmesh.models.regnet import RegNet
 from convmesh.models.resnet import Bottleneck, ResNet, ResNetBackbone
 from convmesh.models.small_cnn import SmallCNN
+from convmesh.models.ssdlite import SSDLite
 from convmesh.steps.mesh_check import SGDResult, SGDSpec, differences, sgd_steps
 from convmesh.steps.noise import noise_batch
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.detect import Detect
+from convmesh.tasks.registry import DETECTIONS
 
 # Every way to lay 8 devices over (data, spatial, model).
 ALL_MESHES = [(d, s, 8 // d // s) for d in (1, 2, 4, 8) for s in (1, 2, 4, 8) if 8 % (d * s) == 0]
@@ -71,6 +76,24 @@ def tiny_resnet_detector(dtype, classes: int = 8, levels: int = 5, **options):
     return Detector(classes, backbone, features=16, levels=levels, dtype=dtype, **options)
 
 
+def tiny_ssdlite(dtype, classes: int = 8, **options):
+    """ssdlite320_mobilenet_v3_large in little: three levels, of strides 4 to 16."""
+    rows = (
+        (3, 8, 8, False, nn.relu, 1),
+        (3, 16, 8, False, nn.relu, 2),
+        (5, 32, 8, True, nn.hard_swish, 2),
+    )
+    stages = make_stages(rows, 8)
+    return SSDLite(classes, stages, last=16, extra=(8,), dtype=dtype, **options)
+
+
+def torchvision_case(model, size: int):
+    """A model of torchvision's design, and its task."""
+    module, task = DETECTIONS[model.detection]
+    task = getattr(importlib.import_module(module), task)
+    return model, task(model.classes, (size, size), **model.detection_options), size
+
+
 def case(name):
     """(model, task, image side) of a tiny net of each family, and of the real ones."""
     dtype = jnp.float64
@@ -100,6 +123,7 @@ def case(name):
             Detect(8, (64, 64), strides=(8, 16, 32, 64, 128)),
             64,
         ),
+        "tiny ssdlite": lambda: torchvision_case(tiny_ssdlite(dtype), 32),
         "small_cnn": lambda: (make_model("small_cnn", "classify", 10, dtype), classify(10), 32),
         "resnet18": lambda: (make_model("resnet18", "classify", 10, dtype), classify(10), 64),
         "detector_nano": lambda: (

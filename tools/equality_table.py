@@ -36,6 +36,7 @@ TINY = (
     "tiny detector",
     "tiny csp detector",
     "tiny resnet detector",
+    "tiny ssdlite",
 )
 FULL_SIZE = ("small_cnn", "resnet18", "detector_nano")
 

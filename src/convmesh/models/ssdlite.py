@@ -38,7 +38,7 @@ class SSDOutput(NamedTuple):
     """The outputs of each default box: level by level, row by row, then the boxes of a point."""
 
     class_logits: Any  # [batch, boxes, 1 + classes], at least float32; the first is background
-    offsets: Any  # [batch, boxes, 4], at least float32, see `ops.box_coder`
+    offsets: Any  # [batch, boxes, 4], at least float32, see `ops.anchors`
 
 
 class MobileNetV3SSDBackbone(mobilenet_v3.MobileNetV3Backbone):

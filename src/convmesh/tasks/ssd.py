@@ -20,10 +20,11 @@ from convmesh import mesh
 from convmesh.distributed.batch import Batch
 from convmesh.geometry import grid_shape
 from convmesh.models.ssdlite import SSDOutput
-from convmesh.ops import box_coder
-from convmesh.ops.boxes import area, inside, pairwise_iou
+from convmesh.ops.anchors import boxes_to_offsets, clip_to_image, offsets_to_boxes
+from convmesh.ops.boxes import area, pairwise_iou
 from convmesh.ops.losses import cross_entropy, smooth_l1
-from convmesh.ops.suppression import suppress
+from convmesh.ops.suppression import best_distinct
+from convmesh.tasks.anchor_matching import covered
 from convmesh.tasks.assignment import GroundTruth
 from convmesh.tasks.detection import Detection
 
@@ -74,8 +75,8 @@ def assign(reference: np.ndarray, class_logits: jax.Array, truth: GroundTruth) -
 
     A default box learns the box that it overlaps most, from an IoU of 0.5 on; and of each box the
     one that overlaps it most learns it in any case, the last of several boxes. Negative are three
-    for each positive, by cross entropy with background. One whose centre a crowd region covers is
-    no negative. (Where there are not enough others, torchvision's loss counts positives twice.)
+    for each positive, by cross entropy with background. One of which more than half lies in
+    a crowd region is no negative. (Where there are not enough others, torchvision's loss counts positives twice.)
     """
     dtype = jnp.promote_types(class_logits.dtype, jnp.float32)
     places, boxes = jnp.asarray(reference, dtype), jnp.asarray(truth.boxes, dtype)
@@ -87,9 +88,7 @@ def assign(reference: np.ndarray, class_logits: jax.Array, truth: GroundTruth) -
     box = jnp.where(forced_box >= 0, forced_box, overlap.argmax(0))
     positive = (forced_box >= 0) | (overlap.max(0) >= OVERLAP)
 
-    centres = (places[:, :2] + places[:, 2:]) / 2
-    crowd = jnp.any(inside(centres, boxes) & (truth.valid & truth.crowd)[:, None], axis=0)
-    free = ~positive & ~crowd
+    free = ~positive & ~covered(places, boxes, truth.valid & truth.crowd)
     surprise = -jax.nn.log_softmax(class_logits.astype(dtype))[:, 0]
     order = jnp.argsort(jnp.where(free, -surprise, jnp.inf), stable=True)
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)), unique_indices=True)
@@ -140,7 +139,7 @@ class SSD(Detection):
         reference = jnp.asarray(self.default_boxes, dtype)
         truth = jnp.take_along_axis(batch.boxes.astype(dtype), assigned.box[..., None], axis=1)
         truth = jnp.where(assigned.positive[..., None], truth, reference)
-        error = outputs.offsets - box_coder.encode(truth, reference, WEIGHTS)
+        error = outputs.offsets - boxes_to_offsets(truth, reference, WEIGHTS)
         box_loss = smooth_l1(error).sum(-1) * positive
 
         parts = {"class": class_loss.sum(), "box": box_loss.sum()}
@@ -178,20 +177,15 @@ class SSD(Detection):
         probability = jax.nn.softmax(class_logits)
         finite = jnp.isfinite(class_logits).all(-1) & jnp.isfinite(offsets).all(-1)
         reference = jnp.asarray(self.default_boxes, dtype)
-        boxes = box_coder.clip(box_coder.decode(offsets, reference, WEIGHTS), self.image_size)
+        boxes = clip_to_image(offsets_to_boxes(offsets, reference, WEIGHTS), self.image_size)
         scores = jnp.where(finite[:, None], probability[:, 1:], -1).T  # [classes, n]
-
-        def kept(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-            """The default boxes of the best scores of a class, and these; -1 if suppressed."""
-            score, best = lax.top_k(scores, min(self.candidates, len(scores)))
-            one_class = jnp.zeros_like(best)
-            valid = score > self.score_threshold
-            keep = suppress(boxes[best], one_class, valid, self.iou_threshold)
-            return best, jnp.where(keep, score, -1)
-
-        best, found = lax.map(kept, scores)  # class by class: all at once takes much memory
-        score, order = lax.top_k(found.reshape(-1), min(self.max_detections, found.size))
-        at, label = best.reshape(-1)[order], order // found.shape[1]
+        scores, best = lax.top_k(scores, min(self.candidates, len(reference)))
+        labels = jnp.broadcast_to(jnp.arange(len(best))[:, None], best.shape).reshape(-1)
+        best, scores = best.reshape(-1), scores.reshape(-1)
+        candidates = jnp.where(scores > self.score_threshold, scores, -1)
+        n = min(self.max_detections, len(best))
+        order, valid = best_distinct(boxes[best], labels, candidates, self.iou_threshold, n)
+        at, label, score = best[order], labels[order], scores[order]
         object_p = probability[at, 1:].sum(-1)
         class_p = score / jnp.maximum(object_p, jnp.finfo(dtype).tiny)
         return {
@@ -200,5 +194,5 @@ class SSD(Detection):
             "scores": score,
             "class_confidence": class_p,
             "box_confidence": object_p,
-            "valid": score > self.score_threshold,
+            "valid": valid,
         }

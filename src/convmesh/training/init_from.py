@@ -137,13 +137,14 @@ def _read_file(setup: Setup, path: Path) -> InitFrom:
         stated = {"weights": checksums.sha256(path)[:8]}
         same_run.check_same(stated, "give every process the same file", "read its weights")
 
+    model = config.model.backbone or config.model.name
+
     def class_names(outputs: int | None) -> tuple[str, ...]:
         if outputs is None or outputs == len(setup.classes):
-            return default_class_names(file, outputs) or setup.classes
-        names = default_class_names(file, outputs)
+            return default_class_names(file, outputs, model) or setup.classes
+        names = default_class_names(file, outputs, model)
         return names or tuple(f"output {i}" for i in range(outputs))
 
-    model = config.model.backbone or config.model.name
     overrides = {"precision": config.precision, "data.image_size": config.data.image_size}
     found = fit_weights(file, model, class_names, setup.mesh, overrides)
     leaves = jax.tree_util.tree_leaves_with_path(found.variables)
