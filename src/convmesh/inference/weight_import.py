@@ -38,8 +38,8 @@ from convmesh.workdir.run_files import model_meta
 class ImportOptions:
     """Options of an import.
 
-    classes: a file of class names, '' for those of the file, of ImageNet or of COCO. partial: whether
-    weights may be missing, which are randomly initialised then, or left over.
+    classes: a file of class names, '' for those of the file, of ImageNet or of COCO. partial:
+    whether weights may be missing, which are randomly initialised then, or left over.
     """
 
     classes: str = ""

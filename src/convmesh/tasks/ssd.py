@@ -75,8 +75,8 @@ def assign(reference: np.ndarray, class_logits: jax.Array, truth: GroundTruth) -
 
     A default box learns the box that it overlaps most, from an IoU of 0.5 on; and of each box the
     one that overlaps it most learns it in any case, the last of several boxes. Negative are three
-    for each positive, by cross entropy with background. One of which more than half lies in
-    a crowd region is no negative. (Where there are not enough others, torchvision's loss counts positives twice.)
+    for each positive, by cross entropy with background. One of which more than half lies in a crowd
+    region is no negative. (Where too few are left, torchvision's loss counts positives twice.)
     """
     dtype = jnp.promote_types(class_logits.dtype, jnp.float32)
     places, boxes = jnp.asarray(reference, dtype), jnp.asarray(truth.boxes, dtype)
@@ -152,15 +152,6 @@ class SSD(Detection):
             "boxes_without_point": assigned.missed.sum(),
             "boxes_truncated": batch.truncated.sum(),
         }
-
-    def finish(self, sums: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss and its parts, divided by the positives of all images; and counts."""
-        total = self.divisor(sums)
-        numbers = {name: v / total for name, v in sums.items() if name.startswith("loss/")}
-        numbers["positive_points"] = sums["positive_points"] / jnp.maximum(sums["images"], 1)
-        for name in ("boxes_without_point", "boxes_truncated"):
-            numbers[name] = sums[name]
-        return sums["loss"] / total, numbers
 
     def predict(self, outputs: SSDOutput) -> dict[str, Any]:
         """Detections of each image, see `Detection`.

@@ -1,7 +1,7 @@
 """Compares the detectors of torchvision: the same weights, the same boxes, the same losses.
 
-    python tools/detector_parity.py --torch PYTHON [NAME ...]   # all models by default
-    PYTHON tools/detector_parity.py --write-tiny NAME ...       # tests/models/data/NAME.npz
+    python tools/ssd_parity.py --torch PYTHON [NAME ...]   # all models by default
+    PYTHON tools/ssd_parity.py --write-tiny NAME ...       # tests/models/data/NAME.npz
 
 PYTHON is an interpreter with torch and torchvision, as in `weight_parity.py`. For each model, torch
 makes random weights, with heads that find hundreds of boxes of different scores, of which many

@@ -1,6 +1,6 @@
 """Detectors find what torchvision's own find, and learn by its losses, with the same weights.
 
-The arrays in data/ are written by torch: `tools/detector_parity.py --write-tiny`, which also
+The arrays in data/ are written by torch: `tools/ssd_parity.py --write-tiny`, which also
 compares the models of the registry. The parameter counts are those that torchvision publishes.
 """
 
