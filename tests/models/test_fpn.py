@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convmesh.models.fpn import FROM_INPUT, FROM_LAST, POOL, FeaturePyramid
+from convmesh.models.fpn import FROM_INPUT, FROM_LAST, POOL, FeaturePyramid, fpn_torch_names
 from convmesh.weights.torch_names import from_torch
 
 
@@ -19,7 +19,7 @@ def test_each_level_has_half_the_size(extra, sides):
     outputs, variables = pyramid.init_with_output(jax.random.key(0), levels())
     assert [output.shape for output in outputs] == [(1, side, side, 8) for side in sides]
     # Each layer has a name in torch.
-    assert from_torch(pyramid.torch_names(3), variables, {})[1].missing
+    assert from_torch(fpn_torch_names(extra, 3), variables, {})[1].missing
 
 
 def test_the_last_levels_come_from_the_pyramid_or_from_its_input():

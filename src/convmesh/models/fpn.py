@@ -42,10 +42,11 @@ class FeaturePyramid(nn.Module):
         p6 = conv(stride=2, name="p6")(outputs[-1] if self.extra == FROM_LAST else levels[-1])
         return [*outputs, p6, conv(stride=2, name="p7")(nn.relu(p6))]
 
-    def torch_names(self, levels: int) -> dict[str, str]:
-        """Torchvision's names of its layers, for so many levels of the backbone."""
-        names = {}
-        for i in range(levels):
-            names |= {f"inner{i}": f"inner_blocks.{i}.0", f"layer{i}": f"layer_blocks.{i}.0"}
-        more = () if self.extra == POOL else ("p6", "p7")
-        return names | {name: f"extra_blocks.{name}" for name in more}
+
+def fpn_torch_names(extra: str, levels: int) -> dict[str, str]:
+    """Torchvision's names of the layers of a pyramid, for so many levels of the backbone."""
+    names = {}
+    for i in range(levels):
+        names |= {f"inner{i}": f"inner_blocks.{i}.0", f"layer{i}": f"layer_blocks.{i}.0"}
+    more = () if extra == POOL else ("p6", "p7")
+    return names | {name: f"extra_blocks.{name}" for name in more}

@@ -11,6 +11,17 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return -targets * log_sigmoid(logits) - (1 - targets) * log_sigmoid(-logits)
 
 
+def focal(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The focal loss (arXiv 1708.02002, eq. 5, gamma = 2, alpha = 0.25) of `targets` 0 or 1.
+
+    `logits` and `targets` have the same shape, which is returned.
+    """
+    p = jax.nn.sigmoid(logits)
+    error = p + targets - 2 * p * targets  # 1 - the probability of the target
+    weight = 0.75 - 0.5 * targets
+    return weight * error * error * binary_cross_entropy(logits, targets)
+
+
 def quality_focal(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """|t - p|^2 BCE(p, t): the quality focal loss (arXiv 2006.04388, eq. 3, beta = 2)."""
     error = targets - jax.nn.sigmoid(logits)

@@ -99,15 +99,6 @@ class Detect(Detection):
             "boxes_truncated": batch.truncated.sum(),
         }
 
-    def finish(self, sums: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss and its parts, divided by the sum of the targets of all images; and counts."""
-        total = self.divisor(sums)
-        numbers = {name: v / total for name, v in sums.items() if name.startswith("loss/")}
-        numbers["positive_points"] = sums["positive_points"] / jnp.maximum(sums["images"], 1)
-        for name in ("boxes_without_point", "boxes_truncated"):
-            numbers[name] = sums[name]
-        return sums["loss"] / total, numbers
-
     def predict(self, outputs: DetectorOutput) -> dict[str, Any]:
         """Detections of each image, best first, in pixels of the network's input.
 

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from convmesh.data.placement import Placement
@@ -17,10 +19,11 @@ from convmesh.tasks.matching import Images, match
 class Detection(Task):
     """The base of detection tasks, for images of `image_size` (height, width).
 
-    A subclass has `sums`, `finish` and `predict`, which returns detections of each image, best
-    first, in pixels of the network's input: `boxes` [batch, n, 4], `labels` int32, `scores`,
-    `class_confidence`, `box_confidence`, `valid` bool, each [batch, n], n <= max_detections. Its
-    defaults of the options are those of its model.
+    A subclass has `sums`, which includes the counts `images`, `positive_points`,
+    `boxes_without_point` and `boxes_truncated`, and `predict`, which returns detections of each
+    image, best first, in pixels of the network's input: `boxes` [batch, n, 4], `labels` int32,
+    `scores`, `class_confidence`, `box_confidence`, `valid` bool, each [batch, n], n <=
+    max_detections. Its defaults of the options are those of its model.
     """
 
     classes: int
@@ -31,6 +34,15 @@ class Detection(Task):
     pixels: PixelScale = PixelScale()
 
     best_metric = "AP"
+
+    def finish(self, sums: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss and its parts, divided by the total of all images; and counts."""
+        total = self.divisor(sums)
+        numbers = {name: v / total for name, v in sums.items() if name.startswith("loss/")}
+        numbers["positive_points"] = sums["positive_points"] / jnp.maximum(sums["images"], 1)
+        for name in ("boxes_without_point", "boxes_truncated"):
+            numbers[name] = sums[name]
+        return sums["loss"] / total, numbers
 
     def to_host(self, output: dict[str, Any], placement: Placement) -> dict[str, Any]:
         """The valid detections of one image, with boxes in pixels of the original image.

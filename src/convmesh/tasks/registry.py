@@ -20,7 +20,12 @@ from convmesh.tasks.detect import Detect
 
 # The attribute `detection` of a model: module, and class of the task (a `detection.Detection`),
 # made as cls(classes, image_size, pixels=..., **model.detection_options).
-DETECTIONS: dict[str, tuple[str, str]] = {"ssd": ("convmesh.tasks.ssd", "SSD")}
+DETECTIONS: dict[str, tuple[str, str]] = {
+    "retinanet": ("convmesh.tasks.retinanet", "RetinaNetDetection"),
+    "fcos": ("convmesh.tasks.fcos", "FCOSDetection"),
+    "ssd": ("convmesh.tasks.ssd", "SSD"),
+    "faster_rcnn": ("convmesh.tasks.faster_rcnn", "FasterRCNNDetection"),
+}
 
 
 def make_task(config: ConfigDict, classes: int, model: Any = None) -> Task:
