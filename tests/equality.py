@@ -15,6 +15,7 @@ from convmesh import mesh as meshes
 from convmesh.geometry import grid_points
 from convmesh.models.csp import CSPBackbone, CSPBlock
 from convmesh.models.detector import Detector
+from convmesh.models.faster_rcnn import FasterRCNN
 from convmesh.models.mobilenet_v3 import make_stages
 from convmesh.models.registry import make_model
 from convmesh.models.regnet import RegNet
@@ -87,11 +88,22 @@ def tiny_ssdlite(dtype, classes: int = 8, **options):
     return SSDLite(classes, stages, last=16, extra=(8,), dtype=dtype, **options)
 
 
-def torchvision_case(model, size: int):
-    """A model of torchvision's design, and its task."""
+def tiny_faster_rcnn(dtype, classes: int = 8, **options):
+    """fasterrcnn_resnet50_fpn in little."""
+    backbone = functools.partial(
+        ResNetBackbone, blocks=(1, 1, 1, 1), width=8, block=Bottleneck, finest=True
+    )
+    return FasterRCNN(
+        classes, backbone, features=8, hidden=16, proposals=(20, 30), dtype=dtype, **options
+    )
+
+
+def torchvision_case(model, size: int, **options):
+    """A model of torchvision's design, and its task, of which `options` are fields."""
     module, task = DETECTIONS[model.detection]
     task = getattr(importlib.import_module(module), task)
-    return model, task(model.classes, (size, size), **model.detection_options), size
+    options |= model.detection_options
+    return model, task(model.classes, (size, size), **options), size
 
 
 def case(name):
@@ -122,6 +134,9 @@ def case(name):
             tiny_resnet_detector(dtype),
             Detect(8, (64, 64), strides=(8, 16, 32, 64, 128)),
             64,
+        ),
+        "tiny faster rcnn": lambda: torchvision_case(
+            tiny_faster_rcnn(dtype), 64, anchors_drawn=24, boxes_drawn=16
         ),
         "tiny ssdlite": lambda: torchvision_case(tiny_ssdlite(dtype), 32),
         "small_cnn": lambda: (make_model("small_cnn", "classify", 10, dtype), classify(10), 32),

@@ -37,6 +37,7 @@ TINY = (
     "tiny csp detector",
     "tiny resnet detector",
     "tiny ssdlite",
+    "tiny faster rcnn",
 )
 FULL_SIZE = ("small_cnn", "resnet18", "detector_nano")
 

@@ -1,4 +1,4 @@
-"""Compares the detectors of torchvision: the same weights, the same boxes, the same losses.
+"""Compares SSDLite and Faster R-CNN with torchvision's: same weights, same boxes, same losses.
 
     python tools/ssd_parity.py --torch PYTHON [NAME ...]   # all models by default
     PYTHON tools/ssd_parity.py --write-tiny NAME ...       # tests/models/data/NAME.npz
@@ -27,6 +27,7 @@ import numpy as np
 from weight_parity import DATA, error, randomise
 
 IMAGES, RAW, WITH_BOXES, MOST_BOXES = 20, 2, 4, 6
+ALL = 10**7  # more than there are anchors or proposals
 LARGEST = {  # of raw outputs, boxes, scores, losses
     "float32": {"raw": 1e-4, "box": 1e-3, "score": 1e-4, "loss": 1e-5},
     "float64": {"raw": 1e-9, "box": 1e-6, "score": 1e-9, "loss": 1e-9},
@@ -39,13 +40,14 @@ LARGEST = {  # of raw outputs, boxes, scores, losses
 class Judge:
     """A detector of torchvision, and how its outputs come to life.
 
-    make: builds it. size: height and width of its images. live: see `SSD_LIVE`. images: on how many
-    it finds boxes.
+    make: builds it. size: height and width of its images. live: see `ssd_live`. raw: see `ssd_raw`.
+    images: on how many it finds boxes.
     """
 
     make: Callable[[], Any]
     size: tuple[int, int]
     live: Callable[[Any], list[tuple[Any, float, float, int]]]
+    raw: Callable[[Any], tuple[Any, Callable]]
     images: int = IMAGES
 
 
@@ -85,6 +87,114 @@ def tiny_ssdlite():
     return SSD(net, anchors, size, 4, halves, halves, head, detections_per_img=300, **options)
 
 
+def faster_rcnn(size):
+    """Torchvision's Faster R-CNN for images of that size."""
+    from torchvision.models import get_model
+    from torchvision.ops import poolers
+
+    poolers.roi_align = roi_align
+    options = {"min_size": min(size), "max_size": max(size)}
+    net = get_model("fasterrcnn_resnet50_fpn", weights=None, weights_backbone=None, **options)
+    return learning_from_all(net)
+
+
+def tiny_faster_rcnn():
+    """Torchvision's Faster R-CNN of three classes, on a ResNet of 4 channels in place of 64."""
+    from torchvision.models.detection import faster_rcnn
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.ops import poolers
+    from weight_parity import tiny_resnet
+
+    poolers.roi_align = roi_align
+    layers = {f"layer{i + 1}": str(i) for i in range(4)}
+    backbone = BackboneWithFPN(tiny_resnet("Bottleneck"), layers, [16, 32, 64, 128], 4)
+    net = faster_rcnn.FasterRCNN(
+        backbone,
+        min_size=32,
+        max_size=64,
+        rpn_pre_nms_top_n_test=60,
+        rpn_post_nms_top_n_test=60,
+        rpn_pre_nms_top_n_train=100,
+        rpn_post_nms_top_n_train=100,
+        box_head=faster_rcnn.TwoMLPHead(4 * 49, 8),
+        box_predictor=faster_rcnn.FastRCNNPredictor(8, 4),
+    )
+    return learning_from_all(net)
+
+
+def learning_from_all(net):
+    """Draws all anchors and proposals for the losses, so that nothing is random.
+
+    And makes labels of the type of the anchors: in float32, they would make the loss float32.
+    """
+    for part in (net.rpn, net.roi_heads):
+        part.fg_bg_sampler.batch_size_per_image = ALL
+    assign = net.rpn.assign_targets_to_anchors
+
+    def assign_in_type(anchors, targets):
+        labels, boxes = assign(anchors, targets)
+        return [label.to(anchors[0].dtype) for label in labels], boxes
+
+    net.rpn.assign_targets_to_anchors = assign_in_type
+    return net
+
+
+def roi_align(features, boxes, output_size, spatial_scale, sampling_ratio):
+    """As torchvision's operator, which its Python form is not at the borders; box by box."""
+    import torch
+
+    height, width = features.shape[-2:]
+
+    def taps(start, end, size, bins):
+        step = max(end - start, 1.0) / (bins * sampling_ratio)
+        at = start + (torch.arange(bins * sampling_ratio) + 0.5).to(features.dtype) * step
+        outside = (at < -1) | (at > size)
+        at = at.clamp(0, size - 1)
+        low = at.floor().long()
+        return low, (low + 1).clamp(max=size - 1), at - low, outside
+
+    found = [features.new_zeros(0, features.shape[1], *output_size)]
+    for image, *sides in boxes:
+        x0, y0, x1, y1 = (side * spatial_scale for side in sides)
+        low, high, part, out_y = taps(y0, y1, height, output_size[0])
+        x = features[int(image)]
+        x = x[:, low] * (1 - part)[:, None] + x[:, high] * part[:, None]
+        low, high, part, out_x = taps(x0, x1, width, output_size[1])
+        x = x[:, :, low] * (1 - part) + x[:, :, high] * part
+        x = x.masked_fill(out_y[:, None] | out_x, 0)
+        found.append(torch.nn.functional.avg_pool2d(x, sampling_ratio)[None])
+    return torch.cat(found)
+
+
+def faster_rcnn_live(net):
+    """As `ssd_live`; the classifier of the second stage first."""
+    box, head = net.roi_heads.box_predictor, net.rpn.head
+    columns = box.cls_score.out_features
+    wide, background = (3.0, 10.0) if columns > 10 else (2.0, 2.0)
+    return [
+        (box.cls_score, wide, background, columns),
+        (box.bbox_pred, 1.0, 0.0, 4),
+        (head.cls_logits, 2.0, 0.0, 3),
+        (head.bbox_pred, 0.3, 0.0, 4),
+    ]
+
+
+def ssd_raw(net):
+    """(module, function that makes named raw outputs [batch, n, ...] of its output)."""
+    return net.head, dict
+
+
+def faster_rcnn_raw(net):
+    """As `ssd_raw`, of the first stage."""
+    import torch
+
+    def flat(levels, columns):
+        levels = [x.permute(0, 2, 3, 1).reshape(len(x), -1, columns) for x in levels]
+        return torch.cat(levels, 1)
+
+    return net.rpn.head, lambda out: {"object": flat(out[0], 1)[..., 0], "anchor": flat(out[1], 4)}
+
+
 def ssd_live(net):
     """(last layer, deviation of its outputs, bias of background, columns of an anchor)."""
     classes = net.head.classification_head
@@ -96,11 +206,17 @@ def ssd_live(net):
 
 JUDGES = {
     "ssdlite320_mobilenet_v3_large": Judge(
-        lambda: get_model("ssdlite320_mobilenet_v3_large"), (320, 320), ssd_live
+        lambda: get_model("ssdlite320_mobilenet_v3_large"), (320, 320), ssd_live, ssd_raw
+    ),
+    "fasterrcnn_resnet50_fpn": Judge(
+        lambda: faster_rcnn((256, 320)), (256, 320), faster_rcnn_live, faster_rcnn_raw
     ),
 }
 TINY = {
-    "tiny_ssdlite": Judge(tiny_ssdlite, (24, 40), ssd_live, images=2),
+    "tiny_ssdlite": Judge(tiny_ssdlite, (24, 40), ssd_live, ssd_raw, images=2),
+    "tiny_faster_rcnn": Judge(
+        tiny_faster_rcnn, (32, 64), faster_rcnn_live, faster_rcnn_raw, images=2
+    ),
 }
 
 
@@ -117,7 +233,8 @@ def come_alive(net, images, layers) -> None:
             self.net = net
 
         def forward(self, images):
-            return net.head(list(net.backbone(images).values()))
+            levels = list(net.backbone(images).values())
+            return net.head(levels) if hasattr(net, "head") else levels
 
     found = {}
     randomise(Raw(), images)
@@ -177,7 +294,7 @@ def write(judge: Judge, file: Path, tiny: bool) -> None:
     for dtype in ("float64",) if tiny else LARGEST:
         net = net.to(getattr(torch, dtype))
         inputs = list(images.to(getattr(torch, dtype)) / 255)
-        arrays |= outputs_of(net, inputs, dtype, 1 if tiny else RAW)
+        arrays |= outputs_of(net, judge.raw(net), inputs, dtype, 1 if tiny else RAW)
         targets = [
             {"boxes": torch.tensor(b[:n]).to(inputs[0].dtype), "labels": torch.tensor(t[:n])}
             for b, t, n in zip(boxes, labels, valid, strict=True)
@@ -189,12 +306,13 @@ def write(judge: Judge, file: Path, tiny: bool) -> None:
     np.savez_compressed(file, **arrays)
 
 
-def outputs_of(net, images, dtype: str, raw: int) -> dict[str, np.ndarray]:
+def outputs_of(net, source, images, dtype: str, raw: int) -> dict[str, np.ndarray]:
     """Detections of all images, and raw outputs of the first ones."""
     import torch
 
     found = {}
-    hook = net.head.register_forward_hook(lambda head, args, out: found.update(out))
+    module, named = source
+    hook = module.register_forward_hook(lambda module, args, out: found.update(named(out)))
     with torch.no_grad():
         net(images[:raw])
         arrays = {f"raw/{dtype}/{name}": value.numpy() for name, value in found.items()}
@@ -223,8 +341,20 @@ def losses_of(net, images, targets):
 
 # --- in the interpreter with convmesh -------------------------------------------------------------
 
-OUTPUTS = {"cls_logits": "class_logits", "bbox_regression": "offsets"}
-LOSSES = {"classification": "class", "bbox_regression": "box"}
+# By the task of a model: ours of torch's raw outputs, and of its losses.
+OUTPUTS = {
+    "ssd": {"cls_logits": "class_logits", "bbox_regression": "offsets"},
+    "faster_rcnn": {"object": "object_logits", "anchor": "anchor_offsets"},
+}
+LOSSES = {
+    "ssd": {"classification": "class", "bbox_regression": "box"},
+    "faster_rcnn": {
+        "loss_objectness": "object",
+        "loss_rpn_box_reg": "proposal",
+        "loss_classifier": "class",
+        "loss_box_reg": "box",
+    },
+}
 
 
 def errors(name: str, file: Path, dtype: str) -> dict[str, float]:
@@ -258,7 +388,7 @@ def errors(name: str, file: Path, dtype: str) -> dict[str, float]:
     outputs, _ = forward(images[:RAW])
     raw = [
         error(np.asarray(getattr(outputs, ours)), arrays[f"raw/{dtype}/{theirs}"])
-        for theirs, ours in OUTPUTS.items()
+        for theirs, ours in OUTPUTS[model.detection].items()
     ]
     found = {"raw": max(raw), "box": 0.0, "score": 0.0, "found": 0}
     for i in range(len(images)):
@@ -267,14 +397,36 @@ def errors(name: str, file: Path, dtype: str) -> dict[str, float]:
         box, score = detection_errors(detections, wanted)
         found["box"], found["score"] = max(found["box"], box), max(found["score"], score)
         found["found"] += len(wanted["scores"])
-    count = len(arrays["boxes"])
-    outputs, _ = forward(images[:count])
-    _, numbers = jax.jit(task.loss)(outputs, batch_of(arrays))
-    losses = [
+    numbers = losses(model, task, variables, arrays)
+    lost = [
         error(np.asarray(numbers[f"loss/{ours}"]), arrays[f"loss/{dtype}/{theirs}"])
-        for theirs, ours in LOSSES.items()
+        for theirs, ours in LOSSES[model.detection].items()
     ]
-    return found | {"loss": max(losses)}
+    return found | {"loss": max(lost)}
+
+
+def losses(model: Any, task: Any, variables: Any, arrays: Any) -> dict[str, Any]:
+    """The losses in training, but with norms as in evaluation; all that there is is drawn."""
+    import jax
+
+    from convmesh.models.depth import ALL as NORMS
+    from convmesh.models.depth import Frozen
+
+    batch, options = batch_of(arrays), {}
+    if getattr(model, "two_stage", False):
+        task = dataclasses.replace(task, anchors_drawn=ALL, boxes_drawn=ALL)
+        options = {"choose": task.choose(batch, jax.random.key(0))}
+
+    @jax.jit
+    def numbers(images: Any) -> Any:
+        images = task.pixels.normalise(images, model.dtype)
+        with Frozen(norms=NORMS).norms_as_in_evaluation():
+            outputs, _ = model.apply(
+                variables, images, train=True, mutable=["batch_stats"], **options
+            )
+        return task.loss(outputs, batch)[1]
+
+    return numbers(arrays["images"][: len(arrays["boxes"])])
 
 
 JUDGED_CLASSES = 90  # with background, COCO's 91 of torchvision

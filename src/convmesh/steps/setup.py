@@ -106,6 +106,7 @@ class Setup:
             ema_decay=self.ema_decay,
             accumulate=self.config.train.accumulate,
             frozen=self.frozen,
+            seed=self.config.train.seed,
         )
 
     def train_shard(self, height: int | None = None) -> ProcessShard:
