@@ -156,12 +156,12 @@ def roi_align(features, boxes, output_size, spatial_scale, sampling_ratio):
     found = [features.new_zeros(0, features.shape[1], *output_size)]
     for image, *sides in boxes:
         x0, y0, x1, y1 = (side * spatial_scale for side in sides)
-        low, high, part, out_y = taps(y0, y1, height, output_size[0])
-        x = features[int(image)]
-        x = x[:, low] * (1 - part)[:, None] + x[:, high] * part[:, None]
-        low, high, part, out_x = taps(x0, x1, width, output_size[1])
-        x = x[:, :, low] * (1 - part) + x[:, :, high] * part
-        x = x.masked_fill(out_y[:, None] | out_x, 0)
+        top, bottom, down, out_y = taps(y0, y1, height, output_size[0])
+        left, right, across, out_x = taps(x0, x1, width, output_size[1])
+        x, down = features[int(image)], down[:, None]
+        above = x[:, top[:, None], left] * (1 - across) + x[:, top[:, None], right] * across
+        below = x[:, bottom[:, None], left] * (1 - across) + x[:, bottom[:, None], right] * across
+        x = (above * (1 - down) + below * down).masked_fill(out_y[:, None] | out_x, 0)
         found.append(torch.nn.functional.avg_pool2d(x, sampling_ratio)[None])
     return torch.cat(found)
 
@@ -283,7 +283,7 @@ def write(judge: Judge, file: Path, tiny: bool) -> None:
     torch.manual_seed(0)
     net = judge.make().eval()
     images = smooth_images(judge.images, judge.size)
-    come_alive(net, images[:8].float() / 255, judge.live(net))
+    come_alive(net, images[:4].float() / 255, judge.live(net))
     arrays = {f"weight/{k}": v.numpy() for k, v in net.state_dict().items()}
     arrays = {key: value.astype(np.float16) for key, value in arrays.items() if value.ndim}
     arrays["images"] = images.permute(0, 2, 3, 1).numpy()

@@ -5,7 +5,7 @@ where. The best of its boxes that are not suppressed are the proposals; from the
 them the second stage tells the class, and for each class the offsets of the box.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from convmesh import mesh
-from convmesh.geometry import grid_shape
 from convmesh.models.dense_head import HeadConv, backbone_levels, points_of
 from convmesh.models.fpn import POOL, FeaturePyramid, fpn_torch_names
 from convmesh.models.layers import Dense, at_least_float32
 from convmesh.models.resnet import ResNet50Backbone
 from convmesh.ops.anchors import cell_anchors, clip_to_image, grid_anchors, offsets_to_boxes
 from convmesh.ops.points import to_points
-from convmesh.ops.roi_align import roi_align
+from convmesh.ops.roi_align import pool_boxes
 from convmesh.ops.suppression import suppress
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -111,16 +110,14 @@ class FasterRCNN(nn.Module):
         sampled = jnp.ones(objects.shape, bool)
         if choose is not None:
             sampled, boxes, valid = lax.stop_gradient(choose(boxes, valid))
-        pooled = pool_boxes(levels[:-1], boxes, image_size)
+        pooled = pool_boxes(levels[:-1], boxes, STRIDES[:-1], BINS)
         class_logits, offsets = self._second_stage(pooled)
         return FasterRCNNOutput(
             objects, anchor_offsets, sampled, boxes, valid, class_logits, offsets
         )
 
-    def _second_stage(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Class logits and offsets from [batch, n, bins, channels]."""
-        # A dense layer's input is ordered by channel, then row, then column, as in torch.
-        x = pooled.swapaxes(2, 3).reshape(*pooled.shape[:2], 1, -1)
+    def _second_stage(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Class logits and offsets from the features of boxes [batch, n, 1, channels * bins**2]."""
         for name in ("box_hidden1", "box_hidden2"):
             x = nn.relu(Dense(self.hidden, dtype=self.dtype, name=name)(x))
 
@@ -176,17 +173,6 @@ def propose(
     scores, best = lax.top_k(scores, min(count, len(scores)))
     valid = scores > -jnp.inf
     return jnp.where(valid[:, None], boxes[best], 0), valid
-
-
-def pool_boxes(
-    levels: Sequence[jax.Array], boxes: jax.Array, image_size: tuple[int, int]
-) -> jax.Array:
-    """The features [batch, n, BINS**2, channels] in `boxes` [batch, n, 4], of whole examples."""
-    strides = STRIDES[: len(levels)]
-    shapes = [grid_shape(image_size, stride) for stride in strides]
-    points = jnp.concatenate([to_points(level) for level in levels], axis=1)
-    align = partial(roi_align, shapes=shapes, strides=strides, bins=BINS)
-    return mesh.per_example(jax.vmap(align))(points, boxes)
 
 
 FasterRCNNResNet50 = FasterRCNN

@@ -4,6 +4,7 @@ As torchvision computes it: two samples along each side of a bin, coordinates th
 by half a pixel (`aligned=False`), and a box of less than a pixel of its level grown to one.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -12,9 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from convmesh import mesh
+from convmesh.ops.points import to_points
+
 SAMPLES = 2  # along each side of a bin
 CANONICAL_SIDE, CANONICAL_STRIDE = 224, 16  # a box of this side is taken from this level
 CHUNK = 32  # boxes at a time: each gathers 4 * (bins * SAMPLES)**2 pixels
+
+
+def pool_boxes(
+    levels: Sequence[jax.Array], boxes: jax.Array, strides: Sequence[int], bins: int
+) -> jax.Array:
+    """The features in `boxes` [batch, n, 4]: [batch, n, 1, channels * bins**2], as `roi_align`'s.
+
+    levels: [batch, rows, columns, channels] of each stride. The last dimension is ordered by
+    channel, then row, then column. Computed on whole examples; the result has the batch over data.
+    """
+    shapes = [level.shape[1:3] for level in levels]
+    points = jnp.concatenate([to_points(level) for level in levels], axis=1)
+    align = functools.partial(roi_align, shapes=shapes, strides=strides, bins=bins)
+
+    def pooled(points: jax.Array, boxes: jax.Array) -> jax.Array:
+        x = jax.vmap(align)(points, boxes).swapaxes(2, 3)
+        return x.reshape(*x.shape[:2], 1, -1)
+
+    x = mesh.per_example(pooled)(points, boxes)
+    if mesh.current() is not None:  # gathers along spatial and model only
+        x = lax.with_sharding_constraint(x, mesh.batch_spec(x.shape))
+    return x
 
 
 def level_of(boxes: jax.Array, strides: Sequence[int]) -> jax.Array:
