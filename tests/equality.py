@@ -4,7 +4,9 @@ In float32 correct programs differ by up to 1e-2 in a gradient leaf, and wrong o
 """
 
 import functools
+import importlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +17,19 @@ from convmesh.models.csp import CSPBackbone, CSPBlock
 from convmesh.models.depth import BACKBONE, Frozen
 from convmesh.models.detector import Detector
 from convmesh.models.fcos import FCOS
+from convmesh.models.faster_rcnn import FasterRCNN
+from convmesh.models.mobilenet_v3 import make_stages
 from convmesh.models.registry import make_model
 from convmesh.models.regnet import RegNet
 from convmesh.models.resnet import Bottleneck, ResNet, ResNetBackbone
 from convmesh.models.retinanet import RetinaNet, RetinaNetResNet50V2
 from convmesh.models.small_cnn import SmallCNN
+from convmesh.models.ssdlite import SSDLite
 from convmesh.steps.mesh_check import SGDResult, SGDSpec, differences, sgd_steps
 from convmesh.steps.noise import noise_batch
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.detect import Detect
-from convmesh.tasks.fcos import FCOSDetection
-from convmesh.tasks.retinanet import RetinaNetDetection
+from convmesh.tasks.registry import DETECTIONS
 
 # Every way to lay 8 devices over (data, spatial, model).
 ALL_MESHES = [(d, s, 8 // d // s) for d in (1, 2, 4, 8) for s in (1, 2, 4, 8) if 8 % (d * s) == 0]
@@ -84,6 +88,33 @@ def tiny_dense(family, dtype, **options):
     return family(7, backbone, dtype, features=16, depth=1, **options)
 
 
+def tiny_ssdlite(dtype, classes: int = 8, **options):
+    """ssdlite320_mobilenet_v3_large in little: three levels, of strides 4 to 16."""
+    rows = (
+        (3, 8, 8, False, nn.relu, 1),
+        (3, 16, 8, False, nn.relu, 2),
+        (5, 32, 8, True, nn.hard_swish, 2),
+    )
+    stages = make_stages(rows, 8)
+    return SSDLite(classes, stages, last=16, extra=(8,), dtype=dtype, **options)
+
+
+def tiny_faster_rcnn(dtype, classes: int = 8, **options):
+    """fasterrcnn_resnet50_fpn in little."""
+    backbone = functools.partial(ResNetBackbone, blocks=(1, 1, 1, 1), width=8, finest=True)
+    return FasterRCNN(
+        classes, backbone, features=8, hidden=16, proposals=(20, 30), dtype=dtype, **options
+    )
+
+
+def torchvision_case(model, size: int, **options):
+    """A model of torchvision's design, and its task, of which `options` are fields."""
+    module, task = DETECTIONS[model.detection]
+    task = getattr(importlib.import_module(module), task)
+    options |= model.detection_options
+    return model, task(model.classes, (size, size), **options), size
+
+
 def case(name):
     """(model, task, image side) of a tiny net of each family, and of the real ones."""
     dtype = jnp.float64
@@ -113,21 +144,15 @@ def case(name):
             Detect(8, (64, 64), strides=(8, 16, 32, 64, 128)),
             64,
         ),
-        "tiny retinanet": lambda: (
-            tiny_dense(RetinaNet, dtype),
-            RetinaNetDetection(7, (64, 64)),
-            64,
+        "tiny retinanet": lambda: torchvision_case(tiny_dense(RetinaNet, dtype), 64),
+        "tiny retinanet v2": lambda: torchvision_case(
+            tiny_dense(RetinaNetResNet50V2, dtype, groups=4), 64
         ),
-        "tiny retinanet v2": lambda: (
-            tiny_dense(RetinaNetResNet50V2, dtype, groups=4),
-            RetinaNetDetection(7, (64, 64), box_loss="giou"),
-            64,
+        "tiny fcos": lambda: torchvision_case(tiny_dense(FCOS, dtype, groups=4), 64),
+        "tiny faster rcnn": lambda: torchvision_case(
+            tiny_faster_rcnn(dtype), 64, anchors_drawn=24, boxes_drawn=16
         ),
-        "tiny fcos": lambda: (
-            tiny_dense(FCOS, dtype, groups=4),
-            FCOSDetection(7, (64, 64)),
-            64,
-        ),
+        "tiny ssdlite": lambda: torchvision_case(tiny_ssdlite(dtype), 32),
         "small_cnn": lambda: (make_model("small_cnn", "classify", 10, dtype), classify(10), 32),
         "resnet18": lambda: (make_model("resnet18", "classify", 10, dtype), classify(10), 64),
         "detector_nano": lambda: (

@@ -39,6 +39,8 @@ TINY = (
     "tiny retinanet",
     "tiny retinanet v2",
     "tiny fcos",
+    "tiny ssdlite",
+    "tiny faster rcnn",
 )
 FULL_SIZE = ("small_cnn", "resnet18", "detector_nano")
 

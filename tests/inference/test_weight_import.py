@@ -21,6 +21,7 @@ from convmesh.mesh import make_mesh
 from convmesh.models.efficientnet import EfficientNetLite, Stage, make_stages
 from convmesh.models.registry import MODELS, make_model
 from convmesh.steps.setup import make_setup
+from convmesh.weights.class_names import coco_classes
 from convmesh.weights.files import read_metadata, read_weights
 from convmesh.weights.schemes import own_names
 from convmesh.weights.torch_names import from_torch, names_of_leaves, to_torch
@@ -298,3 +299,20 @@ def test_an_export_overwrites_nothing(photo_run, tmp_path):
         export_weights(photo_run, tmp_path / "net.pth")
     with pytest.raises(ConfigError, match="there is no folder"):
         export_weights(photo_run, tmp_path / "none" / "net.safetensors")
+
+
+def test_a_detector_of_torchvision_is_imported_with_the_classes_of_coco(tmp_path, capsys):
+    net = make_model("ssdlite320_mobilenet_v3_large", "detect", 90, np.float32)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    shapes = names_of_leaves(net.torch_names(), jax.eval_shape(net.init, jax.random.key(0), images))
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.uniform(0.1, 1, shape).astype("f4") for name, shape in shapes.items()}
+    path = tmp_path / "ssd.pth"
+    path.write_bytes(weight_files.as_torch_zip(arrays))
+    import_weights(path, "ssdlite320_mobilenet_v3_large", tmp_path / "run")
+    assert "90 classes: person, bicycle, car" in capsys.readouterr().out
+    config, classes = Workdir(tmp_path / "run").read_run()
+    assert tuple(config.data.image_size) == (320, 320) and config.data.pixel_std[0] == 0.5
+    assert classes == coco_classes()
+    export_weights(tmp_path / "run", tmp_path / "again.safetensors")
+    assert same(read_weights(tmp_path / "again.safetensors"), arrays)

@@ -35,6 +35,8 @@ def config(**changes):
 @pytest.mark.parametrize(
     "changes, images, steps",
     [
+        (dict(init_from="imagenet"), 1000, 3000 / 1000**0.5 / 3 * 1000 / 16),
+        (dict(init_from="imagenet", train__epochs=3), 1000, 3 * 1000 / 16),
         (dict(train__steps=7), 1000, 7),
         (dict(train__epochs=3.0), 160, 30),
         (dict(train__epochs=0.5), 160, 5),

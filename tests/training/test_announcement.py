@@ -9,6 +9,7 @@ from fake_run import fake_run
 
 from convmesh.config import defaults
 from convmesh.distributed import processes
+from convmesh.models.depth import Frozen
 from convmesh.training import announcement
 
 MODEL = "detector_tiny, 1.50 M parameters, float32, on 8 x cpu (mesh: "
@@ -33,6 +34,7 @@ def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, cached="
         steps=40,
         eval_every=0,
         model_name=config.model.name,
+        frozen=Frozen(),
     )
     asked = []
     monkeypatch.setattr(announcement, "layout_notes", lambda of: notes if of is setup else ())
@@ -102,3 +104,35 @@ def test_when_a_run_saves(minutes, steps, eval_every, said):
     config.checkpoint.every_minutes, config.checkpoint.every_steps = minutes, steps
     setup = types.SimpleNamespace(config=config, steps=40, eval_every=eval_every)
     assert announcement.when_saved(setup).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "frozen, norms, said",
+    [
+        (Frozen(), "auto", ""),
+        (Frozen(1), "false", "the stem and the first stage (train.frozen_stages)"),
+        (
+            Frozen(3, "all"),
+            "true",
+            "the stem and the first 3 stages (train.frozen_stages); the batch norms "
+            "(train.frozen_norms=true)",
+        ),
+        (
+            Frozen(0, "backbone"),
+            "auto",
+            "the batch norms of the backbone (train.frozen_norms=auto: 8 examples are normalised "
+            "together)",
+        ),
+        (
+            Frozen(0, "backbone"),
+            "false",
+            "the batch norms of the backbone (as detector_tiny is defined)",
+        ),
+    ],
+)
+def test_what_is_not_trained(frozen, norms, said):
+    config = defaults("detect")
+    config.model.name = "detector_tiny"
+    config.train.frozen_norms, config.train.batch_size = norms, 8
+    setup = types.SimpleNamespace(config=config, frozen=frozen)
+    assert announcement.frozen_note(setup) == (said and f"not trained: {said}")

@@ -1,7 +1,7 @@
 import pytest
 
 from convmesh.errors import DataError
-from convmesh.weights.class_names import imagenet_classes, read_class_names
+from convmesh.weights.class_names import coco_classes, imagenet_classes, read_class_names
 
 
 def test_the_thousand_classes_of_imagenet_are_in_the_order_of_the_outputs():
@@ -9,6 +9,15 @@ def test_the_thousand_classes_of_imagenet_are_in_the_order_of_the_outputs():
     assert len(names) == len(set(names)) == 1000
     places = {0: "tench", 207: "golden retriever", 281: "tabby", 817: "sports car", 999: "toilet tissue"}  # fmt: skip # noqa: E501
     assert {i: names[i] for i in places} == places
+
+
+def test_the_classes_of_coco_are_in_the_order_of_its_category_ids():
+    names = coco_classes()
+    assert len(names) == len(set(names)) == 90
+    # The ids of COCO's annotations, which count from 1.
+    places = {1: "person", 13: "stop sign", 12: "N/A (12)", 37: "sports ball", 90: "toothbrush"}
+    assert {i: names[i - 1] for i in places} == places
+    assert sum(name.startswith("N/A") for name in names) == 10 and "__background__" not in names
 
 
 @pytest.mark.parametrize(

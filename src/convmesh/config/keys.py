@@ -80,7 +80,8 @@ KEYS: dict[str, Key] = {
                      "equality tests", choices=("float32", "bfloat16", "float64")),
     "init_from": Key("", "str", "workdir, WORKDIR/checkpoints/STEP, or file of weights, that a new "
                      "run starts from (of a workdir, the newest checkpoint); imagenet = the "
-                     "published weights of the model, downloaded once; '' = random initialisation"),
+                     "published weights of the model, downloaded once; hf://OWNER/NAME[/FILE] = "
+                     "a file on the Hugging Face hub; '' = random initialisation"),
 
     "model.name": Key("", "str", "name of the model"),
     "model.backbone": Key("", "str", "a classifier, such as resnet50, whose backbone the detector "

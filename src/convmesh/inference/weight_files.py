@@ -23,7 +23,7 @@ from convmesh.models.registry import MODELS, make_model
 from convmesh.steps.setup import Setup, compute_dtype, make_setup
 from convmesh.weights import preprocessing
 from convmesh.weights.binary_file import printable
-from convmesh.weights.class_names import checked, imagenet_classes
+from convmesh.weights.class_names import checked, coco_classes, imagenet_classes
 from convmesh.weights.files import read_metadata, read_weights
 from convmesh.weights.schemes import LITE_PACKAGE, Naming, choose_naming, outputs_of
 from convmesh.weights.torch_names import Fit, from_torch
@@ -132,13 +132,18 @@ def expected_input(path: str | os.PathLike[str], model: str) -> dict[str, Any]:
     return {**preprocessing.preprocessing_of(model), **more, **file.preprocessing()}
 
 
-def default_class_names(file: WeightFile, outputs: int | None) -> tuple[str, ...] | None:
-    """The names that the file states, or ImageNet's for its 1,000 outputs; None for others."""
+def default_class_names(
+    file: WeightFile, outputs: int | None, model: str
+) -> tuple[str, ...] | None:
+    """The names that the file states, or ImageNet's for a classifier of 1,000 outputs, COCO's for a
+    detector of 90; None for others.
+    """
     stated = file.class_names()
     if stated is not None and outputs is not None and len(stated) != outputs:
         raise DataError(f"{file.path}: has {outputs} outputs, but names {len(stated)} classes")
-    if stated is None and outputs == len(imagenet_classes()):
-        return imagenet_classes()
+    if stated is None:
+        known = coco_classes() if MODELS[model][0] == "detect" else imagenet_classes()
+        return known if outputs == len(known) else None
     return stated
 
 

@@ -38,8 +38,8 @@ from convmesh.workdir.run_files import model_meta
 class ImportOptions:
     """Options of an import.
 
-    classes: a file of class names, '' for those of the file or of ImageNet. partial: whether
-    weights may be missing, which are randomly initialised then, or left over.
+    classes: a file of class names, '' for those of the file, of ImageNet or of COCO. partial:
+    whether weights may be missing, which are randomly initialised then, or left over.
     """
 
     classes: str = ""
@@ -80,7 +80,7 @@ def import_weights(
     file = WeightFile.read(path)
 
     def class_names(outputs: int | None) -> tuple[str, ...]:
-        return _class_names(file, outputs, options)
+        return _class_names(file, outputs, model, options)
 
     weights = fit_weights(file, model, class_names, meshes.make_mesh(), overrides)
     if not options.partial:
@@ -122,7 +122,9 @@ def _check_space(output: Path, needed: int) -> None:
         )
 
 
-def _class_names(file: WeightFile, outputs: int | None, options: ImportOptions) -> tuple[str, ...]:
+def _class_names(
+    file: WeightFile, outputs: int | None, model: str, options: ImportOptions
+) -> tuple[str, ...]:
     """The classes of a file with a head of so many outputs, or None. Raises ConfigError."""
     if options.classes:
         names = read_class_names(options.classes)
@@ -132,7 +134,7 @@ def _class_names(file: WeightFile, outputs: int | None, options: ImportOptions) 
                 "outputs; with --partial the head is randomly initialised"
             )
         return names
-    names_in_file = default_class_names(file, outputs)
+    names_in_file = default_class_names(file, outputs, model)
     if names_in_file is not None:
         return names_in_file
     has = "no weights of a head" if outputs is None else f"{outputs} outputs"

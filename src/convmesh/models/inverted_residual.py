@@ -57,24 +57,26 @@ class InvertedResidual(nn.Module):
     """A block of the given shape. [batch, rows, columns, inputs] -> [..., features].
 
     The input is added where the shapes are equal. A fused block whose expansion is 1 is one
-    convolution, with the activation.
+    convolution, with the activation. With `tapped` it returns (that, the expanded input).
     """
 
     shape: Block
     activation: Callable
     conv_norm: Any  # ConvNorm with the net's options
     squeeze: Any  # SqueezeExcitation with the net's options
+    tapped: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> Any:
         block = self.shape
         activation = block.activation or self.activation
-        y, wide = x, block.expanded
+        y, wide, expanded = x, block.expanded, x
         full = {"kernel": block.kernel, "stride": block.stride}  # of the convolution of pixels
         for name in block.layers:
             conv_norm = partial(self.conv_norm, activation=activation, name=name)
             if name == "expand":
                 y = conv_norm(wide, **(full if block.fused else {"kernel": 1}))(y, train)
+                expanded = y
             elif name == "depthwise":
                 y = conv_norm(wide, groups=wide, **full)(y, train)
             elif name == "se":
@@ -83,7 +85,8 @@ class InvertedResidual(nn.Module):
                 y = conv_norm(block.features, **full)(y, train)
             else:
                 y = conv_norm(block.features, kernel=1, activation=None)(y, train)
-        return x + y if x.shape == y.shape else y
+        y = x + y if x.shape == y.shape else y
+        return (y, expanded) if self.tapped else y
 
 
 class InvertedResidualBackbone(nn.Module):
@@ -131,7 +134,7 @@ class InvertedResidualNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         *_, x = stage_features(self, x, train).values()
-        conv_norm = _conv_norm(self)
+        conv_norm = conv_norm_of(self)
         x = conv_norm(self.last, kernel=1, activation=self.activation, name="head_conv")(x, train)
         dtype = at_least_float32(self.dtype)
         x = x.mean(axis=(1, 2), dtype=dtype)
@@ -143,9 +146,12 @@ class InvertedResidualNet(nn.Module):
 Net = InvertedResidualNet | InvertedResidualBackbone
 
 
-def stage_features(net: Net, x: jax.Array, train: bool) -> dict[int, jax.Array]:
-    """The last features of each stride. The layers become submodules of `net`."""
-    conv_norm = _conv_norm(net)
+def stage_features(net: Net, x: jax.Array, train: bool, tapped: str = "") -> dict[int, jax.Array]:
+    """The last features of each stride. The layers become submodules of `net`.
+
+    `tapped`: the name of a block whose expanded input is the last of its stride, or none.
+    """
+    conv_norm = conv_norm_of(net)
     stem = partial(conv_norm, net.stages[0][0].inputs, stride=2, name="stem")
     x, stride = stem(activation=net.activation)(x, train), 2
     block = partial(
@@ -156,13 +162,17 @@ def stage_features(net: Net, x: jax.Array, train: bool) -> dict[int, jax.Array]:
     )
     features = {}
     for name, shape in named_blocks(net.stages):
-        x = block(shape, name=name)(x, train)
+        if name == tapped:
+            x, features[stride] = block(shape, name=name, tapped=True)(x, train)
+        else:
+            x = block(shape, name=name)(x, train)
         stride *= shape.stride
         features[stride] = x
     return features
 
 
-def _conv_norm(net: Net) -> Any:
+def conv_norm_of(net: Net) -> Any:
+    """ConvNorm with the options of `net`."""
     return partial(
         ConvNorm,
         dtype=net.dtype,

@@ -60,6 +60,16 @@ MODELS = {
     "detector_large": ("detect", "convmesh.models.detector", "DetectorLarge"),
     "detector_resnet50": ("detect", "convmesh.models.detector", "DetectorResNet50"),
     "detector_resnet50_p7": ("detect", "convmesh.models.detector", "DetectorResNet50P7"),
+    "fasterrcnn_resnet50_fpn": (
+        "detect",
+        "convmesh.models.faster_rcnn",
+        "FasterRCNNResNet50",
+    ),
+    "ssdlite320_mobilenet_v3_large": (
+        "detect",
+        "convmesh.models.ssdlite",
+        "SSDLite320MobileNetV3Large",
+    ),
     "detector_tiny": ("detect", "convmesh.models.detector", "DetectorTiny"),
     "retinanet_resnet50_fpn": ("detect", "convmesh.models.retinanet", "RetinaNetResNet50"),
     "retinanet_resnet50_fpn_v2": ("detect", "convmesh.models.retinanet", "RetinaNetResNet50V2"),

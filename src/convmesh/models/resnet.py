@@ -77,8 +77,8 @@ class ResNet(nn.Module):
 class ResNetBackbone(nn.Module):
     """Images [batch, rows, columns, 3] -> features of strides 8, 16, 32 (C3, C4, C5).
 
-    For detectors. Its variables have the names and shapes of `ResNet`'s: a classifier's weights
-    fit.
+    For detectors; `finest` adds C2, of stride 4. Its variables have the names and shapes of
+    `ResNet`'s: a classifier's weights fit.
     """
 
     blocks: tuple[int, ...]
@@ -87,10 +87,11 @@ class ResNetBackbone(nn.Module):
     norm_group: int = 0
     block: Any = BasicBlock
     remat: bool = False
+    finest: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
-        return _stage_features(self, crop_to_cells(x), train)[1:]
+        return _stage_features(self, crop_to_cells(x), train)[0 if self.finest else 1 :]
 
     def torch_names(self) -> dict[str, str]:
         """Torch's name of each layer (see `convmesh.weights.torch_names`)."""

@@ -44,3 +44,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Sparse cross-entropy: `logits` [..., classes], integer `labels` [...]. Returns [...]."""
     log_p = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+
+
+def smooth_l1(error: jax.Array, beta: float = 1.0) -> jax.Array:
+    """|error| - beta / 2, and error^2 / (2 beta) below `beta` (Fast R-CNN, arXiv 1504.08083)."""
+    size = jnp.abs(error)
+    return jnp.where(size < beta, error * error * (0.5 / beta), size - 0.5 * beta)

@@ -77,7 +77,9 @@ def sgd_steps(spec: SGDSpec, mesh: Mesh, batches: Sequence[Batch]) -> SGDResult:
     size = batches[0].image.shape[1:3]
     clip = optax.clip_by_global_norm(spec.clip_norm)
     optimizer = optax.chain(clip, optax.sgd(0.05, momentum=0.9))
-    parts = StepParts(spec.model, spec.task, optimizer, DECAY, spec.accumulate, spec.frozen)
+    parts = StepParts(
+        spec.model, spec.task, optimizer, DECAY, spec.accumulate, spec.frozen, spec.seed
+    )
     if spec.start is None:
         state = create_state(StateSpec(spec.model, optimizer, size, spec.seed), mesh)
     else:

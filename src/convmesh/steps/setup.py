@@ -106,6 +106,7 @@ class Setup:
             ema_decay=self.ema_decay,
             accumulate=self.config.train.accumulate,
             frozen=self.frozen,
+            seed=self.config.train.seed,
         )
 
     def train_shard(self, height: int | None = None) -> ProcessShard:
@@ -266,13 +267,15 @@ def compute_dtype(config: ConfigDict) -> Any:
 def count_steps(config: ConfigDict, train_images: int) -> int:
     """Length of the run in steps: from `train.steps`, `train.epochs` or the number of images.
 
-    Small data sets need many epochs: 300 for 100 images, 95 for 1,000, at least 12.
+    Small data sets need many epochs: 300 for 100 images, 95 for 1,000, at least 12. With loaded
+    weights (`init_from`) it is a third of that.
     """
     if config.train.steps:
         return config.train.steps
     epochs = config.train.epochs
     if not epochs:
         epochs = min(300.0, max(12.0, 3000.0 / max(1, train_images) ** 0.5))
+        epochs = epochs / 3 if config.init_from else epochs
     return max(1, round(epochs * train_images / config.train.batch_size))
 
 

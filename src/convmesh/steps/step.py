@@ -30,6 +30,7 @@ class StepParts:
       accumulate: number of micro-batches; if above 1, the batch has leaves [accumulate,
         batch / accumulate, ...].
       frozen: the stages and batch norms that are not trained.
+      seed: of what is drawn at random in a step, see `_options`.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class StepParts:
     ema_decay: float = 0.0
     accumulate: int = 1
     frozen: Frozen = Frozen()
+    seed: int = 0
 
 
 def ramped_decay(step: Any, limit: float) -> jax.Array:
@@ -96,9 +98,24 @@ def _summed_loss(
     variables = {"params": params, "batch_stats": state.batch_stats}
     images = parts.task.pixels.normalise(batch.image, parts.model.dtype)
     with parts.frozen.norms_as_in_evaluation():
-        outputs, changed = parts.model.apply(variables, images, train=True, mutable=["batch_stats"])
+        outputs, changed = parts.model.apply(
+            variables, images, train=True, mutable=["batch_stats"], **_options(state, batch, parts)
+        )
     sums = parts.task.sums(outputs, batch)
     return sums["loss"], (sums, changed.get("batch_stats", {}))
+
+
+def _options(state: TrainState, batch: Any, parts: StepParts) -> dict[str, Any]:
+    """Further arguments of the model in a train step; none for most.
+
+    A model with the attribute `two_stage` chooses inside its forward pass what its second stage
+    learns from, by the boxes of the batch: its task makes the function `choose` that does so, from
+    the batch and a key of the seed and the step.
+    """
+    if not getattr(parts.model, "two_stage", False):
+        return {}
+    key = jax.random.fold_in(jax.random.key(parts.seed), state.step)
+    return {"choose": parts.task.choose(batch, key)}
 
 
 def _sum_over(function: Callable[[Any], Any], batch: Any, unroll: bool) -> Any:

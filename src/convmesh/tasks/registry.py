@@ -23,6 +23,8 @@ from convmesh.tasks.detect import Detect
 DETECTIONS: dict[str, tuple[str, str]] = {
     "retinanet": ("convmesh.tasks.retinanet", "RetinaNetDetection"),
     "fcos": ("convmesh.tasks.fcos", "FCOSDetection"),
+    "ssd": ("convmesh.tasks.ssd", "SSD"),
+    "faster_rcnn": ("convmesh.tasks.faster_rcnn", "FasterRCNNDetection"),
 }
 
 

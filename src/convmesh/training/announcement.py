@@ -5,6 +5,8 @@ import jax
 from convmesh import mesh as meshes
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.distributed import devices, processes
+from convmesh.models.depth import BACKBONE
+from convmesh.steps.freezing import examples_per_norm
 from convmesh.steps.setup import Setup, layout_notes
 from convmesh.training.hooks import Hook, RunView
 
@@ -37,11 +39,30 @@ class Announcement(Hook):
         if options:
             flags = " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
             run.log(f"XLA options: {flags} (XLA_FLAGS overrides them)")
+        if line := frozen_note(run.setup):
+            run.log(line)
         for line in layout_notes(run.setup):
             run.log(line)
         run.log(f"checkpoints: {when_saved(run.setup)}")
         if run.start_step:
             run.log(f"resuming from the checkpoint of step {run.start_step}")
+
+
+def frozen_note(setup: Setup) -> str:
+    """What is not trained, as a line for the log; "" if everything is."""
+    frozen, train, parts = setup.frozen, setup.config.train, []
+    if frozen.stages:
+        stages = "stage" if frozen.stages == 1 else f"{frozen.stages} stages"
+        parts.append(f"the stem and the first {stages} (train.frozen_stages)")
+    if frozen.norms:
+        of = "of the backbone " if frozen.norms == BACKBONE else ""
+        cause = f"train.frozen_norms={train.frozen_norms}"
+        if train.frozen_norms == "auto":
+            cause += f": {examples_per_norm(setup.config)} examples are normalised together"
+        elif train.frozen_norms == "false":
+            cause = f"as {setup.config.model.name} is defined"
+        parts.append(f"the batch norms {of}({cause})")
+    return f"not trained: {'; '.join(parts)}" if parts else ""
 
 
 def when_saved(setup: Setup) -> str:

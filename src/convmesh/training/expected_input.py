@@ -16,6 +16,8 @@ from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.weight_files import expected_input
 from convmesh.training.init_from import split_path
+from convmesh.weights.hub import SCHEME
+from convmesh.weights.preprocessing import preprocessing_of
 from convmesh.weights.published import KEYWORD, published_input
 from convmesh.workdir.layout import Workdir
 
@@ -76,6 +78,8 @@ def _expected(config: ConfigDict) -> dict[str, Any]:
     model = config.model.backbone or config.model.name
     if config.init_from == KEYWORD:
         return published_input(model)
+    if config.init_from.startswith(SCHEME):  # nothing is downloaded yet
+        return preprocessing_of(model)
     path = Path(os.path.expanduser(config.init_from))
     if path.is_file():
         return expected_input(path, model)

@@ -22,6 +22,7 @@ from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
+from convmesh.weights.hub import SCHEME, hub_weights
 from convmesh.weights.published import KEYWORD, imagenet_weights
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
@@ -62,7 +63,8 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     """Reads and checks the weights that `init_from` names; None if it is empty or the run resumes.
 
     The EMA is used if the checkpoint has one. A file of weights is read as `import-weights` does;
-    `imagenet` names the published ones of the model, which may be downloaded.
+    `imagenet` names the published ones of the model, which may be downloaded, and `hf://` a file on
+    the Hugging Face hub.
     Every process must call it. Raises ConfigError if the run or checkpoint does not exist or none
     of its weights fits, DataError if it is damaged.
     """
@@ -71,8 +73,8 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     if processes.broadcast(workdir.has_checkpoints()):
         return None
     with stop.during(Phase.RESTORE):
-        if setup.config.init_from == KEYWORD:
-            return _read_file(setup, _imagenet_file(setup.config))
+        if setup.config.init_from == KEYWORD or setup.config.init_from.startswith(SCHEME):
+            return _read_file(setup, _downloaded(setup.config))
         return _read(setup, Path(os.path.expanduser(setup.config.init_from)))
 
 
@@ -110,14 +112,22 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     return _init_from(weights, lines, compared(setup, path, source_setup, variables))
 
 
-def _imagenet_file(config: ConfigDict) -> Path:
-    """The file of the published weights of the run's model, or of a detector's backbone."""
-    model = config.model.backbone or config.model.name
+def _downloaded(config: ConfigDict) -> Path:
+    """The file of `imagenet`, the published weights of the run's model, or of a detector's
+    backbone; or of an address on the Hugging Face hub.
+    """
+    model, source = config.model.backbone or config.model.name, config.init_from
     cache = compile_cache.user_folder() / "weights"
     log = console.print_status if processes.is_first() else lambda line: None
-    path = imagenet_weights(model, cache, log) if processes.is_first() else Path()
+
+    def get() -> Path:
+        if source == KEYWORD:
+            return imagenet_weights(model, cache, log)
+        return hub_weights(source, cache, log)
+
+    path = get() if processes.is_first() else Path()
     processes.wait_for_all("weights")  # the others of this machine find them in the cache
-    return path if processes.is_first() else imagenet_weights(model, cache, log)
+    return path if processes.is_first() else get()
 
 
 def _read_file(setup: Setup, path: Path) -> InitFrom:
@@ -127,13 +137,14 @@ def _read_file(setup: Setup, path: Path) -> InitFrom:
         stated = {"weights": checksums.sha256(path)[:8]}
         same_run.check_same(stated, "give every process the same file", "read its weights")
 
+    model = config.model.backbone or config.model.name
+
     def class_names(outputs: int | None) -> tuple[str, ...]:
         if outputs is None or outputs == len(setup.classes):
-            return default_class_names(file, outputs) or setup.classes
-        names = default_class_names(file, outputs)
+            return default_class_names(file, outputs, model) or setup.classes
+        names = default_class_names(file, outputs, model)
         return names or tuple(f"output {i}" for i in range(outputs))
 
-    model = config.model.backbone or config.model.name
     overrides = {"precision": config.precision, "data.image_size": config.data.image_size}
     found = fit_weights(file, model, class_names, setup.mesh, overrides)
     leaves = jax.tree_util.tree_leaves_with_path(found.variables)

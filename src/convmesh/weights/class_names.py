@@ -1,7 +1,9 @@
-"""The names of the classes that a classifier's outputs stand for.
+"""The names of the classes that a model's outputs stand for.
 
-`imagenet_classes.txt` has the 1,000 of ImageNet-1k in the order of the outputs, with the names that
-torchvision 0.28 has in the metadata of its weights (`meta["categories"]`).
+`imagenet_classes.txt` has the 1,000 of ImageNet-1k, and `coco_classes.txt` the 90 of COCO, in the
+order of the outputs, with the names that torchvision 0.28 has in the metadata of its weights
+(`meta["categories"]`). Its detectors count background, as class 0, and ten classes that COCO does
+not use: ours have no class of background, and the ten are named "N/A (12)" and so on.
 """
 
 from __future__ import annotations
@@ -22,8 +24,19 @@ _LARGEST = 2**24  # bytes of a file of names
 @functools.cache
 def imagenet_classes() -> tuple[str, ...]:
     """The 1,000 classes of ImageNet-1k."""
-    file = importlib.resources.files("convmesh.weights") / "imagenet_classes.txt"
-    return tuple(file.read_text(encoding="utf-8").split("\n")[:-1])
+    return _lines_of("imagenet_classes.txt")
+
+
+@functools.cache
+def coco_classes() -> tuple[str, ...]:
+    """The 90 classes of COCO, by its category ids from 1 on; ten of them are not used."""
+    return _lines_of("coco_classes.txt")
+
+
+def _lines_of(file: str) -> tuple[str, ...]:
+    """The lines of a file of this package."""
+    path = importlib.resources.files("convmesh.weights") / file
+    return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:

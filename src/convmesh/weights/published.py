@@ -88,6 +88,14 @@ IMAGENET = {
     "efficientnet_lite2": _lite(2, "9656183e", 23.5),
 }
 
+# Of detectors, trained on COCO.
+COCO = {
+    "ssdlite320_mobilenet_v3_large": Published(
+        "ssdlite320_mobilenet_v3_large_coco-a79551df.pth", 13.4
+    ),
+    "fasterrcnn_resnet50_fpn": Published("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 159.7),
+}
+
 
 def imagenet_weights(model: str, cache: Path, log: Callable[[str], None]) -> Path:
     """The file of the ImageNet weights of `model`: installed, from `cache`, or downloaded into it.

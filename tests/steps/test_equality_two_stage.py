@@ -1,0 +1,22 @@
+"""SSDLite and Faster R-CNN, on meshes of each kind, train as on one device (see `equality`)."""
+
+import equality
+import pytest
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1), (1, 2, 4)], ids=str)
+@pytest.mark.parametrize("name", ["tiny ssdlite", "tiny faster rcnn"])
+def test_detectors_of_torchvision(name, shape):
+    equality.assert_equal(equality.on_mesh(name, shape), equality.one_device(name))
+
+
+def test_the_references_learn_something():
+    for name, parts in (
+        ("tiny ssdlite", ("class", "box")),
+        ("tiny faster rcnn", ("object", "proposal", "class", "box")),
+    ):
+        metrics = equality.one_device(name).metrics[0]
+        assert all(metrics[f"loss/{part}"] > 0 for part in parts)
+        assert metrics["positive_points"] > 0

@@ -1,0 +1,160 @@
+"""Weights from a Hugging Face hub, which here is a server on loopback."""
+
+import hashlib
+import http.server
+import json
+import threading
+
+import pytest
+
+from convmesh.errors import ConfigError, RunError
+from convmesh.weights import download, hub
+from convmesh.weights.hub import HubFile, hub_weights
+
+DATA = b"weights" * 1000
+DIGEST = hashlib.sha256(DATA).hexdigest()
+COMMIT = "0123456789" * 4
+
+
+def entry(name, digest=DIGEST):
+    return {"rfilename": name, "size": 9, "lfs": {"sha256": digest, "size": len(DATA)}}
+
+
+def answer(*names):
+    card = {"license": "apache-2.0"}
+    plain = {"rfilename": "README.md", "size": 9}
+    return {"sha": COMMIT, "siblings": [plain, *map(entry, names)], "cardData": card}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """A hub: `asked` is what it was asked for, and with which token."""
+
+    asked, repositories = [], {}
+
+    def do_GET(self):  # noqa: N802, the library's name
+        self.asked.append((self.path, self.headers.get("Authorization")))
+        if self.path.startswith("/api/models/"):
+            found = self.repositories.get(self.path.removeprefix("/api/models/"))
+            if found is None:
+                self.send_error(404)
+                return
+            data = found if isinstance(found, bytes) else json.dumps(found).encode()
+        elif "/resolve/" in self.path:  # as the hub does, from another address
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/blob")
+            self.end_headers()
+            return
+        else:
+            data = DATA
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(Handler, "asked", [])
+    repositories = {"a/net/revision/main?blobs=true": answer("model.safetensors", "old.bin")}
+    monkeypatch.setattr(Handler, "repositories", repositories)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{found.server_port}/")
+        yield Handler
+        found.shutdown()
+
+
+@pytest.mark.parametrize(
+    "address, parts",
+    [
+        ("hf://a/net", ("a/net", "main", "")),
+        ("hf://a-b/net.v2_x/w/model.pth", ("a-b/net.v2_x", "main", "w/model.pth")),
+        ("hf://a/net@v1.0", ("a/net", "v1.0", "")),
+        ("hf://a/net@v1.0/w/x.bin", ("a/net", "v1.0", "w/x.bin")),
+    ],
+)
+def test_the_form_of_an_address(address, parts):
+    assert HubFile.parse(address) == HubFile(*parts)
+
+
+@pytest.mark.parametrize("address", ["hf://net", "hf://a/", "hf:///net", "hf://../x", "hf://a/n@"])
+def test_another_form_is_refused(address):
+    with pytest.raises(ConfigError, match="not of the form hf://OWNER/NAME"):
+        HubFile.parse(address)
+
+
+def test_the_usual_file_is_downloaded_once_and_all_is_said_before(server, tmp_path):
+    said = []
+    path = hub_weights("hf://a/net", tmp_path, said.append)
+    assert path.read_bytes() == DATA and path.name == f"{DIGEST[:16]}-model.safetensors"
+    assert len(said) == 1
+    for word in (f"/a/net/resolve/{COMMIT}/model.safetensors, ", "apache-2.0", DIGEST, "0 MB"):
+        assert word in said[0]
+    assert hub_weights("hf://a/net", tmp_path, said.append) == path
+    assert said[1] == f"init_from=hf://a/net: {path}, licence apache-2.0"
+    assert [path for path, _ in server.asked].count("/blob") == 1
+
+
+def test_a_file_and_a_revision(server, tmp_path):
+    server.repositories["a/net/revision/v1?blobs=true"] = answer("w/x.bin")
+    path = hub_weights("hf://a/net@v1/w/x.bin", tmp_path, print)
+    assert path.name == f"{DIGEST[:16]}-x.bin" and path.parent == tmp_path / "hub"
+    assert hub_weights("hf://a/net@v1", tmp_path, print) == path  # the only one there
+
+
+def test_the_token_is_for_the_hub_alone(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    hub_weights("hf://a/net", tmp_path, print)
+    tokens = {path.split("/")[1]: token for path, token in server.asked}
+    assert tokens == {"api": "Bearer secret", "a": "Bearer secret", "blob": None}
+
+
+def test_without_a_network_the_cache_is_taken(server, tmp_path, monkeypatch):
+    path = hub_weights("hf://a/net", tmp_path, print)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    said = []
+    assert hub_weights("hf://a/net", tmp_path, said.append) == path
+    assert (
+        f"Connection refused; or download the file by other means, and give its path; taking {path}"
+        in said[0]
+    )
+    with pytest.raises(RunError, match="Connection refused; or download the file by other means"):
+        hub_weights("hf://a/net/old.bin", tmp_path, print)
+
+
+@pytest.mark.parametrize(
+    "found, address, said",
+    [
+        (None, "hf://a/gone", r"has no such repository or revision, .*\(HTTP 404\)"),
+        (answer("model.safetensors"), "hf://a/x/model.bin", "no file model.bin; there are model.s"),
+        (answer("a.pth", "b.pth"), "hf://a/x", "no usual file of weights; there are a.pth, b.pth"),
+        (answer(), "hf://a/x", "the repository has no usual file of weights$"),
+        (answer() | {"siblings": [entry("model.safetensors", "12")]}, "hf://a/x", "no SHA-256 of"),
+    ],
+)
+def test_what_is_not_there_is_refused(server, tmp_path, found, address, said):
+    server.repositories["a/x/revision/main?blobs=true"] = found
+    with pytest.raises(ConfigError, match=said):
+        hub_weights(address, tmp_path, print)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("found", [b"<html>", b"[]", {"siblings": 3}])
+def test_another_server_is_no_hub(server, tmp_path, found):
+    server.repositories["a/x/revision/main?blobs=true"] = found
+    with pytest.raises(RunError, match="not the answer of a Hugging Face hub"):
+        hub_weights("hf://a/x", tmp_path, print)
+
+
+def test_another_file_than_the_hub_states_is_not_kept(server, tmp_path):
+    stated = answer() | {"siblings": [entry("model.safetensors", "0" * 64)]}
+    server.repositories["a/x/revision/main?blobs=true"] = stated
+    with pytest.raises(RunError, match="damaged: its SHA-256 is"):
+        hub_weights("hf://a/x", tmp_path, print)
+    assert list((tmp_path / "hub").iterdir()) == []
+    assert hub.SCHEME == "hf://"
