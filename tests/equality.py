@@ -16,8 +16,8 @@ from convmesh.geometry import grid_points
 from convmesh.models.csp import CSPBackbone, CSPBlock
 from convmesh.models.depth import BACKBONE, Frozen
 from convmesh.models.detector import Detector
-from convmesh.models.fcos import FCOS
 from convmesh.models.faster_rcnn import FasterRCNN
+from convmesh.models.fcos import FCOS
 from convmesh.models.mobilenet_v3 import make_stages
 from convmesh.models.registry import make_model
 from convmesh.models.regnet import RegNet
