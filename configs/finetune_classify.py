@@ -12,7 +12,9 @@ The stem and the first stages stay as they are, and cost no backward pass; of th
 more slowly than the next. The batch norms are frozen if fewer than 16 images are normalised
 together.
 
-Time and result: not measured yet.
+On 3,068 photos of clothes of at most 160 pixels, on 2 CPU cores, with --config.train.epochs=6
+--config.data.image_size=160,160: 19 minutes, top-1 0.891 on the validation photos, which were not
+used to choose anything (seed 0). See docs/results.md.
 """
 
 from convmesh.config import defaults

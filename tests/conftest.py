@@ -49,6 +49,27 @@ def pytest_sessionstart(session):
         raise pytest.UsageError(f"the tests need 8 simulated devices, JAX has {jax.device_count()}")
 
 
+# Files that take minutes: first, so that the processes that share the files end together.
+SLOW = (
+    "tools/test_campaign.py",
+    "steps/test_equality",
+    "test_notebooks.py",
+    "inference/test_prediction.py",
+    "training/test_several_processes.py",
+    "bench/",
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Sorts the files of SLOW to the front."""
+    tests = config.rootpath / "tests"
+
+    def is_quick(item):
+        return not str(item.path.relative_to(tests)).startswith(SLOW)
+
+    items.sort(key=is_quick)
+
+
 @pytest.fixture
 def float64():
     """64-bit arithmetic for one test."""

@@ -19,7 +19,7 @@ from convmesh.models.detector import Detector
 from convmesh.models.faster_rcnn import FasterRCNN
 from convmesh.models.fcos import FCOS
 from convmesh.models.mobilenet_v3 import make_stages
-from convmesh.models.registry import make_model
+from convmesh.models.registry import MODELS, make_model
 from convmesh.models.regnet import RegNet
 from convmesh.models.resnet import Bottleneck, ResNet, ResNetBackbone
 from convmesh.models.retinanet import RetinaNet, RetinaNetResNet50V2
@@ -116,9 +116,11 @@ def torchvision_case(model, size: int, **options):
 
 
 def case(name):
-    """(model, task, image side) of a tiny net of each family, and of the real ones."""
+    """(model, task, image side) of a tiny net of each family, and of the real classifiers."""
     dtype = jnp.float64
     classify = lambda classes: Classify(classes, (0, 0))  # noqa: E731
+    if MODELS.get(name, "")[:1] == ("classify",) and name != "small_cnn":
+        return make_model(name, "classify", 10, dtype), Classify(10, (0, 0)), 64
     return {
         "tiny small_cnn": lambda: (SmallCNN(8, dtype, (8, 16), hidden=16), classify(8), 16),
         "tiny resnet": lambda: (ResNet(8, (1, 1), dtype, width=8), classify(8), 32),
@@ -154,7 +156,6 @@ def case(name):
         ),
         "tiny ssdlite": lambda: torchvision_case(tiny_ssdlite(dtype), 32),
         "small_cnn": lambda: (make_model("small_cnn", "classify", 10, dtype), classify(10), 32),
-        "resnet18": lambda: (make_model("resnet18", "classify", 10, dtype), classify(10), 64),
         "detector_nano": lambda: (
             make_model("detector_nano", "detect", 10, dtype),
             Detect(10, (96, 96)),

@@ -272,7 +272,7 @@ def write(name: str, file: Path) -> None:
     np.savez_compressed(file, **arrays)
 
 
-LARGE = Net(published, prepare_dense_head, (416, 608))
+LARGE = Net(published, prepare_dense_head, (320, 416))
 
 
 def _large(name: str, **options) -> Net:

