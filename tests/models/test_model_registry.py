@@ -97,3 +97,10 @@ def test_a_backbone_is_made_with_the_options_of_its_classifier():
     assert backbone.blocks == (3, 4, 6, 3)
     assert backbone.block.keywords == {"groups": 32, "base_width": 4}
     assert registry.make_backbone("no_such") is None
+
+
+def test_the_classifier_whose_weights_fit_a_detectors_own_backbone():
+    inside = registry.classifier_inside
+    for name in ("detector_resnet50", "retinanet_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn"):
+        assert inside(name) == "resnet50"
+    assert inside("detector_tiny") == inside("ssdlite320_mobilenet_v3_large") == ""

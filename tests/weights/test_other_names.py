@@ -112,3 +112,39 @@ def test_each_name_is_of_its_layer(scheme, model):
 def test_a_scheme_is_for_nets_that_compute_the_same(model, schemes):
     names = torch_names(model)
     assert [scheme for scheme in SCHEMES if in_scheme(scheme, names)] == schemes
+
+
+@pytest.mark.parametrize(
+    "model, scheme, layers",
+    [
+        (
+            "retinanet_resnet50_fpn",
+            "torchvision's RetinaNet before 0.13",
+            {
+                "backbone.fpn.inner_blocks.2.0": "backbone.fpn.inner_blocks.2",
+                "backbone.fpn.extra_blocks.p6": "backbone.fpn.extra_blocks.p6",
+                "head.regression_head.conv.3.0": "head.regression_head.conv.6",
+                "backbone.body.layer1.0.downsample.0": "backbone.body.layer1.0.downsample.0",
+            },
+        ),
+        (
+            "fcos_resnet50_fpn",
+            "torchvision's detectors before 0.13",
+            {
+                "backbone.fpn.layer_blocks.0.0": "backbone.fpn.layer_blocks.0",
+                "head.classification_head.conv.3": "head.classification_head.conv.3",
+            },
+        ),
+        (
+            "fasterrcnn_resnet50_fpn",
+            "torchvision's detectors before 0.13",
+            {"rpn.head.conv.0.0": "rpn.head.conv", "rpn.head.bbox_pred": "rpn.head.bbox_pred"},
+        ),
+    ],
+)
+def test_detectors_of_an_older_torchvision(model, scheme, layers):
+    ours = make_model(model, "detect", 90, jnp.float32).torch_names()
+    theirs = in_scheme(scheme, ours)
+    by_torch = {ours[layer]: theirs[layer] for layer in ours}
+    assert {name: by_torch[name] for name in layers} == layers
+    assert len(set(theirs.values())) == len(ours)

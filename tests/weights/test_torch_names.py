@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from convmesh.errors import DataError
-from convmesh.weights.torch_names import Misshaped, from_torch, to_torch
+from convmesh.weights.torch_names import Misshaped, from_torch, to_torch, with_epsilon
 
 NAMES = {
     "block1/conv": "layer1.0.conv",
@@ -156,3 +156,10 @@ def test_a_linear_and_a_1x1_convolution_are_the_same(arrays, abstract):
 def test_names_that_are_not_those_of_the_model_are_an_error(arrays, abstract, names, message):
     with pytest.raises(ValueError, match=message):
         from_torch(names, abstract, arrays)
+
+
+def test_another_epsilon_changes_the_running_variances_alone(arrays):
+    changed = with_epsilon(arrays, 1e-3)
+    for name, array in arrays.items():
+        shift = 1e-3 - 1e-5 if name.endswith("running_var") else 0
+        np.testing.assert_allclose(changed[name], array + shift, rtol=1e-12)

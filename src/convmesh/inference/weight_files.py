@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from convmesh.weights.binary_file import printable
 from convmesh.weights.class_names import checked, coco_classes, imagenet_classes
 from convmesh.weights.files import read_metadata, read_weights
 from convmesh.weights.keras_names import from_keras
+from convmesh.weights.published import COCO
 from convmesh.weights.schemes import LITE_PACKAGE, Naming, choose_naming, outputs_of
-from convmesh.weights.torch_names import Fit, from_torch
+from convmesh.weights.torch_names import Fit, from_torch, with_epsilon
+from convmesh.workdir import checksums
 
 # What an exported file says of itself, beside the keys of `preprocessing.KEYS`.
 MODEL, CLASSES = "model.name", "classes"
@@ -108,6 +110,7 @@ def fit_weights(
     if model not in MODELS:
         hint = nearest(model, MODELS) or f"; the models are {', '.join(MODELS)}"
         raise ConfigError(f"--model {model}: no such model{hint}")
+    file = _with_our_epsilon(file, model)
     config = _config(file, model, overrides)
     two, three = (_abstract(config, classes) for classes in (2, 3))
     naming = choose_naming(two.model, two.variables, file.arrays)
@@ -126,6 +129,16 @@ def fit_weights(
     abstract = {"params": state.params, "batch_stats": state.batch_stats}
     variables, fit = from_torch(naming.names, abstract, file.arrays)
     return FittedWeights(file, setup, naming, variables, fit)
+
+
+def _with_our_epsilon(file: WeightFile, model: str) -> WeightFile:
+    """`file`, for batch norms with our epsilon if it is a published one with another."""
+    weights = COCO.get(model)
+    if weights is None or weights.epsilon is None:
+        return file
+    if not checksums.sha256(file.path).startswith(weights.digits):
+        return file
+    return replace(file, arrays=with_epsilon(file.arrays, weights.epsilon))
 
 
 def expected_input(path: str | os.PathLike[str], model: str) -> dict[str, Any]:

@@ -51,7 +51,11 @@ class FCOS(nn.Module):
 
     frozen_norm = True
     detection = "fcos"
-    detection_options = {}  # noqa: RUF012
+
+    @property
+    def detection_options(self) -> dict[str, Any]:
+        """Options of its task."""
+        return {}
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> FCOSOutput:

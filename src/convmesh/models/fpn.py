@@ -45,7 +45,7 @@ class FeaturePyramid(nn.Module):
 
 def fpn_torch_names(extra: str, levels: int) -> dict[str, str]:
     """Torchvision's names of the layers of a pyramid, for so many levels of the backbone."""
-    names = {}
+    names: dict[str, str] = {}
     for i in range(levels):
         names |= {f"inner{i}": f"inner_blocks.{i}.0", f"layer{i}": f"layer_blocks.{i}.0"}
     more = () if extra == POOL else ("p6", "p7")

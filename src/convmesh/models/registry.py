@@ -147,6 +147,20 @@ def backbone_of(classifier: Any) -> Any:
     return partial(backbone, **{key: value for key, value in options.items() if key in fields})
 
 
+def classifier_inside(detector: str) -> str:
+    """The classifier whose weights fit a detector's own backbone; '' if there is none."""
+    family, options = _family(detector), getattr(_attribute(detector), "keywords", {})
+    field = family.__dataclass_fields__.get("backbone")
+    backbone = options.get("backbone", field and field.default)
+    found = {}
+    for name, (task, *_) in MODELS.items():
+        own = make_backbone(name) if task == "classify" else None
+        if own is not None and own.func is getattr(backbone, "func", None):
+            if own.keywords.items() <= backbone.keywords.items():
+                found[name] = len(own.keywords)
+    return max(found, key=found.__getitem__, default="")
+
+
 def _attribute(name: str) -> Any:
     """What makes the model `name`: a linen module class, or a partial of one."""
     _, module, attribute = MODELS[name]

@@ -6,6 +6,7 @@ row, column, and then as in the cell.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ def clip_to_image(boxes: jax.Array, image_size: tuple[int, int]) -> jax.Array:
     return jnp.clip(boxes, 0, jnp.asarray([width, height] * 2, boxes.dtype))
 
 
-def _centres(boxes: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
+def _centres(boxes: Any) -> tuple[Any, Any]:
     """Centres and sides (width, height) of boxes, each [..., 2]."""
     size = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + size / 2, size

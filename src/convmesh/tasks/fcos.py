@@ -9,7 +9,6 @@ import numpy as np
 
 from convmesh import mesh
 from convmesh.distributed.batch import Batch
-from convmesh.geometry import Grid
 from convmesh.models.fcos import FCOSOutput
 from convmesh.ops.anchors import cell_anchors, clip_to_image, grid_anchors
 from convmesh.ops.boxes import area, boxes_to_distances, distances_to_boxes, giou, inside
@@ -23,6 +22,13 @@ CENTRE_RADIUS = 1.5  # strides
 LARGEST_SIDE = 8  # strides from a point to the farthest side, of the boxes of its level
 
 
+class Points(NamedTuple):
+    """The points that boxes are predicted from, level by level, row by row."""
+
+    points: Any  # [points, 2]: x, y in pixels
+    strides: Any  # [points]: in pixels
+
+
 class Targets(NamedTuple):
     """What the points of one image (or, with a batch dimension in front, of many) learn."""
 
@@ -32,7 +38,7 @@ class Targets(NamedTuple):
     missed: Any  # int32 []: boxes left without a point
 
 
-def assign_points(grid: Grid, truth: GroundTruth) -> Targets:
+def assign_points(grid: Points, truth: GroundTruth) -> Targets:
     """Assigns the points of one image, whose type is that of the arithmetic.
 
     A box takes the points inside it, nearer to its centre than 1.5 strides (in x and in y), on the
@@ -68,16 +74,16 @@ class FCOSDetection(Detection):
     candidates: int = 1000  # (point, class) pairs of each level before suppression
 
     @property
-    def levels(self) -> list[Grid]:
+    def levels(self) -> list[Points]:
         """The points of each level and their strides; they are on the corners of cells."""
         cells = [cell_anchors((stride,), (1.0,)) for stride in STRIDES]
         anchors = grid_anchors(self.image_size, STRIDES, cells)
-        return [Grid((a[:, :2] + a[:, 2:]) / 2, a[:, 2] - a[:, 0]) for a in anchors]
+        return [Points((a[:, :2] + a[:, 2:]) / 2, a[:, 2] - a[:, 0]) for a in anchors]
 
-    def grid(self, dtype: Any) -> Grid:
+    def grid(self, dtype: Any) -> Points:
         """The points of all levels."""
         points, strides = (np.concatenate(part) for part in zip(*self.levels, strict=True))
-        return Grid(jnp.asarray(points, dtype), jnp.asarray(strides, dtype))
+        return Points(jnp.asarray(points, dtype), jnp.asarray(strides, dtype))
 
     def assign(self, outputs: FCOSOutput, batch: Batch) -> Targets:
         """The targets of each image's points, without communication."""

@@ -15,10 +15,10 @@ from convmesh.config.tree import flatten
 from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.weight_files import expected_input
-from convmesh.training.init_from import split_path
+from convmesh.training.init_from import split_path, weights_model
 from convmesh.weights.hub import SCHEME
 from convmesh.weights.preprocessing import preprocessing_of
-from convmesh.weights.published import KEYWORD, published_input
+from convmesh.weights.published import TABLES, published_input
 from convmesh.workdir.layout import Workdir
 
 INPUT_KEYS = (
@@ -75,9 +75,9 @@ def _in_proportion(resize: int, size: Any, here: tuple[int, int]) -> int:
 
 def _expected(config: ConfigDict) -> dict[str, Any]:
     """The keys that the weights of `init_from` set; {} if they are not known."""
-    model = config.model.backbone or config.model.name
-    if config.init_from == KEYWORD:
-        return published_input(model)
+    model = weights_model(config)
+    if config.init_from in TABLES:
+        return published_input(config.init_from, model)
     if config.init_from.startswith(SCHEME):  # nothing is downloaded yet
         return preprocessing_of(model)
     path = Path(os.path.expanduser(config.init_from))

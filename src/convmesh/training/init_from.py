@@ -19,11 +19,12 @@ from convmesh.errors import ConfigError, some
 from convmesh.inference.trained_model import check_same_weights
 from convmesh.inference.weight_files import WeightFile, default_class_names, fit_weights, group_of
 from convmesh.models.depth import in_backbone, is_frozen, path_names
+from convmesh.models.registry import classifier_inside
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
 from convmesh.weights.hub import SCHEME, hub_weights
-from convmesh.weights.published import KEYWORD, imagenet_weights
+from convmesh.weights.published import TABLES, published_weights
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, WEIGHTS_FILE, Workdir
@@ -63,8 +64,8 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     """Reads and checks the weights that `init_from` names; None if it is empty or the run resumes.
 
     The EMA is used if the checkpoint has one. A file of weights is read as `import-weights` does;
-    `imagenet` names the published ones of the model, which may be downloaded, and `hf://` a file on
-    the Hugging Face hub.
+    `imagenet` names the published ones of the classifier, or of a detector's backbone, and `coco`
+    those of the detector; they may be downloaded. `hf://` is a file on the Hugging Face hub.
     Every process must call it. Raises ConfigError if the run or checkpoint does not exist or none
     of its weights fits, DataError if it is damaged.
     """
@@ -73,7 +74,7 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     if processes.broadcast(workdir.has_checkpoints()):
         return None
     with stop.during(Phase.RESTORE):
-        if setup.config.init_from == KEYWORD or setup.config.init_from.startswith(SCHEME):
+        if setup.config.init_from in TABLES or setup.config.init_from.startswith(SCHEME):
             return _read_file(setup, _downloaded(setup.config))
         return _read(setup, Path(os.path.expanduser(setup.config.init_from)))
 
@@ -112,17 +113,28 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     return _init_from(weights, lines, compared(setup, path, source_setup, variables))
 
 
+def weights_model(config: ConfigDict) -> str:
+    """The model whose weights `init_from` has: the run's or, of a backbone, its classifier."""
+    name, backbone, source = config.model.name, config.model.backbone, config.init_from
+    if backbone and source == "coco":
+        raise ConfigError(
+            f"init_from=coco: the weights of {name} are published for its own backbone only; leave "
+            "model.backbone empty, or take imagenet"
+        )
+    if config.task == "detect" and source == "imagenet":
+        return backbone or classifier_inside(name) or name
+    return backbone or name
+
+
 def _downloaded(config: ConfigDict) -> Path:
-    """The file of `imagenet`, the published weights of the run's model, or of a detector's
-    backbone; or of an address on the Hugging Face hub.
-    """
-    model, source = config.model.backbone or config.model.name, config.init_from
+    """The file of a key of TABLES, or of an address on the Hugging Face hub."""
+    model, source = weights_model(config), config.init_from
     cache = compile_cache.user_folder() / "weights"
     log = console.print_status if processes.is_first() else lambda line: None
 
     def get() -> Path:
-        if source == KEYWORD:
-            return imagenet_weights(model, cache, log)
+        if source in TABLES:
+            return published_weights(source, model, cache, log)
         return hub_weights(source, cache, log)
 
     path = get() if processes.is_first() else Path()
@@ -137,7 +149,7 @@ def _read_file(setup: Setup, path: Path) -> InitFrom:
         stated = {"weights": checksums.sha256(path)[:8]}
         same_run.check_same(stated, "give every process the same file", "read its weights")
 
-    model = config.model.backbone or config.model.name
+    model = weights_model(config)
 
     def class_names(outputs: int | None) -> tuple[str, ...]:
         if outputs is None or outputs == len(setup.classes):

@@ -1,4 +1,4 @@
-"""The names that timm, transformers and Facebook give to the layers of torchvision's nets.
+"""The names that timm, transformers, Facebook and older torchvision give to torchvision's layers.
 
 Only nets that compute the same are listed: with torchvision's padding and epsilon. Not so timm's
 MobileNetV3 (another epsilon) and EfficientNetV2 (TensorFlow's padding), nor the EfficientNet and
@@ -225,6 +225,26 @@ _TRANSFORMERS_REGNET: _Rules = {
     r"fc": "classifier.1",
 }
 
+# --- torchvision before 0.13 ----------------------------------------------------------------------
+
+# Its detectors: the layers of the pyramid, of Faster R-CNN's region proposals, and of RetinaNet's
+# head without norms, in which a ReLU was a layer of its own.
+_OLD_PYRAMID: _Rules = {
+    r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.0": r"\1",
+    r"(rpn\.head\.conv)\.0\.0": r"\1",
+}
+
+
+def _old_retinanet_layer(match: re.Match[str], prefixes: Collection[str]) -> str | None:
+    return f"{match[1]}.{2 * int(match[2])}"
+
+
+_OLD_DETECTOR: _Rules = {**_OLD_PYRAMID, r"(?:backbone|head|rpn|roi_heads)\..*": r"\g<0>"}
+_OLD_RETINANET: _Rules = {
+    r"(head\.(?:classification|regression)_head\.conv)\.(\d+)\.0": _old_retinanet_layer,
+    **_OLD_DETECTOR,
+}
+
 # Of one family each; of a net of another family a layer matches no rule.
 SCHEMES: dict[str, _Rules] = {
     "timm's RegNet": _TIMM_REGNET,
@@ -235,4 +255,6 @@ SCHEMES: dict[str, _Rules] = {
     "transformers' ConvNeXt": _TRANSFORMERS_CONVNEXT,
     "transformers' ResNet": _TRANSFORMERS_RESNET,
     "transformers' RegNet": _TRANSFORMERS_REGNET,
+    "torchvision's detectors before 0.13": _OLD_DETECTOR,
+    "torchvision's RetinaNet before 0.13": _OLD_RETINANET,
 }

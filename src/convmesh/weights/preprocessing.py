@@ -77,8 +77,14 @@ OF_MODEL = {
     "convnext_base": Preprocessing(224, 232),
     "convnext_large": Preprocessing(224, 232),
 }
-# The weights of detectors, which take the whole image.
-OF_DETECTOR = {
+# The weights of detectors, which take the whole image. Torchvision resizes its shorter side to 800
+# pixels, and its longer one to at most 1333: at this size, photos of 4:3 have that scale.
+_LARGE = {"data.image_size": (1088, 1088)}
+OF_DETECTOR: dict[str, dict[str, Any]] = {
+    "retinanet_resnet50_fpn": _LARGE,
+    "retinanet_resnet50_fpn_v2": _LARGE,
+    "fcos_resnet50_fpn": _LARGE,
+    "fasterrcnn_resnet50_fpn": _LARGE,
     "ssdlite320_mobilenet_v3_large": {
         "data.image_size": (320, 320),
         "data.pixel_mean": _HALVES,

