@@ -29,7 +29,7 @@ def pool_boxes(
     levels: [batch, rows, columns, channels] of each stride. The last dimension is ordered by
     channel, then row, then column. Computed on whole examples; the result has the batch over data.
     """
-    shapes = [level.shape[1:3] for level in levels]
+    shapes = [(level.shape[1], level.shape[2]) for level in levels]
     points = jnp.concatenate([to_points(level) for level in levels], axis=1)
     align = functools.partial(roi_align, shapes=shapes, strides=strides, bins=bins)
 
