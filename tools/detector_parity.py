@@ -141,10 +141,10 @@ def prepare_dense_head(net, images, options: Net) -> None:
             raw = torch.cat(
                 [regression.bbox_reg(regression.conv(x)).flatten(2) for x in features], 2
             )
-            set_output(regression.bbox_reg, raw, 2.0, 1.0)
+            set_output(regression.bbox_reg, raw, 2.0, 0.4)
             set_output(regression.bbox_ctrness, outputs["bbox_ctrness"], 0.5, 1.5)
         else:
-            set_output(regression.bbox_reg, outputs["bbox_regression"], 0.0, 0.06)
+            set_output(regression.bbox_reg, outputs["bbox_regression"], 0.0, 0.05)
         layer, logits = net.head.classification_head.cls_logits, outputs["cls_logits"]
         classes = torch.randn(logits.shape[2]) * 1.5
         classes[0] = -30
@@ -384,12 +384,12 @@ def errors(name: str, arrays, dtype: str) -> Errors:
     outputs = jax.jit(model.apply)(variables, images)
     keys = [key for key in arrays.files if key.startswith(f"output/{dtype}/")]
     wanted = [arrays[key].reshape(each.shape) for key, each in zip(keys, outputs, strict=True)]
-    result.output = max(error(*pair) for pair in zip(outputs, wanted, strict=True))
+    result.output = np.max([error(*pair) for pair in zip(outputs, wanted, strict=True)])
     _, numbers = jax.jit(task.loss)(type(outputs)(*map(jnp.asarray, wanted)), batch)
     for key in arrays.files:
         if key.startswith(f"loss/{dtype}/"):
             ours = numbers[f"loss/{key.rpartition('/')[2]}"]
-            result.loss = max(result.loss, error(ours, arrays[key]))
+            result.loss = np.maximum(result.loss, error(ours, arrays[key]))  # NaN stays
     predict = jax.jit(lambda image: predict_step(variables, image, model, task))
     for i, image in enumerate(arrays["images"]):
         found = jax.tree.map(lambda leaf: np.asarray(leaf[0]), predict(image[None]))
