@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of each detector, and the names of the classifiers: writes docs/models.md.
+"""Parameters and FLOPs of the dense detectors, and the classifiers' names: in docs/models.md.
 
     make models         # 15 seconds
 
@@ -17,6 +17,8 @@ from convmesh.programs.flops import flops
 OUTPUT = Path(__file__).parent.parent / "docs" / "models.md"
 CLASSES = 80
 SIZES = (224, 640)
+DENSE = "convmesh.models.detector"
+BY_HAND = "## Torchvision's detectors"  # the first section of the page that is not written here
 FOR = {
     "detector_nano": "CPUs; the demo",
     "detector_small": "CPUs and GPUs; `configs/detect.py`",
@@ -66,7 +68,7 @@ def table() -> str:
     titles = ["model", "for", "parameters, M", "backbone", "pyramid", "head"]
     titles += [f"GFLOP at {size}" for size in sizes]
     titles += ["strides", *(f"points at {size}" for size in sizes)]
-    names = [name for name, (task, *_) in MODELS.items() if task == "detect"]
+    names = [name for name, (_, module, _) in MODELS.items() if module == DENSE]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     return "\n".join([*lines, *map(row, names)])
 
@@ -131,7 +133,8 @@ times slower ([`ops/local.py`](../src/convmesh/ops/local.py)).
 With the same weights each returns torchvision's logits: `tools/weight_parity.py --torch PYTHON`
 compares all of them, `make test` tiny nets of each family.
 """
-    OUTPUT.write_text(text)
+    _, heading, rest = OUTPUT.read_text().partition(BY_HAND)
+    OUTPUT.write_text(f"{text}\n{heading}{rest}")
 
 
 if __name__ == "__main__":

@@ -109,6 +109,16 @@ def test_what_would_compute_something_else_is_refused(layer, what, form):
         from_keras("net.h5", arrays)
 
 
+@pytest.mark.parametrize("form", [keras_2, keras_3])
+def test_what_is_not_of_the_application_keeps_its_name(form):
+    own = form({"predictions": conv(1, 12, 5), "net_stem_conv": conv(4, 3, 8)})
+    state = {"adam/vars/1": np.zeros(3), "layers/drop/seed_generator/vars/0": np.zeros(2)}
+    known = from_keras("net.h5", form(layers()))
+    found = from_keras("net.h5", {**form(layers()), **own, **state})
+    assert set(found) - set(known) == set(own)
+    assert all(found[name] is own[name] for name in own)
+
+
 def test_names_of_others_are_left_alone():
     names = ("stem.conv.weight", "features.0.0.weight", "layer1.0.conv1.weight", "a/kernel")
     assert from_keras("net.pth", {name: np.zeros(3) for name in names}) is None

@@ -79,7 +79,7 @@ KEYS: dict[str, Key] = {
     "precision": Key("float32", "str", "dtype of the convolutions; float64 on the CPU only, for "
                      "equality tests", choices=("float32", "bfloat16", "float64")),
     "init_from": Key("", "str", "workdir, WORKDIR/checkpoints/STEP, or file of weights, that a new "
-                     "run starts from (of a workdir, the newest checkpoint); imagenet = the "
+                     "run starts from (of a workdir, the newest checkpoint); imagenet, coco = the "
                      "published weights of the model, downloaded once; hf://OWNER/NAME[/FILE] = "
                      "a file on the Hugging Face hub; '' = random initialisation"),
 

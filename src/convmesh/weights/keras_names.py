@@ -43,10 +43,15 @@ _LEAVES = {
     "vars/1": "bias",
 }
 _SCALE = "layer_scale"
+# What is no weight of a layer: the input's normalization, which the config has; the state of
+# dropout; and in Keras 3 what stands beside all layers, as the optimizer does.
+_NO_WEIGHTS = (r"prestem_normalization/", r"(?:^|/)seed_generator/", r"^[^/]+/vars/\d+$")
 
 
 def from_keras(path: object, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
     """The arrays of a Keras application as torchvision's state dict; None if they are none.
+
+    Layers that are not of the application, as a head of one's own, keep their names.
 
     Raises DataError, with the file `path`, for an application that is another function than the
     model of its name here.
@@ -57,16 +62,27 @@ def from_keras(path: object, arrays: Mapping[str, np.ndarray]) -> dict[str, np.n
                 f"{path}: weights of Keras's {what}: torchvision's model of that name, which "
                 "convmesh has, would compute something else with them"
             )
-    found = {}
+    found, others = {}, {}
     for name, array in arrays.items():
-        module = _module(name)
-        if module is None:
+        if any(re.search(pattern, name) for pattern in _NO_WEIGHTS):
             continue
-        if module.endswith(_SCALE):
-            found[module] = array.reshape(-1, 1, 1)
-        elif leaf := next((t for k, t in _LEAVES.items() if name.endswith(f"/{k}")), ""):
-            found[f"{module}.{leaf}"] = _in_torchs_layout(array)
-    return found or None
+        torch_name = _torch_name(name)
+        if torch_name is None or torch_name in found:
+            others[name] = array
+        elif torch_name.endswith(_SCALE):
+            found[torch_name] = array.reshape(-1, 1, 1)
+        else:
+            found[torch_name] = _in_torchs_layout(array)
+    return {**found, **others} if found else None
+
+
+def _torch_name(name: str) -> str | None:
+    """Torchvision's name of an array; None of one that is not of the application."""
+    module = _module(name)
+    if module is None or module.endswith(_SCALE):
+        return module
+    leaf = next((to for leaf, to in _LEAVES.items() if name.endswith(f"/{leaf}")), None)
+    return None if leaf is None else f"{module}.{leaf}"
 
 
 def _module(name: str) -> str | None:
