@@ -140,29 +140,34 @@ def learning_from_all(net):
 
 
 def roi_align(features, boxes, output_size, spatial_scale, sampling_ratio):
-    """As torchvision's operator, which its Python form is not at the borders; box by box."""
+    """As torchvision's operator, which its Python form is not at the borders."""
     import torch
 
-    height, width = features.shape[-2:]
+    sizes, count = features.shape[-2:], output_size[0] * sampling_ratio
 
-    def taps(start, end, size, bins):
-        step = max(end - start, 1.0) / (bins * sampling_ratio)
-        at = start + (torch.arange(bins * sampling_ratio) + 0.5).to(features.dtype) * step
+    def taps(start, end, size):
+        step = (end - start).clamp(min=1.0)[:, None] / count
+        at = start[:, None] + (torch.arange(count) + 0.5).to(features.dtype) * step
         outside = (at < -1) | (at > size)
         at = at.clamp(0, size - 1)
         low = at.floor().long()
         return low, (low + 1).clamp(max=size - 1), at - low, outside
 
+    rows_first = features.permute(0, 2, 3, 1).contiguous()
     found = [features.new_zeros(0, features.shape[1], *output_size)]
-    for image, *sides in boxes:
-        x0, y0, x1, y1 = (side * spatial_scale for side in sides)
-        top, bottom, down, out_y = taps(y0, y1, height, output_size[0])
-        left, right, across, out_x = taps(x0, x1, width, output_size[1])
-        x, down = features[int(image)], down[:, None]
-        above = x[:, top[:, None], left] * (1 - across) + x[:, top[:, None], right] * across
-        below = x[:, bottom[:, None], left] * (1 - across) + x[:, bottom[:, None], right] * across
-        x = (above * (1 - down) + below * down).masked_fill(out_y[:, None] | out_x, 0)
-        found.append(torch.nn.functional.avg_pool2d(x, sampling_ratio)[None])
+    for some in boxes.split(50):
+        image = some[:, 0].long()[:, None, None]
+        x0, y0, x1, y1 = (some[:, 1:] * spatial_scale).T
+        top, bottom, down, out_y = (each[:, :, None] for each in taps(y0, y1, sizes[0]))
+        left, right, across, out_x = (each[:, None] for each in taps(x0, x1, sizes[1]))
+        down, across = down[..., None], across[..., None]
+        above = rows_first[image, top, left] * (1 - across)
+        above += rows_first[image, top, right] * across
+        below = rows_first[image, bottom, left] * (1 - across)
+        below += rows_first[image, bottom, right] * across
+        x = (above * (1 - down) + below * down).masked_fill((out_y | out_x)[..., None], 0)
+        x = torch.nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), sampling_ratio)
+        found.append(x)
     return torch.cat(found)
 
 

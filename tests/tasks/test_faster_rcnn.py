@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +15,17 @@ SIZE = (64, 64)
 TASK = FasterRCNNDetection(classes=2, image_size=SIZE, anchors_drawn=32, boxes_drawn=8)
 ANCHORS = np.concatenate(anchors_of(SIZE))
 BOX = [8.0, 8, 40, 40]
+
+loss_of, find = jax.jit(TASK.loss), jax.jit(TASK.predict)
+proposals_of = jax.jit(propose, static_argnums=(2, 3))
+
+
+@jax.jit
+def gradients_of(found, batch):
+    def loss(class_logits, offsets):
+        return TASK.loss(found._replace(class_logits=class_logits, offsets=offsets), batch)[0]
+
+    return jax.grad(loss, argnums=(0, 1))(found.class_logits, found.offsets)
 
 
 def batch_of(*images, rows=3):
@@ -65,12 +75,12 @@ def test_proposals_are_the_best_of_each_level_without_those_they_suppress():
     offsets[100] = boxes_to_offsets(np.float32(BOX), ANCHORS[100])
     offsets[101] = boxes_to_offsets(np.float32([8, 8, 40, 41]), ANCHORS[101])  # too near the first
     offsets[400] = np.nan
-    boxes, valid = propose(jnp.array(logits), jnp.array(offsets), SIZE, 20)
+    boxes, valid = proposals_of(logits, offsets, SIZE, 20)
     assert boxes.shape == (20, 4) and valid.all()
     np.testing.assert_allclose(boxes[0], BOX, atol=1e-4)
     assert not (np.abs(boxes - np.array([8, 8, 40, 41])).max(1) < 0.5).any()
     assert (boxes >= 0).all() and (boxes <= 64).all()
-    _, valid = propose(jnp.full(len(ANCHORS), jnp.nan), jnp.array(offsets), SIZE, 20)
+    _, valid = proposals_of(np.full_like(logits, np.nan), offsets, SIZE, 20)
     assert not valid.any()
 
 
@@ -128,9 +138,9 @@ def test_a_perfect_prediction_has_almost_no_loss_and_is_found():
     found.anchor_offsets[0] = boxes_to_offsets(np.float32(BOX), ANCHORS)
     found.class_logits[0, :2] = [-20, -20, 20]
     found.offsets[0, :, 2] = boxes_to_offsets(np.float32(BOX), found.boxes[0], WEIGHTS)
-    loss, numbers = jax.jit(TASK.loss)(found, batch)
+    loss, numbers = loss_of(found, batch)
     assert 0 <= loss < 1e-4 and numbers["positive_points"] == positive.sum() > 0
-    detections = jax.jit(TASK.predict)(found)
+    detections = find(found)
     valid = np.asarray(detections["valid"][0])
     assert valid.sum() == 1  # the other one is suppressed
     np.testing.assert_allclose(detections["boxes"][0][0], BOX, atol=1e-3)
@@ -144,23 +154,19 @@ def test_each_part_is_a_mean_over_what_was_drawn_of_all_images():
     found = outputs(BOX, [50.0, 50, 60, 60], images=2)
     found.valid[1, 0] = False
     found.class_logits[...] = 0
-    _, numbers = TASK.loss(found, batch)
+    _, numbers = loss_of(found, batch)
     assert numbers["loss/class"] == pytest.approx(np.log(3))
     found.object_logits[...] = 0
-    _, numbers = TASK.loss(found, batch)
+    _, numbers = loss_of(found, batch)
     assert numbers["loss/object"] == pytest.approx(np.log(2))
 
 
 def test_empty_images_and_padding_have_finite_gradients():
     for batch in (batch_of([], [(BOX, -1)]), batch_of([(BOX, 1)], [(BOX, 0)])):
         batch = dataclasses.replace(batch, present=np.array([True, False]))
-        found = jax.tree.map(jnp.array, outputs(BOX, [0.0, 0, 0, 0], images=2))
-        found = found._replace(valid=found.valid.at[:, 1].set(False))
-
-        def loss(class_logits, offsets, found=found, batch=batch):
-            return TASK.loss(found._replace(class_logits=class_logits, offsets=offsets), batch)[0]
-
-        gradients = jax.grad(loss, argnums=(0, 1))(found.class_logits, found.offsets)
+        found = outputs(BOX, [0.0, 0, 0, 0], images=2)
+        found.valid[:, 1] = False
+        gradients = gradients_of(found, batch)
         assert all(np.isfinite(leaf).all() for leaf in gradients)
         assert all((leaf[1] == 0).all() for leaf in gradients)
 
@@ -169,4 +175,4 @@ def test_outputs_that_are_not_finite_give_no_detection():
     found = outputs(BOX, [50.0, 50, 60, 60])
     found.class_logits[0] = [[-20, 20, np.nan], [-20, 20, 0]]
     found.offsets[0, 1, 1] = np.inf
-    assert not np.asarray(TASK.predict(found)["valid"]).any()
+    assert not np.asarray(find(found)["valid"]).any()

@@ -1,7 +1,6 @@
 """SSD's default boxes, assignment, and the edges of its loss and its detections."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +14,14 @@ SIZE = (64, 96)
 TASK = SSD(classes=2, image_size=SIZE, strides=(16, 32))
 BOXES = TASK.default_boxes
 N = len(BOXES)
+
+loss_of, find = jax.jit(TASK.loss), jax.jit(TASK.predict)
+assign_of = jax.jit(lambda logits, truth: assign(BOXES, logits, truth))
+
+
+@jax.jit
+def gradient_of(outputs, batch):
+    return jax.grad(lambda outputs: TASK.loss(outputs, batch)[0])(outputs)
 
 
 def truth(*boxes, crowd=False, padding=1):
@@ -53,7 +60,7 @@ def test_default_boxes_by_hand():
 def test_a_box_goes_to_all_that_overlap_it_by_half_and_to_its_best():
     box = BOXES[100] + [1, 1, 0, 0]
     tiny = [10, 10, 12, 12]  # overlaps none by half
-    found = assign(BOXES, jnp.zeros((N, 3)), truth(box, tiny))
+    found = assign_of(np.zeros((N, 3)), truth(box, tiny))
     assert found.positive[100] and found.box[100] == 0 and found.missed == 0
     assert (found.box[found.positive] == 1).sum() == 1  # the best one of the tiny box
     assert found.negative.sum() == 3 * found.positive.sum()
@@ -61,7 +68,7 @@ def test_a_box_goes_to_all_that_overlap_it_by_half_and_to_its_best():
 
 
 def test_of_two_boxes_with_one_best_default_box_the_last_has_it():
-    found = assign(BOXES, jnp.zeros((N, 3)), truth([10, 10, 12, 12], [10.5, 10.5, 12.5, 12.5]))
+    found = assign_of(np.zeros((N, 3)), truth([10, 10, 12, 12], [10.5, 10.5, 12.5, 12.5]))
     assert found.positive.sum() == 1 and found.box[found.positive] == 1
     assert found.missed == 1
 
@@ -69,18 +76,18 @@ def test_of_two_boxes_with_one_best_default_box_the_last_has_it():
 def test_the_negatives_are_those_that_look_least_like_background():
     logits = np.zeros((N, 3), np.float32)
     logits[[7, 90, 150], 1] = 9  # nothing is there
-    found = assign(BOXES, jnp.array(logits), truth([10, 10, 12, 12]))
+    found = assign_of(logits, truth([10, 10, 12, 12]))
     assert np.flatnonzero(found.negative).tolist() == [7, 90, 150]
 
 
 def test_crowds_and_padding_are_no_boxes_and_what_a_crowd_covers_is_no_negative():
-    crowd = assign(BOXES, jnp.zeros((N, 3)), truth(BOXES[0], crowd=True))
+    crowd = assign_of(np.zeros((N, 3)), truth(BOXES[0], crowd=True))
     assert not crowd.positive.any() and not crowd.negative.any() and crowd.missed == 0
     both = truth([10, 10, 12, 12], [0, 0, 48, 64])
     both = both._replace(crowd=np.array([False, True, False]))
     logits = np.zeros((N, 3), np.float32)
     logits[:, 0] = np.where(BOXES[:, 2] < 48, -9, 9)  # inside the crowd region
-    found = assign(BOXES, jnp.array(logits), both)
+    found = assign_of(logits, both)
     assert found.negative.sum() == 3 and not found.negative[BOXES[:, 2] < 48].any()
 
 
@@ -92,10 +99,10 @@ def test_a_perfect_prediction_has_almost_no_loss_and_is_found():
     positive = np.asarray(assigned.positive[0])
     found.class_logits[0, positive] = [-20, -20, 20]
     found.offsets[0] = boxes_to_offsets(box, BOXES.astype(np.float32), WEIGHTS)
-    loss, numbers = jax.jit(TASK.loss)(found, batch)
+    loss, numbers = loss_of(found, batch)
     assert 0 <= loss < 1e-4
     assert numbers["positive_points"] == positive.sum() > 1
-    detections = jax.jit(TASK.predict)(found)
+    detections = find(found)
     valid = np.asarray(detections["valid"][0])
     assert valid.sum() == 1  # the others are suppressed
     np.testing.assert_allclose(detections["boxes"][0][0], box, atol=1e-3)
@@ -107,9 +114,8 @@ def test_a_perfect_prediction_has_almost_no_loss_and_is_found():
 def test_padding_examples_and_empty_images_cost_nothing_and_gradients_are_finite():
     box = [20, 10, 70, 50]
     for batch in (batch_of(truth(box), present=False), batch_of(truth())):
-        gradient = jax.grad(lambda outputs, batch=batch: TASK.loss(outputs, batch)[0])(outputs())
-        assert all((leaf == 0).all() for leaf in gradient)
-    gradient = jax.grad(lambda outputs: TASK.loss(outputs, batch_of(truth(box)))[0])(outputs())
+        assert all((leaf == 0).all() for leaf in gradient_of(outputs(), batch))
+    gradient = gradient_of(outputs(), batch_of(truth(box)))
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in gradient)
 
 
@@ -117,5 +123,5 @@ def test_outputs_that_are_not_finite_give_no_detection():
     found = outputs(-5.0)
     found.class_logits[0, ::2] = np.nan
     found.offsets[0, 1::2] = np.inf
-    assert not np.asarray(TASK.predict(found)["valid"]).any()
-    assert not np.isfinite(TASK.loss(found, batch_of(truth([20, 10, 70, 50])))[0])
+    assert not np.asarray(find(found)["valid"]).any()
+    assert not np.isfinite(loss_of(found, batch_of(truth([20, 10, 70, 50])))[0])

@@ -2,7 +2,13 @@ import pytest
 
 from convmesh.config import apply_overrides, defaults
 from convmesh.models.registry import MODELS
-from convmesh.weights.preprocessing import KEYS, LITE_PACKAGE, OF_MODEL, preprocessing_of
+from convmesh.weights.preprocessing import (
+    KEYS,
+    LITE_PACKAGE,
+    OF_DETECTOR,
+    OF_MODEL,
+    preprocessing_of,
+)
 
 CLASSIFIERS = [name for name, (task, *_) in MODELS.items() if task == "classify"]
 
@@ -18,6 +24,13 @@ def test_the_config_takes_it(name):
     assert set(values) == set(KEYS)
     config = apply_overrides(defaults("classify"), values)
     assert config.data.eval_resize >= config.data.image_size[0]
+
+
+@pytest.mark.parametrize("name", OF_DETECTOR)
+def test_the_config_of_a_detector_takes_it(name):
+    assert MODELS[name][0] == "detect"
+    config = apply_overrides(defaults("detect"), preprocessing_of(name))
+    assert tuple(config.data.image_size) == OF_DETECTOR[name]["data.image_size"]
 
 
 def test_some_of_it_as_it_is_published():
