@@ -101,7 +101,7 @@ def tiny_ssdlite(dtype, classes: int = 8, **options):
 
 def tiny_faster_rcnn(dtype, classes: int = 8, **options):
     """fasterrcnn_resnet50_fpn in little."""
-    backbone = functools.partial(ResNetBackbone, blocks=(1, 1, 1, 1), width=8, finest=True)
+    backbone = functools.partial(ResNetBackbone, blocks=(1, 1, 1, 1), width=8)
     return FasterRCNN(
         classes, backbone, features=8, hidden=16, proposals=(20, 30), dtype=dtype, **options
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from convmesh.distributed.batch import Batch
+from convmesh.errors import ConfigError
 from convmesh.models import mobilenet_v3
 from convmesh.models.depth import Frozen
 from convmesh.models.faster_rcnn import FasterRCNN
@@ -46,7 +47,7 @@ tiny_ssdlite = partial(
 )
 tiny_faster_rcnn = partial(
     FasterRCNN,
-    backbone=partial(ResNetBackbone, blocks=(1, 2, 1, 1), width=4, block=Bottleneck, finest=True),
+    backbone=partial(ResNetBackbone, blocks=(1, 2, 1, 1), width=4, block=Bottleneck),
     features=4,
     hidden=8,
     proposals=(60, 100),
@@ -183,3 +184,14 @@ def test_parameter_counts_of_detectors_are_those_of_torchvision(name):
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[name]
     assert from_torch(model.torch_names(), variables, {})[1].missing  # each layer has a name
+
+
+def test_faster_rcnn_takes_the_backbones_that_have_a_stride_of_4():
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    options = {"task": "detect", "classes": 2, "dtype": jnp.float32}
+    model = make_model("fasterrcnn_resnet50_fpn", backbone="resnet18", **options)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert from_torch(model.torch_names(), variables, {})[1].missing
+    model = make_model("fasterrcnn_resnet50_fpn", backbone="mobilenet_v2", **options)
+    with pytest.raises(ConfigError, match="needs features of stride 4"):
+        jax.eval_shape(model.init, jax.random.key(0), image)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from convmesh import mesh
+from convmesh.errors import ConfigError
 from convmesh.models.dense_head import HeadConv, backbone_levels, points_of
 from convmesh.models.fpn import POOL, FeaturePyramid, fpn_torch_names
 from convmesh.models.layers import Dense, at_least_float32
@@ -67,11 +68,11 @@ class FasterRCNN(nn.Module):
 
     The second stage learns from chosen proposals, and the choice needs the boxes of the image: so a
     train step calls the model with `choose`, of its task (`steps.step`); `two_stage` says so. No
-    gradient passes through boxes.
+    gradient passes through boxes. Raises ConfigError if the backbone has no features of stride 4.
     """
 
     classes: int
-    backbone: Any = partial(ResNet50Backbone, finest=True)
+    backbone: Any = ResNet50Backbone
     dtype: Any = jnp.float32
     norm_group: int = 0
     remat: bool = False
@@ -94,7 +95,12 @@ class FasterRCNN(nn.Module):
     ) -> FasterRCNNOutput:
         image_size = (x.shape[1], x.shape[2])
         options = {"dtype": self.dtype, "norm_group": self.norm_group, "remat": self.remat}
-        levels = backbone_levels(self.backbone, x, train, options)
+        levels = backbone_levels(self.backbone, x, train, options | {"finest": True})
+        if len(levels) != len(STRIDES) - 1:
+            raise ConfigError(
+                "model.backbone: Faster R-CNN needs features of stride 4, which only the backbones "
+                "of the ResNets have; leave it empty, or name one of these"
+            )
         levels = FeaturePyramid(POOL, self.features, self.dtype, name="fpn")(levels)
 
         conv = partial(HeadConv, dtype=self.dtype)
