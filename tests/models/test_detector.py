@@ -10,7 +10,7 @@ import pytest
 
 from convmesh.config import apply_overrides, defaults
 from convmesh.geometry import STRIDES, grid_points
-from convmesh.models.detector import BINS, Head
+from convmesh.models.detector import BINS, Detector, Head
 from convmesh.models.layers import BatchNorm, Conv
 from convmesh.models.registry import MODELS, make_model
 from convmesh.programs.jaxpr import equations
@@ -18,7 +18,7 @@ from convmesh.steps.setup import make_setup
 from convmesh.tasks.detect import Detect
 from convmesh.tasks.registry import make_task
 
-DETECTORS = [name for name, (task, *_) in MODELS.items() if task == "detect"]
+DETECTORS = [name for name, (_, module, _) in MODELS.items() if module == Detector.__module__]
 # A small detector with each backbone.
 SMALL_DETECTORS = {
     "plain": lambda dtype, classes=5, **options: make_model(

@@ -10,12 +10,12 @@ import optax
 import pytest
 
 import convmesh
+from convmesh.config import apply_overrides, defaults
 from convmesh.models.registry import MODELS, make_model
 from convmesh.programs.jaxpr import equations
 from convmesh.steps.state import StateSpec, abstract_state
 from convmesh.steps.step import StepParts, predict_step, train_step
-from convmesh.tasks.classify import Classify
-from convmesh.tasks.detect import Detect
+from convmesh.tasks.registry import make_task
 
 SOURCE = Path(convmesh.__file__).parent
 WINDOWS = {
@@ -81,8 +81,8 @@ def test_every_window_of_every_model_is_in_a_shard_map(name):
     task_name = MODELS[name][0]
     size = 64
     model = make_model(name, task_name, 8, jnp.float32)
-    strides = {"strides": model.strides} if task_name == "detect" else {}
-    task = {"classify": Classify, "detect": Detect}[task_name](8, (size, size), **strides)
+    config = apply_overrides(defaults(task_name), {"data.image_size": (size, size)})
+    task = make_task(config, 8, model)
     mesh, optimizer = equality.make_mesh((2, 2, 2)), optax.sgd(0.1)
     state = abstract_state(StateSpec(model, optimizer, (size, size)), mesh)
     batch = equality.random_batch(task, size)
