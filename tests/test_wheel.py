@@ -36,7 +36,8 @@ def test_the_wheel_holds_every_module_and_recipe_and_no_more(installed):
     source = ROOT / "src"
     modules = {str(path.relative_to(source)) for path in source.rglob("*.py")}
     recipes = {f"convmesh/recipes/{name}.py" for name in RECIPES}
-    others = {"convmesh/py.typed", "convmesh/weights/imagenet_classes.txt"}
+    classes = {f"convmesh/weights/{name}_classes.txt" for name in ("imagenet", "coco")}
+    others = {"convmesh/py.typed", *classes}
     assert package == modules | recipes | others
     assert all(path.partition("/")[0].endswith(".dist-info") for path in files - package)
 
