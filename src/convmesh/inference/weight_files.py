@@ -144,7 +144,7 @@ def _with_our_epsilon(file: WeightFile, model: str) -> WeightFile:
 def expected_input(path: str | os.PathLike[str], model: str) -> dict[str, Any]:
     """What the weights of a file expect of the input of `model`, as keys of the config.
 
-    {} if none of them is one of the model's. Raises DataError for a damaged file.
+    {} if neither the model nor the file says it. Raises DataError for a damaged file.
     """
     file = WeightFile.read(path)
     config = _config(file, model, {})
