@@ -307,10 +307,24 @@ def test_devices_named_in_the_environment_win(monkeypatch):
     assert "JAX_LOCAL_DEVICE_IDS" not in launch._environment(None)
 
 
-def test_the_lines_of_gloo_are_left_out(capfd):
-    code = "print('[Gloo] Rank 1: Expected number of connected peer ranks is : 1'); print('then')"
+GLOO = ["[Gloo] Rank ", "2", " is connected to ", "3", " peer ranks. "]
+GLOO += ["Expected number of connected peer ranks is : ", "3", "\n"]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [*GLOO, *GLOO],
+        [*GLOO[:3], *GLOO[:7], *GLOO[3:], "\n"],
+        [*GLOO[:6], *GLOO, "3", "\n"],
+        [*GLOO[:7], *GLOO, "\n"],
+    ],
+)
+def test_the_lines_of_gloo_are_left_out(capfd, pieces):
+    # Two devices of a process print theirs at the same time, piece by piece.
+    code = f"print({''.join(pieces)!r}, end=''); print(3); print()"
     assert run_stub(f"if index:\n    {code}") == 0
-    assert capfd.readouterr().err == "[process 1] then\n"
+    assert capfd.readouterr().err == "[process 1] 3\n[process 1] \n"
 
 
 @pytest.mark.parametrize("process, bind", [(0, "10.9.9.9:99"), (1, "198.51.100.7:99")])

@@ -8,13 +8,14 @@ import contextlib
 import importlib
 import ipaddress
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -43,8 +44,13 @@ CONNECT_SECONDS = 60  # for JAX to join processes that have all been found
 HEARTBEAT_SECONDS = 30  # without a heartbeat for so long, a process is considered dead
 END_SECONDS = 4  # time for the others to end by themselves after one has failed
 
-# Printed by gloo for each peer that connects.
-_GLOO_CONNECTED = b"Expected number of connected peer ranks"
+# Gloo prints a line for each device that has found its peers, piece by piece and from a thread per
+# device, so that the pieces of two lines may be mixed.
+_GLOO_START = b"[Gloo] Rank "
+_GLOO_PIECES = re.compile(
+    rb"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. "
+    rb"|Expected number of connected peer ranks is : )*\n?"
+)
 
 
 # Local processes.
@@ -193,9 +199,7 @@ def _forward_output(process: subprocess.Popen[bytes], prefix: str) -> threading.
 
     def copy() -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            if _GLOO_CONNECTED in line:
-                continue
+        for line in _without_gloo(process.stdout):
             # The terminal may be gone; if nothing read on, the process would block.
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(prefix + line.decode(errors="replace"))
@@ -204,6 +208,17 @@ def _forward_output(process: subprocess.Popen[bytes], prefix: str) -> threading.
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
     return thread
+
+
+def _without_gloo(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines without those of gloo about its connections, whole or mixed with one another."""
+    started = 0  # lines of gloo whose end has not been read
+    for line in lines:
+        started += line.count(_GLOO_START)
+        if started and _GLOO_PIECES.fullmatch(line):
+            started -= 1
+        else:
+            yield line
 
 
 def _signal(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
