@@ -49,7 +49,7 @@ def points_of(layer: Conv, levels: Sequence[jax.Array], anchors: int) -> jax.Arr
     The channels of the layer are those of each anchor in turn. In at least float32.
     """
     outputs = [to_points(layer(x)) for x in levels]
-    batch, channels = len(outputs[0]), layer.features // anchors
+    batch, channels = outputs[0].shape[0], layer.features // anchors
     dtype = at_least_float32(layer.dtype)
     return jnp.concatenate([x.reshape(batch, -1, channels) for x in outputs], 1).astype(dtype)
 

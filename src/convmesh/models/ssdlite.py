@@ -87,7 +87,7 @@ class Predictor(nn.Module):
         wide = BOXES * self.outputs
         project = Conv(wide, 1, bias=True, dtype=self.dtype, kernel_init=_init, name="project")
         y = to_points(project(x)).astype(at_least_float32(self.dtype))
-        return y.reshape(len(y), -1, self.outputs)
+        return y.reshape(y.shape[0], -1, self.outputs)
 
 
 class SSDLite(nn.Module):

@@ -15,9 +15,11 @@ and then ours: 3x3, 112 px, 32 channels 546, 171; 5x5, 56 px, 144, stride 2 1788
 480 374, 16; 5x5, 7 px, 1152 1101, 87; 7x7, 56 px, 96 2429, 1004; 7x7, 7 px, 768 1242, 100.
 """
 
+import contextlib
+import contextvars
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,22 @@ Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of rows and
 PIECE = 32  # channels, at least, of each convolution that a grouped one is split into
 MOST_PIECES = 16
 Window = tuple[tuple[int, int], Padding, tuple[int, int], int]  # stride, padding, dilation, groups
+
+
+_plain: contextvars.ContextVar[bool] = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_form() -> Iterator[None]:
+    """A context in which each convolution is traced as one, whatever is fastest on this platform.
+
+    For programs that are converted to another format.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 def local_conv(
@@ -46,6 +64,8 @@ def local_conv(
     a `shard_map`, both arrays must be marked as varying over the same axes.
     """
     window: Window = (stride, padding, dilation, groups)
+    if _plain.get():
+        return _convolution(x, kernel, window)
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
         # A matrix product, which is much faster with XLA on a CPU.
         x, window = x[:, :: stride[0], :: stride[1]], ((1, 1), *window[1:])
@@ -59,10 +79,15 @@ def local_conv(
 
 
 def _forward(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    stride, padding, dilation, groups = window
+    stride, padding, _, groups = window
     unpadded = stride == (1, 1) and padding == ((0, 0), (0, 0))
     if kernel.shape[:2] == (1, 1) and unpadded and groups == 1:
         return _product(x, kernel[0, 0], ((3,), (0,)))
+    return _convolution(x, kernel, window)
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    stride, padding, dilation, groups = window
     return lax.conv_general_dilated(
         x,
         kernel,

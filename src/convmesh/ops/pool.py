@@ -1,5 +1,6 @@
 """Pooling and up-sampling over a sharded image, each one `shard_map` (see `ops.conv`)."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -83,11 +84,18 @@ def upsample_nearest(x: jax.Array, factor: int = 2) -> jax.Array:
     """Repeats each pixel `factor` x `factor` times. `x`: [batch, rows, columns, channels]."""
 
     def local(x: jax.Array, halo: Halo) -> jax.Array:
-        b, h, w, c = x.shape
-        x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
-        return x.reshape(b, h * factor, w * factor, c)
+        return repeat_pixels(x, factor)
 
     return _by_rows(local, x, "nearest up-sampling", kernel=1, stride=1, padding=0)
+
+
+# Jitted, and so a call by its name in a traced program (see `ops.suppression`).
+@functools.partial(jax.jit, static_argnames="factor")
+def repeat_pixels(x: jax.Array, factor: int) -> jax.Array:
+    """`upsample_nearest` on one device."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
+    return x.reshape(b, h * factor, w * factor, c)
 
 
 def upsample_bilinear(x: jax.Array, factor: int = 2) -> jax.Array:

@@ -1,5 +1,7 @@
 """Greedy non-maximum suppression inside the graph."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,6 +21,18 @@ def suppress(boxes: jax.Array, labels: jax.Array, valid: jax.Array, threshold: f
     Greedy suppression is the only fixed point of keep = valid & not any(overlap & earlier & keep),
     since each box depends on earlier ones alone. It takes at most n rounds, usually two or three.
     """
+    if threshold >= 1:  # no IoU is above it
+        return valid
+    return greedy_suppression(boxes, labels, valid, threshold)
+
+
+# Jitted, and so a call by its name in a traced program: an export replaces it by the operator of
+# the other format.
+@jax.jit
+def greedy_suppression(
+    boxes: jax.Array, labels: jax.Array, valid: jax.Array, threshold: jax.Array
+) -> jax.Array:
+    """`suppress` for any threshold."""
     n = boxes.shape[0]
     earlier = jnp.arange(n)[:, None] > jnp.arange(n)[None, :]
     overlap = (pairwise_iou(boxes, boxes) > threshold) & (labels[:, None] == labels[None, :])
@@ -53,6 +67,17 @@ def best_distinct(
     Returns:
       Indices [count] into `boxes`, and which of them are boxes: bool [count].
     """
+    if threshold >= 1:
+        best, index = lax.top_k(scores, count)
+        return index, best >= 0
+    return best_distinct_boxes(boxes, labels, scores, threshold, count)
+
+
+@functools.partial(jax.jit, static_argnames="count")  # by its name, as `greedy_suppression`
+def best_distinct_boxes(
+    boxes: jax.Array, labels: jax.Array, scores: jax.Array, threshold: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """`best_distinct` for any threshold."""
 
     def take_best(left: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         best = jnp.argmax(left)

@@ -186,7 +186,7 @@ class FasterRCNNDetection(Detection):
         n = min(self.max_detections, len(boxes))
         order, found = best_distinct(boxes, labels, scores, self.iou_threshold, n)
         score = scores[order]
-        object_p = probability[order // self.classes, 1:].sum(-1)
+        object_p = probability[order // self.classes][:, 1:].sum(-1)
         return {
             "boxes": boxes[order],
             "labels": labels[order].astype(jnp.int32),

@@ -177,7 +177,7 @@ class SSD(Detection):
         n = min(self.max_detections, len(best))
         order, valid = best_distinct(boxes[best], labels, candidates, self.iou_threshold, n)
         at, label, score = best[order], labels[order], scores[order]
-        object_p = probability[at, 1:].sum(-1)
+        object_p = probability[at][:, 1:].sum(-1)
         class_p = score / jnp.maximum(object_p, jnp.finfo(dtype).tiny)
         return {
             "boxes": boxes[at],
