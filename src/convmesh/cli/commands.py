@@ -8,10 +8,18 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from convmesh.cli.flags import Flag, file_path, fraction, non_negative_int, positive_int
+from convmesh.cli.flags import (
+    Flag,
+    batch_size,
+    file_path,
+    fraction,
+    non_negative_int,
+    positive_int,
+    sides,
+)
 
 # Commands of a later version; they are rejected with a message.
-NOT_YET = ("plan", "export")
+NOT_YET = ("plan",)
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,20 @@ PREDICT = Command(
     summary="run a trained model on images; write predictions.json and draw each image",
     example="convmesh predict --workdir runs/demo photos/ 'more/*.jpg' --output predicted",
     flags=(
-        TRAINED,
+        Flag(
+            "--workdir",
+            "a workdir written by `convmesh train`",
+            metavar="DIR",
+            parse=file_path,
+            excludes="model",
+        ),
+        Flag(
+            "--model",
+            "instead of a workdir: a file written by `convmesh export --format onnx`",
+            metavar="FILE.onnx",
+            parse=file_path,
+            excludes="model",
+        ),
         Flag("paths", "image files, folders, globs", "PATH", parse=file_path, many=True),
         Flag("--output", "folder for the results", "OUT", parse=file_path, required=True),
         Flag(
@@ -322,6 +343,57 @@ EXPORT_WEIGHTS = Command(
     function="export_weights",
 )
 
+EXPORT = Command(
+    name="export",
+    summary="write a trained model with its pre- and post-processing as one file, and check it",
+    example="convmesh export --workdir runs/demo --format onnx --output demo.onnx --best",
+    flags=(
+        TRAINED,
+        Flag(
+            "--format",
+            "onnx: for onnxruntime and others; stablehlo: for JAX on CPU, CUDA and TPU",
+            choices=("onnx", "stablehlo"),
+            required=True,
+        ),
+        Flag(
+            "--output",
+            "the file to write; it must not exist",
+            metavar="FILE",
+            parse=file_path,
+            required=True,
+        ),
+        *CHECKPOINT,
+        Flag(
+            "--batch",
+            "images of a call: a number, or dynamic for any (default: dynamic)",
+            metavar="N",
+            parse=batch_size,
+        ),
+        Flag(
+            "--precision",
+            "arithmetic of the network (default: %(default)s)",
+            choices=("float32", "float16"),
+            default="float32",
+        ),
+        Flag(
+            "--nms",
+            "suppression: inside the file, or none for all candidates of a detector (default: "
+            "%(default)s)",
+            choices=("inside", "none"),
+            default="inside",
+        ),
+        Flag(
+            "--image-size",
+            "height and width of the network's input (default: those it was trained with)",
+            metavar="HEIGHT,WIDTH",
+            parse=sides,
+        ),
+    ),
+    takes_overrides=True,
+    module="convmesh.cli.weight_commands",
+    function="export",
+)
+
 RECIPES = Command(
     name="recipes",
     summary="list the packaged recipes, whose names --config takes",
@@ -336,6 +408,7 @@ COMMANDS = {
     command.name: command
     for command in (
         *(TRAIN, EVAL, PREDICT, PREPARE, CHECK_DATA),
-        *(OVERFIT, CHECK_MESH, BENCH, IMPORT_WEIGHTS, EXPORT_WEIGHTS, RECIPES),
+        *(OVERFIT, CHECK_MESH, BENCH, IMPORT_WEIGHTS, EXPORT_WEIGHTS, EXPORT),
+        RECIPES,
     )
 }

@@ -63,6 +63,25 @@ def fraction(text: str) -> float:
     return number
 
 
+def batch_size(text: str) -> int | None:
+    """An integer of at least 1, or None for `dynamic`; raises argparse.ArgumentTypeError."""
+    if text == "dynamic":
+        return None
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or dynamic") from None
+
+
+def sides(text: str) -> tuple[int, int]:
+    """Height and width as HEIGHT,WIDTH; raises argparse.ArgumentTypeError otherwise."""
+    height, comma, width = text.partition(",")
+    try:
+        return positive_int(height), positive_int(width if comma else height)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted HEIGHT,WIDTH") from None
+
+
 def _int_at_least(low: int, text: str) -> int:
     try:
         number = int(text)

@@ -66,7 +66,12 @@ def evaluate(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
 def predict(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     """`convmesh predict`."""
-    _check_workdir(args.workdir)
+    if args.model is None and args.workdir is None:
+        raise ConfigError("predict: --workdir or --model is missing: the trained model")
+    if args.model is None:
+        _check_workdir(args.workdir)
+    elif args.iou is not None:
+        raise ConfigError("--iou: suppression is inside the file; --workdir takes --iou")
 
     from convmesh.inference.options import PredictOptions
     from convmesh.inference.prediction import predict_files
@@ -79,7 +84,7 @@ def predict(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         batch_size=args.batch_size,
         save_txt=args.save_txt,
     )
-    predict_files(args.workdir, args.paths, args.output, options)
+    predict_files(args.model or args.workdir, args.paths, args.output, options)
 
 
 def _check_workdir(workdir: str) -> None:

@@ -27,16 +27,11 @@ def view_in_graph(images: jax.Array, view: EvalView) -> tuple[jax.Array, jax.Arr
     images of up to 2 ** 23 / max(view.size) pixels a side; larger ones may be a pixel off.
     """
     pillow = view.task == "classify" and view.resize > 0
-    sides, scale = (_resized_centre if pillow else _centred)(images.shape[1], images.shape[2], view)
-    rows, columns = sides
-    # Pillow rounds halves up, and keeps bytes between its two passes.
-    rounded = (lambda x: jnp.floor(x + 0.5)) if pillow else jnp.round
-    # Channels first: both products then run over whole images, not over three numbers.
+    # Channels first: products then run over whole images, not over three numbers.
     pixels = jnp.transpose(images, (0, 3, 1, 2)).astype(jnp.float32)
-    pixels = _contract(pixels, columns.weights, 3)  # [batch, 3, h, width]
-    if pillow:
-        pixels = _to_grey_levels(rounded(pixels))
-    pixels = _to_grey_levels(rounded(_contract(pixels, rows.weights, 2)))
+    size = images.shape[1], images.shape[2]
+    (rows, columns), scale = (_resized_centre if pillow else _centred)(*size, view)
+    pixels = (_resampled_by_pillow if pillow else _between_blocks)(pixels, rows, columns)
     pixels = jnp.transpose(pixels, (0, 3, 2, 1))  # from [batch, 3, width, height]
     covered = (rows.covered()[:, None] & columns.covered()[None, :])[:, :, None]
     offset = _vector(columns.offset, rows.offset)
@@ -148,11 +143,32 @@ class _Side:
 
     def covered(self) -> jax.Array:
         """Which pixels of the input the image covers, bool [new]."""
-        pixel = lax.iota(jnp.float32, self.weights.shape[0]) - self.offset
+        pixel = lax.iota(jnp.float32, self.new_pixels()) - self.offset
         return (pixel >= 0) & (pixel < self.length)
 
+    def new_pixels(self) -> int:
+        """The pixels of the input, new."""
+        return int(self.weights.shape[0])
 
-def _centred(h: Any, w: Any, view: EvalView) -> tuple[list[_Side], jax.Array]:
+
+@dataclass(frozen=True)
+class _BlockSide(_Side):
+    """A side that is averaged over blocks of pixels, between whose means is interpolated.
+
+    weights: how often each pixel counts in a sum, float32 [2 * new, old]: of the block before each
+    pixel of the input, then of the block after. block: pixels of a block, float32. part: of the
+    block after, float32 [new].
+    """
+
+    block: jax.Array
+    part: jax.Array
+
+    def new_pixels(self) -> int:
+        """The pixels of the input, new."""
+        return int(self.part.shape[0])
+
+
+def _centred(h: Any, w: Any, view: EvalView) -> tuple[list[_BlockSide], jax.Array]:
     """The rows and columns of `augment.letterbox` or `augment.centre_crop`, and the scale."""
     inside = view.task == "detect"
     scale = Scale.to_fit(_size_value(h), _size_value(w), view.size, inside=inside)
@@ -160,7 +176,7 @@ def _centred(h: Any, w: Any, view: EvalView) -> tuple[list[_Side], jax.Array]:
     return sides, scale.value
 
 
-def _block_linear(side: Any, limit: int, scale: Scale) -> _Side:
+def _block_linear(side: Any, limit: int, scale: Scale) -> _BlockSide:
     """One side of `augment.scale_and_shift`: linear between the means of blocks of pixels."""
     n = _size_value(side)
     offset = scale.offset(n, limit)
@@ -168,14 +184,42 @@ def _block_linear(side: Any, limit: int, scale: Scale) -> _Side:
     blocks, rest = _floor_divide(n + block - 1, block)
     size = block.astype(jnp.float32)
     pixel = lax.iota(jnp.float32, limit) - offset + 0.5
-    position = pixel / (scale.value * size) - 0.5
-    # The edge is repeated: beside the blocks, and in the last pixel's share of its block.
-    position = jnp.minimum(jnp.maximum(position, 0.0), (blocks - 1).astype(jnp.float32))
+    # Beside the blocks, the edge is repeated.
+    last = (blocks - 1).astype(jnp.float32)
+    position = jnp.minimum(jnp.maximum(pixel / (scale.value * size) - 0.5, 0.0), last)
+    before = jnp.floor(position)
+    chosen = jnp.concatenate([before, jnp.minimum(before + 1, last)])
     index = lax.iota(jnp.float32, side)
+    in_block = jnp.floor((index + 0.5) / size)[None, :] == chosen[:, None]
+    # The last pixel completes its block.
     at_end = (index == n.astype(jnp.float32) - 1).astype(jnp.float32)
-    share = (1 + at_end * (block - 1 - rest).astype(jnp.float32)) / size
-    distance = jnp.abs(jnp.floor((index + 0.5) / size)[None, :] - position[:, None])
-    return _Side(jnp.maximum(1 - distance, 0.0) * share[None, :], offset, scale.covered(n))
+    times = 1 + at_end * (block - 1 - rest).astype(jnp.float32)
+    weights = in_block.astype(jnp.float32) * times[None, :]
+    return _BlockSide(weights, offset, scale.covered(n), size, position - before)
+
+
+def _between_blocks(pixels: jax.Array, rows: _BlockSide, columns: _BlockSide) -> jax.Array:
+    """[batch, 3, h, w] -> [batch, 3, width, height], rounded as OpenCV does it: the means, too."""
+    sums = _contract(_contract(pixels, columns.weights, 3), rows.weights, 2)
+    means = sums * (1 / (rows.block * columns.block))
+    # OpenCV rounds the mean of two by two pixels, which it interpolates, half up.
+    halves = jnp.maximum(rows.block, columns.block) == 2
+    means = jnp.where(halves, jnp.floor(means + 0.5), jnp.round(means))
+    height, width = rows.new_pixels(), columns.new_pixels()
+    before, after = means[:, :, :width], means[:, :, width:]
+    means = before + (after - before) * columns.part[:, None]
+    before, after = means[..., :height], means[..., height:]
+    return _to_grey_levels(jnp.round(before + (after - before) * rows.part))
+
+
+def _resampled_by_pillow(pixels: jax.Array, rows: _Side, columns: _Side) -> jax.Array:
+    """[batch, 3, h, w] -> [batch, 3, width, height].
+
+    Pillow rounds halves up, and keeps bytes between its two passes.
+    """
+    for side, axis in ((columns, 3), (rows, 2)):
+        pixels = _to_grey_levels(jnp.floor(_contract(pixels, side.weights, axis) + 0.5))
+    return pixels
 
 
 def _resized_centre(h: Any, w: Any, view: EvalView) -> tuple[list[_Side], jax.Array]:

@@ -22,6 +22,7 @@ from convmesh.distributed import console, processes, same_run
 from convmesh.distributed.batch import Batch
 from convmesh.errors import ConfigError, DataError, some
 from convmesh.inference.image_files import find_images, read_batches
+from convmesh.inference.onnx_model import ONNX, OnnxModel
 from convmesh.inference.options import DEFAULT_OPTIONS, PredictOptions
 from convmesh.inference.prediction_output import (
     ImageOutput,
@@ -148,26 +149,28 @@ class Classifier(_Predictor):
 
 
 def predict_files(
-    workdir: str | os.PathLike[str],
+    trained: str | os.PathLike[str],
     paths: Sequence[str],
     output: str | os.PathLike[str],
     options: PredictOptions = DEFAULT_OPTIONS,
 ) -> list[dict[str, Any]]:
     """Predict files, folders and globs; write predictions.json and a picture of each to `output`.
 
+    `trained` is a workdir, or an ONNX file of `convmesh export`.
+
     While the devices work on a batch, the next one is read and the pictures of the last one are
     drawn. Files that cannot be read are named and passed by. Returns what predictions.json holds.
 
     Raises:
       ConfigError: a path names no image, `output` holds inputs or labels that would be
-        overwritten, or `workdir` is not a run. Nothing is written.
+        overwritten, or `trained` is neither. Nothing is written.
       DataError: no file could be read, or there is no checkpoint.
     """
     found_files = find_images(paths)
     files = found_files.files
     _check_same_files(files)
     folder = PredictionFolder.for_files(os.path.expanduser(output), files, options.save_txt)
-    predictor, describe = _load(Workdir(workdir), options)
+    predictor, describe = _load(trained, options)
 
     def write(file: Path, image: np.ndarray, found: dict[str, Any]) -> dict[str, Any]:
         described = describe(image, found)
@@ -225,24 +228,36 @@ def _read_by_all(batch: Sequence[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
 
 
 def _load(
-    workdir: Workdir, options: PredictOptions
-) -> tuple[Detector | Classifier, Callable[[np.ndarray, dict[str, Any]], ImageOutput]]:
-    """The model of a run, and the function that describes what it finds on an image."""
-    config, _ = workdir.read_run()
-    if config.task == "classify":
-        classifier = Classifier.load(workdir.root, batch_size=options.batch_size)
-        return classifier, functools.partial(
-            classes_output, classes=classifier.classes, top_k=options.top_k
-        )
-    detector = Detector.load(
+    trained: str | os.PathLike[str], options: PredictOptions
+) -> tuple[Detector | Classifier | OnnxModel, Callable[[np.ndarray, dict[str, Any]], ImageOutput]]:
+    """The model of a workdir or an ONNX file, and the function that describes its predictions."""
+    model: Detector | Classifier | OnnxModel
+    category_ids = None
+    if Path(trained).suffix == ONNX:
+        model = OnnxModel(trained, options.threshold, options.max_detections)
+        task = model.task
+    else:
+        workdir = Workdir(trained)
+        config, _ = workdir.read_run()
+        task = config.task
+        model = _load_trained(workdir, task, options)
+        if task == "detect":
+            category_ids = workdir.read_category_ids(model.classes)
+    if task == "classify":
+        return model, functools.partial(classes_output, classes=model.classes, top_k=options.top_k)
+    return model, functools.partial(detections_output, category_ids=category_ids)
+
+
+def _load_trained(workdir: Workdir, task: str, options: PredictOptions) -> Detector | Classifier:
+    if task == "classify":
+        return Classifier.load(workdir.root, batch_size=options.batch_size)
+    return Detector.load(
         workdir.root,
         batch_size=options.batch_size,
         score_threshold=options.threshold,
         iou_threshold=options.iou,
         max_detections=options.max_detections,
     )
-    category_ids = workdir.read_category_ids(detector.classes)
-    return detector, functools.partial(detections_output, category_ids=category_ids)
 
 
 def _report_unreadable(reasons: Sequence[str], total: int) -> None:

@@ -62,14 +62,7 @@ class Detection(Task):
 
         For drawings and predictions; evaluation keeps the detections of every class.
         """
-        both, union = pairwise_intersection_union(found["boxes"], found["boxes"])
-        overlaps = both > self.iou_threshold * union
-        kept: list[int] = []
-        for i in range(len(overlaps)):
-            if not overlaps[i, kept].any():
-                kept.append(i)
-        is_array = lambda value: isinstance(value, np.ndarray)  # noqa: E731
-        return {k: v[kept] if is_array(v) else v for k, v in found.items()}
+        return keep_distinct(found, self.iou_threshold)
 
     def metrics(self, truth: Images, found: Images, classes: Sequence[str]) -> dict[str, float]:
         """AP and AR as COCO defines them, of `found` (`to_host`) against `truth`.
@@ -88,3 +81,19 @@ class Detection(Task):
     def table(self, metrics: Mapping[str, float | None], classes: Sequence[str]) -> str:
         """The metrics as a table for the console."""
         return average_precision.ap_table(metrics, classes)
+
+
+def keep_distinct(found: dict[str, Any], threshold: float) -> dict[str, Any]:
+    """The detections of one image, best first, after greedy suppression across the classes.
+
+    found: `boxes` [n, 4] and other arrays [n, ...]. A detection is dropped if its IoU with a better
+    one that is kept is above `threshold`.
+    """
+    both, union = pairwise_intersection_union(found["boxes"], found["boxes"])
+    overlaps = both > threshold * union
+    kept: list[int] = []
+    for i in range(len(overlaps)):
+        if not overlaps[i, kept].any():
+            kept.append(i)
+    is_array = lambda value: isinstance(value, np.ndarray)  # noqa: E731
+    return {k: v[kept] if is_array(v) else v for k, v in found.items()}

@@ -1,0 +1,151 @@
+"""`convmesh export`: a run's model as one file, checked against the run before it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from convmesh import mesh as meshes
+from convmesh.config import apply_overrides
+from convmesh.data.record import Source
+from convmesh.data.splits import open_eval
+from convmesh.distributed import console, processes
+from convmesh.errors import ConfigError, ConvmeshError, RunError
+from convmesh.export.options import ExportOptions
+from convmesh.export.program import Program, exported_setup, metadata
+from convmesh.export.self_check import TOLERANCES, Run, compare
+from convmesh.inference.prediction import Classifier, Detector
+from convmesh.inference.trained_model import (
+    available_mesh,
+    check_image_size,
+    check_same_model,
+    load_variables,
+)
+from convmesh.steps.setup import Setup, make_setup
+from convmesh.workdir.layout import Workdir
+
+
+def export(
+    workdir: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    options: ExportOptions,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+) -> None:
+    """Writes the model of a checkpoint, averaged if EMA is on, with its pre- and post-processing.
+
+    The file is run on hard images and on the run's evaluation split and compared with the run; one
+    that differs is removed. `overrides`: of config keys, such as where the data now lies.
+
+    Raises:
+      ConfigError: the run or checkpoint does not exist, `output` exists, or a package is missing.
+      DataError: a file of the run is damaged.
+      NotConvertible: the program holds an operation that ONNX files cannot hold here.
+      RunError: the file differs from the run, or cannot be written.
+    """
+    check_output(output, options)
+    files = Workdir(workdir)
+    trained, classes = files.read_run()
+    config = apply_overrides(trained, overrides)
+    check_same_model(trained, config, files)
+    if processes.count() > 1:
+        raise ConfigError("export: start it as one process; it needs no more")
+    setup = make_setup(config, classes, available_mesh(config), train_images=1)
+    check_image_size(setup, trained)
+    source = _evaluation_split(setup)
+    variables, step = load_variables(setup, files, options.step, options.best)
+    console.print_result(f"{files}: checkpoint of step {step} as {options.format}")
+
+    exported = exported_setup(setup, options.precision, options.nms)
+    program = Program(exported, meshes.on_host(setup.mesh, variables), options.batch)
+    about = metadata(exported, options.precision, options.nms)
+    reference = dataclasses.replace(setup, task=exported.task)
+    predictor = (Detector if config.task == "detect" else Classifier)(reference, variables, 1)
+    with _new_file(Path(output)) as file:
+        run = _write(program, about, file, options)
+        tolerance = TOLERANCES[options.precision]
+        log = console.print_result
+        compare(run, predictor._predictions, reference, source, tolerance, log)
+    size = Path(output).stat().st_size / 2**20
+    console.print_result(f"{output}: {size:.1f} MB")
+
+
+def check_output(output: str | os.PathLike[str], options: ExportOptions) -> None:
+    """Raises ConfigError unless `output` can be a new file, and the packages are installed."""
+    path = Path(output)
+    if os.path.lexists(path):
+        raise ConfigError(f"--output {output}: exists; name a new file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--output {output}: there is no folder {path.parent}")
+    needed = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}[options.format]
+    for package in needed:
+        try:
+            __import__(package)
+        except ImportError:
+            raise ConfigError(
+                f"--format {options.format}: the package {package} is not installed; "
+                "pip install 'convmesh[onnx]'"
+            ) from None
+
+
+def _evaluation_split(setup: Setup) -> Source | None:
+    """The split that the run evaluates; None, which is said, where it is not here any more."""
+    if not (setup.config.data.root or setup.config.data.name):
+        return None
+    try:
+        source = open_eval(setup.config)
+    except ConvmeshError as error:
+        console.print_result(
+            f"the evaluation split is not here, so its metric is not compared: {error} "
+            "(--config.data.root=DIR says where it is)"
+        )
+        return None
+    return source if tuple(source.classes) == tuple(setup.classes) else None
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` that becomes `path` at the end, and is removed after an error."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
+        os.close(handle)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    file = Path(name)
+    try:
+        yield file
+        file.chmod(0o644)
+        os.replace(file, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _write(program: Program, about: dict[str, Any], file: Path, options: ExportOptions) -> Run:
+    """Writes the program to `file`; returns the function that runs the file."""
+    if options.format == "onnx":
+        from convmesh.export.onnx_form import to_onnx
+        from convmesh.inference.onnx_model import OnnxModel
+
+        _write_bytes(file, to_onnx(program, about))
+        return OnnxModel(file).run
+
+    from convmesh.export import stablehlo
+
+    data = stablehlo.to_stablehlo(program, about)
+    _write_bytes(file, data)
+    return lambda images: jax.device_get(stablehlo.load(file)(images))
+
+
+def _write_bytes(file: Path, data: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
