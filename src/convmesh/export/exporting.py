@@ -71,7 +71,7 @@ def export(
         run = _write(program, about, file, options)
         tolerance = TOLERANCES[options.precision]
         log = console.print_result
-        compare(run, predictor._predictions, reference, source, tolerance, log)
+        compare(run, predictor.found, reference, source, tolerance, log)
     size = Path(output).stat().st_size / 2**20
     console.print_result(f"{output}: {size:.1f} MB")
 
@@ -135,7 +135,7 @@ def _write(program: Program, about: dict[str, Any], file: Path, options: ExportO
         from convmesh.inference.onnx_model import OnnxModel
 
         _write_bytes(file, to_onnx(program, about))
-        return OnnxModel(file).run
+        return OnnxModel(file).run_one
 
     from convmesh.export import stablehlo
 

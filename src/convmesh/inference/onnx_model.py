@@ -52,9 +52,11 @@ class OnnxModel:
         self.batch = self._session.get_inputs()[0].shape[0]  # a symbol's name, if it may be any
         self._iou_threshold = float(about.get("iou_threshold", 1))
 
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The file's outputs for images uint8 [batch, height, width, 3] of one size."""
+    def run_one(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The file's outputs, [batch, ...], for an image uint8 [height, width, 3], the first."""
+        count = self.batch if isinstance(self.batch, int) else 1
         names = [output.name for output in self._session.get_outputs()]
+        images = np.repeat(image[None], count, axis=0)
         return dict(zip(names, self._session.run(None, {"image": images}), strict=True))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
@@ -63,9 +65,7 @@ class OnnxModel:
 
     def found(self, image: np.ndarray) -> dict[str, Any]:
         """What `task.to_host` returns of a run's model, for one image."""
-        count = self.batch if isinstance(self.batch, int) else 1
-        outputs = self.run(np.repeat(image[None], count, axis=0))
-        found = found_in(outputs, self.task)
+        found = found_in(self.run_one(image), self.task)
         if self.task == "detect":
             kept = found["scores"] >= self.score_threshold
             found = {name: value[kept][: self.max_detections] for name, value in found.items()}

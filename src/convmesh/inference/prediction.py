@@ -83,7 +83,7 @@ class _Predictor:
         variables, _ = load_variables(setup, files, step, best)
         return cls(setup, variables, batch_size)
 
-    def _predictions(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+    def found(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yield `task.to_host` of each image; images are uint8 [height, width, 3] of any size."""
         view = EvalView.of(self.setup.config)
         size = tuple(self.setup.config.data.image_size)
@@ -121,7 +121,7 @@ class Detector(_Predictor):
         `box_confidence`, `class_confidence` [n], `labels` int [n], and `classes`, a list of n
         names. Raises ValueError for an image of another shape or dtype.
         """
-        distinct = map(self.setup.task.distinct, self._predictions(images))
+        distinct = map(self.setup.task.distinct, self.found(images))
         return [
             found | {"classes": [self.classes[i] for i in found["labels"]]} for found in distinct
         ]
@@ -144,7 +144,7 @@ class Classifier(_Predictor):
                 "probabilities": found["scores"],
                 "labels": found["labels"],
             }
-            for found in self._predictions(images)
+            for found in self.found(images)
         ]
 
 
