@@ -7,6 +7,7 @@ weights, so no array has a size that depends on data and nothing is gathered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,18 +27,11 @@ def view_in_graph(images: jax.Array, view: EvalView) -> tuple[jax.Array, jax.Arr
     (x, y): a point of the image is at point * scale + offset. Scale and offset are EvalView's for
     images of up to 2 ** 23 / max(view.size) pixels a side; larger ones may be a pixel off.
     """
-    pillow = view.task == "classify" and view.resize > 0
-    sides, scale = (_resized_centre if pillow else _centred)(images.shape[1], images.shape[2], view)
-    rows, columns = sides
-    # Pillow rounds halves up, and keeps bytes between its two passes.
-    rounded = (lambda x: jnp.floor(x + 0.5)) if pillow else jnp.round
-    # Channels first: both products then run over whole images, not over three numbers.
+    # Channels first: the products then run over whole images, not over three numbers.
     pixels = jnp.transpose(images, (0, 3, 1, 2)).astype(jnp.float32)
-    pixels = _contract(pixels, columns.weights, 3)  # [batch, 3, h, width]
-    if pillow:
-        pixels = _to_grey_levels(rounded(pixels))
-    pixels = _to_grey_levels(rounded(_contract(pixels, rows.weights, 2)))
-    pixels = jnp.transpose(pixels, (0, 3, 2, 1))  # from [batch, 3, width, height]
+    pillow = view.task == "classify" and view.resize > 0
+    pixels, scale, rows, columns = (_resized_centre if pillow else _centred)(pixels, view)
+    pixels = jnp.transpose(pixels, (0, 3, 2, 1))
     covered = (rows.covered()[:, None] & columns.covered()[None, :])[:, :, None]
     offset = _vector(columns.offset, rows.offset)
     return jnp.where(covered, pixels, jnp.float32(FILL)), scale, offset
@@ -136,60 +130,98 @@ class Scale:
 
 @dataclass(frozen=True)
 class _Side:
-    """How one side of the image becomes a side of the input.
+    """How a side of the image becomes a side of `limit` pixels of the input, in one step or two.
 
-    weights: of the pixels of the image in each of the input, float32 [new, old]. offset: where the
-    image begins in the input; length: how many pixels it then covers, both float32.
+    weights: of each step, float32 [new, old]. offset: where the image begins in the input; length:
+    how many pixels it then covers, both float32.
     """
 
-    weights: jax.Array
+    limit: int
+    weights: Sequence[jax.Array]
     offset: jax.Array
     length: jax.Array
 
     def covered(self) -> jax.Array:
-        """Which pixels of the input the image covers, bool [new]."""
-        pixel = lax.iota(jnp.float32, self.weights.shape[0]) - self.offset
+        """Which pixels of the input the image covers, bool [limit]."""
+        pixel = lax.iota(jnp.float32, self.limit) - self.offset
         return (pixel >= 0) & (pixel < self.length)
 
 
-def _centred(h: Any, w: Any, view: EvalView) -> tuple[list[_Side], jax.Array]:
-    """The rows and columns of `augment.letterbox` or `augment.centre_crop`, and the scale."""
-    inside = view.task == "detect"
-    scale = Scale.to_fit(_size_value(h), _size_value(w), view.size, inside=inside)
-    sides = [_block_linear(*pair, scale) for pair in zip((h, w), view.size, strict=True)]
-    return sides, scale.value
+def _centred(pixels: jax.Array, view: EvalView) -> tuple[jax.Array, jax.Array, _Side, _Side]:
+    """`augment.letterbox` or `augment.centre_crop` of `pixels` [batch, 3, h, w].
+
+    Returns [batch, 3, width, height], the scale, and rows and columns. Means of blocks are rounded
+    before the linear interpolation, as there: without that, a tenth of the pixels would differ, and
+    scores by 0.004.
+    """
+    h, w = (_size_value(side) for side in pixels.shape[2:])
+    scale = Scale.to_fit(h, w, view.size, inside=view.task == "detect")
+    rows = _block_linear(pixels.shape[2], view.size[0], scale)
+    columns = _block_linear(pixels.shape[3], view.size[1], scale)
+    pixels = _contract(pixels, columns.weights[0], 3)
+    pixels = _contract(pixels, rows.weights[0], 2)  # sums of blocks, or the result
+    blocks = jnp.minimum(scale.block(), h), jnp.minimum(scale.block(), w)
+    means = pixels * (1 / (blocks[0] * blocks[1]).astype(jnp.float32))
+    # OpenCV adds a half and rounds down where blocks are 2 x 2.
+    halves_up = jnp.maximum(*blocks) == 2
+    means = jnp.where(halves_up, jnp.floor(means + 0.5), jnp.round(means))
+    pixels = _contract(means, columns.weights[1], 2)
+    pixels = _contract(pixels, rows.weights[1], 2)
+    return _to_grey_levels(jnp.round(pixels)), scale.value, rows, columns
 
 
 def _block_linear(side: Any, limit: int, scale: Scale) -> _Side:
-    """One side of `augment.scale_and_shift`: linear between the means of blocks of pixels."""
+    """One side of `augment.scale_and_shift`: sums of blocks of pixels, linear between their means.
+
+    Where blocks are single pixels the first step interpolates and the second changes nothing. So
+    the result of the first never needs more than 1.5 times the pixels of the second.
+    """
     n = _size_value(side)
     offset = scale.offset(n, limit)
     block = jnp.minimum(scale.block(), n)
     blocks, rest = _floor_divide(n + block - 1, block)
-    size = block.astype(jnp.float32)
-    pixel = lax.iota(jnp.float32, limit) - offset + 0.5
-    position = pixel / (scale.value * size) - 0.5
-    # The edge is repeated: beside the blocks, and in the last pixel's share of its block.
-    position = jnp.minimum(jnp.maximum(position, 0.0), (blocks - 1).astype(jnp.float32))
+    size, last = block.astype(jnp.float32), (blocks - 1).astype(jnp.float32)
+
+    def position(pixel: jax.Array) -> jax.Array:
+        """Where pixels of the input lie among the blocks; the last block is repeated."""
+        found = (pixel - offset + 0.5) / (scale.value * size) - 0.5
+        return jnp.minimum(jnp.maximum(found, 0.0), last)
+
+    single = scale.block() == 1
+    new = lax.iota(jnp.float32, limit)
+    between = lax.iota(jnp.float32, (3 * limit + 1) // 2 + 1)
+    first = jnp.floor(position(jnp.zeros(1, jnp.float32)))
     index = lax.iota(jnp.float32, side)
+    # The last pixel of the image also stands for those that complete its block.
     at_end = (index == n.astype(jnp.float32) - 1).astype(jnp.float32)
-    share = (1 + at_end * (block - 1 - rest).astype(jnp.float32)) / size
-    distance = jnp.abs(jnp.floor((index + 0.5) / size)[None, :] - position[:, None])
-    return _Side(jnp.maximum(1 - distance, 0.0) * share[None, :], offset, scale.covered(n))
+    count = 1 + at_end * (block - 1 - rest).astype(jnp.float32)
+    wanted = jnp.where(single, position(between), first + between)
+    sums = _linear(wanted, jnp.floor((index + 0.5) / size)) * count[None, :]
+    means = _linear(jnp.where(single, new, position(new) - first), between)
+    return _Side(limit, (sums, means), offset, scale.covered(n))
 
 
-def _resized_centre(h: Any, w: Any, view: EvalView) -> tuple[list[_Side], jax.Array]:
-    """The rows and columns of an image whose shorter side is resized as Pillow does; the scale.
+def _linear(positions: jax.Array, index: jax.Array) -> jax.Array:
+    """The weights of linear interpolation at `positions` between samples at `index`."""
+    return jnp.maximum(1 - jnp.abs(index[None, :] - positions[:, None]), 0.0)
 
-    Columns are resized first, as Pillow does. Pillow 13, unlike 12, begins with the rows of
-    images more than twice as high as wide that shrink; in noise that differs by some grey levels.
+
+def _resized_centre(pixels: jax.Array, view: EvalView) -> tuple[jax.Array, jax.Array, _Side, _Side]:
+    """The centre of `pixels` [batch, 3, h, w] whose shorter side is resized as Pillow does.
+
+    Returns [batch, 3, width, height], the scale, and rows and columns. Pillow 12 resizes columns
+    first and so is this; Pillow 13 begins with the rows of images more than twice as high as wide
+    that shrink: in noise that differs by some grey levels.
     """
-    short = jnp.minimum(_size_value(h), _size_value(w))
-    sides = []
-    for side, limit in zip((h, w), view.size, strict=True):
-        resized = lax.div(view.resize * _size_value(side), short)
-        sides.append(_resampled(side, limit, resized, view.interpolation))
-    return sides, jnp.float32(view.resize) / short.astype(jnp.float32)
+    short = jnp.minimum(*(_size_value(side) for side in pixels.shape[2:]))
+    rows, columns = (
+        _resampled(side, limit, lax.div(view.resize * _size_value(side), short), view.interpolation)
+        for side, limit in zip(pixels.shape[2:], view.size, strict=True)
+    )
+    # Pillow keeps bytes between its passes, and rounds halves up.
+    for axis, side in ((3, columns), (2, rows)):
+        pixels = _to_grey_levels(jnp.floor(_contract(pixels, side.weights[0], axis) + 0.5))
+    return pixels, jnp.float32(view.resize) / short.astype(jnp.float32), rows, columns
 
 
 def _resampled(side: Any, limit: int, resized: jax.Array, interpolation: str) -> _Side:
@@ -204,7 +236,8 @@ def _resampled(side: Any, limit: int, resized: jax.Array, interpolation: str) ->
     index = lax.iota(jnp.float32, side) + 0.5
     distance = jnp.abs(index[None, :] - centre[:, None]) / jnp.maximum(ratio, 1.0)
     weights = _FILTERS[interpolation](distance)
-    return _Side(weights / jnp.sum(weights, 1, keepdims=True), offset, length)
+    weights = weights / jnp.sum(weights, 1, keepdims=True)
+    return _Side(limit, (weights,), offset, length)
 
 
 def _bilinear(x: jax.Array) -> jax.Array:
