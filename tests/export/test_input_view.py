@@ -45,24 +45,24 @@ def differences(view, h, w):
     return np.stack(found)
 
 
-@pytest.mark.parametrize("name", ["letterbox", "crop"])
-@pytest.mark.parametrize("h, w", [(1, 1), (3, 2), (48, 64), (37, 90), (47, 113), (75, 56)])
+@pytest.mark.parametrize(
+    "name, h, w",
+    [("letterbox", *size) for size in [(1, 1), (3, 2), (37, 90), (60, 300), (2, 213), (750, 1100)]]
+    + [
+        ("crop", *size)
+        for size in [(1, 1), (47, 113), (96, 128), (192, 256), (300, 60), (331, 257)]
+    ],
+)
 def test_pixels_are_those_of_evaluation(name, h, w):
     found = differences(VIEWS[name], h, w)
-    assert found.max() <= 1 and (found > 0).mean() < 0.01
+    assert found.max() <= 1 and (found > 0).mean() < 0.005
 
 
-@pytest.mark.parametrize("name", ["letterbox", "crop"])
-@pytest.mark.parametrize("h, w", [(60, 300), (300, 60), (2, 213), (331, 257), (750, 1100)])
-def test_pixels_of_images_that_shrink_to_less_than_half(name, h, w):
-    # Evaluation also rounds the means of blocks, so more pixels differ, by no more.
-    found = differences(VIEWS[name], h, w)
-    assert found.max() <= 1 and (found > 0).mean() < 0.3
-
-
-@pytest.mark.parametrize("name", ["bilinear", "bicubic", "filled"])
 @pytest.mark.parametrize(
-    "h, w", [(1, 1), (3, 2), (48, 64), (37, 90), (60, 300), (1, 80), (56, 77), (750, 1100)]
+    "name, h, w",
+    [("bilinear", *size) for size in [(1, 1), (48, 64), (750, 1100)]]
+    + [("bicubic", *size) for size in [(3, 2), (60, 300), (37, 90)]]
+    + [("filled", *size) for size in [(1, 80), (56, 77)]],
 )
 def test_pixels_of_resized_images(name, h, w):
     # Where a side changes by a ratio of small numbers, many sums are halves, and Pillow's 22 bits

@@ -32,6 +32,16 @@ def test_files_folders_and_globs_name_each_image_once(tmp_path):
             find_images([str(tmp_path / missing)])
 
 
+def test_videos_are_listed_apart(tmp_path):
+    for name in ("a.png", "b.MP4", "in/c.webm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([str(tmp_path / "b.MP4"), str(tmp_path)])
+    assert found.files == [tmp_path / "a.png"] and not found.passed_by
+    assert found.videos == [tmp_path / "b.MP4", tmp_path / "in/c.webm"]
+    assert find_images([str(tmp_path / "in")]).empty == []
+
+
 def test_files_that_are_no_images_by_suffix_are_counted(tmp_path, monkeypatch):
     for name in ("a.png", "b.HEIC", "c.heic", "labels", "._a.png"):
         (tmp_path / name).touch()

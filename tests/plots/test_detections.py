@@ -7,7 +7,7 @@ from pictures import count, plain
 from convmesh.plots import detections
 from convmesh.plots.chips import DEFAULT_TEXT_SCALE, overlap_area
 from convmesh.plots.colors import DARK, WHITE, class_color
-from convmesh.plots.detections import draw_detections
+from convmesh.plots.detections import draw_detections, draw_on_frame
 
 
 def test_large_images_keep_their_size_and_the_original_is_not_touched():
@@ -23,6 +23,13 @@ def test_large_images_keep_their_size_and_the_original_is_not_touched():
 )
 def test_small_images_are_enlarged_until_text_is_legible(size, drawn):
     assert draw_detections(plain(*size), np.zeros((0, 4)), []).shape[:2] == drawn
+
+
+def test_a_frame_keeps_its_size_and_the_original_is_not_touched():
+    frame = plain(120, 160)
+    picture = draw_on_frame(frame, [[20, 40, 100, 110]], ["cat"], [0.9], labels=[1])
+    assert picture.shape == frame.shape and (frame == 128).all()
+    assert (picture[75, 20] == class_color(1)).all() and (picture[75, 60] == 128).all()
 
 
 def test_the_outline_lies_on_the_box_of_the_enlarged_image():

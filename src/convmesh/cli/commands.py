@@ -118,7 +118,7 @@ EVAL = Command(
 
 PREDICT = Command(
     name="predict",
-    summary="run a trained model on images; write predictions.json and draw each image",
+    summary="run a trained model on images and videos; write predictions.json and draw each",
     example="convmesh predict --workdir runs/demo photos/ 'more/*.jpg' --output predicted",
     flags=(
         Flag(
@@ -135,7 +135,7 @@ PREDICT = Command(
             parse=file_path,
             excludes="model",
         ),
-        Flag("paths", "image files, folders, globs", "PATH", parse=file_path, many=True),
+        Flag("paths", "image and video files, folders, globs", "PATH", parse=file_path, many=True),
         Flag("--output", "folder for the results", "OUT", parse=file_path, required=True),
         Flag(
             "--threshold",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from convmesh import mesh as meshes
 from convmesh.config import apply_overrides
@@ -28,6 +30,7 @@ from convmesh.inference.trained_model import (
     check_same_model,
     load_variables,
 )
+from convmesh.ops.local import plain_form
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.workdir.layout import Workdir
 
@@ -137,11 +140,15 @@ def _write(program: Program, about: dict[str, Any], file: Path, options: ExportO
         _write_bytes(file, to_onnx(program, about))
         return OnnxModel(file).run_one
 
-    from convmesh.export import stablehlo
+    from convmesh.export.stablehlo import load, to_stablehlo
 
-    data = stablehlo.to_stablehlo(program, about)
+    function = functools.partial(program, program.variables)
+    with plain_form():
+        data = to_stablehlo(function, program.shape, about)
     _write_bytes(file, data)
-    return lambda images: jax.device_get(stablehlo.load(file)(images))
+    call = jax.jit(load(data, str(file)).program.call)
+    count = options.batch or 1
+    return lambda image: jax.device_get(call(np.repeat(image[None], count, axis=0)))
 
 
 def _write_bytes(file: Path, data: bytes) -> None:

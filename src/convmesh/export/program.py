@@ -16,7 +16,6 @@ from convmesh.steps.setup import Setup
 from convmesh.steps.step import predict_step
 
 IMAGE = "image"  # the input
-SIZES = "batch, height, width"  # symbols of the input's sizes, which may be any
 DTYPES = {"float32": jnp.float32, "float16": jnp.float16}
 NO_SUPPRESSION = 1.0  # a threshold of IoU that none is above
 
@@ -49,10 +48,14 @@ class Program:
         return outputs
 
     @property
+    def shape(self) -> str:
+        """The shape of the input, with names for the sizes that may be any."""
+        return f"{self.batch or 'batch'}, height, width, 3"
+
+    @property
     def image(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of the input, with symbols for the sizes that may be any."""
-        batch, height, width = jax.export.symbolic_shape(SIZES)
-        shape = (batch if self.batch is None else self.batch, height, width, 3)
+        shape = jax.export.symbolic_shape(self.shape)
         return jax.ShapeDtypeStruct(shape, np.uint8)
 
     def trace(self) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:

@@ -1,4 +1,4 @@
-"""The image files of `convmesh predict`: found by path, read ahead in threads."""
+"""The files of `convmesh predict`: images and videos found by path, images read in threads."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from convmesh.data.formats.files import list_files
 from convmesh.data.images import SUFFIXES, read_image
 from convmesh.errors import ConfigError, DataError, some
+from convmesh.inference.video_files import is_video
 
 _SHOWN = 5  # suffixes of files passed by
 
@@ -23,10 +24,12 @@ _SHOWN = 5  # suffixes of files passed by
 class FoundImages:
     """The image files of a call, each once, and the files in its folders that are no images.
 
-    empty: the folders without images, as given.
+    videos: the video files, which are no images and not passed by. empty: the folders without
+    either, as given.
     """
 
     files: list[Path]
+    videos: list[Path]
     passed_by: list[Path]
     empty: list[str]
 
@@ -44,7 +47,7 @@ class FoundImages:
 
 
 def find_images(paths: Sequence[str]) -> FoundImages:
-    """Return the image files named by files, folders (searched as training does) and globs.
+    """Return the image and video files named by files, folders (as training does) and globs.
 
     In folders, hidden files are left out, links are followed, and files count by their suffix.
     Raises ConfigError for a path that does not exist, and if no path has images.
@@ -57,8 +60,8 @@ def find_images(paths: Sequence[str]) -> FoundImages:
         others: list[Path] = []
         if path.is_dir():
             listed = [path / name for name in list_files(path)]
-            files = [file for file in listed if file.suffix.lower() in SUFFIXES]
-            others = [file for file in listed if file.suffix.lower() not in SUFFIXES]
+            files = [f for f in listed if f.suffix.lower() in SUFFIXES or is_video(f)]
+            others = [file for file in listed if file not in set(files)]
         elif path.exists():
             files = [path]
         else:
@@ -70,7 +73,12 @@ def find_images(paths: Sequence[str]) -> FoundImages:
             empty.append(given)
         found |= dict.fromkeys(files)
         passed_by |= dict.fromkeys(others)
-    result = FoundImages(list(found), [path for path in passed_by if path not in found], empty)
+    result = FoundImages(
+        [file for file in found if not is_video(file)],
+        [file for file in found if is_video(file)],
+        [path for path in passed_by if path not in found],
+        empty,
+    )
     if not found:
         passed = result.describe_passed_by()
         raise ConfigError(f"{some(paths)}: no image found{'; ' + passed if passed else ''}")

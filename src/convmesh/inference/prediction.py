@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,16 +21,19 @@ from convmesh.data.placement import Placement
 from convmesh.distributed import console, processes, same_run
 from convmesh.distributed.batch import Batch
 from convmesh.errors import ConfigError, DataError, some
-from convmesh.inference.image_files import find_images, read_batches
+from convmesh.inference.image_files import FoundImages, find_images, read_batches
 from convmesh.inference.onnx_model import ONNX, OnnxModel
 from convmesh.inference.options import DEFAULT_OPTIONS, PredictOptions
 from convmesh.inference.prediction_output import (
-    ImageOutput,
+    Describe,
+    Found,
     PredictionFolder,
+    Predictor,
     classes_output,
     detections_output,
 )
 from convmesh.inference.trained_model import available_mesh, load_variables
+from convmesh.inference.video_prediction import predict_video
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.step import jit_predict_step
 from convmesh.workdir.layout import Workdir
@@ -158,8 +161,8 @@ def predict_files(
 
     `trained` is a workdir, or an ONNX file of `convmesh export`.
 
-    While the devices work on a batch, the next one is read and the pictures of the last one are
-    drawn. Files that cannot be read are named and passed by. Returns what predictions.json holds.
+    Images come first, then videos, each frame by frame into a drawn video. Files that cannot be
+    read are named and passed by. Returns what predictions.json holds.
 
     Raises:
       ConfigError: a path names no image, `output` holds inputs or labels that would be
@@ -167,42 +170,88 @@ def predict_files(
       DataError: no file could be read, or there is no checkpoint.
     """
     found_files = find_images(paths)
-    files = found_files.files
+    files = [*found_files.files, *found_files.videos]
     _check_same_files(files)
     folder = PredictionFolder.for_files(os.path.expanduser(output), files, options.save_txt)
     predictor, describe = _load(trained, options)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        outcomes = [
+            *_predict_images(found_files.files, folder, (predictor, describe), pool, options),
+            *_predict_videos(found_files.videos, folder, (predictor, describe), pool, options),
+        ]
+    entries = [entry for entry in outcomes if not isinstance(entry, str)]
+    folder.write_predictions(entries)
+    _report(found_files, folder, entries)
+    _report_unreadable([reason for reason in outcomes if isinstance(reason, str)], len(files))
+    return entries
 
-    def write(file: Path, image: np.ndarray, found: dict[str, Any]) -> dict[str, Any]:
+
+def _predict_images(
+    files: Sequence[Path],
+    folder: PredictionFolder,
+    loaded: tuple[Predictor, Describe],
+    pool: Executor,
+    options: PredictOptions,
+) -> Iterator[dict[str, Any] | str]:
+    """Predict and draw images; yield the entry of each, or the reason why it cannot be read.
+
+    While the devices work on a batch, the next one is read and the pictures of the last one are
+    drawn.
+    """
+    predictor, describe = loaded
+
+    def write(file: Path, image: np.ndarray, found: Found) -> dict[str, Any]:
         described = describe(image, found)
         folder.write_image(file, described)
         height, width = image.shape[:2]
         about = {"file": str(file), "picture": folder.pictures[file]}
         return about | {"width": width, "height": height, **described.entry}
 
-    entries: list[dict[str, Any]] = []
-    unreadable: list[str] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        writing: list[Future[dict[str, Any]]] = []
-        for batch in map(_read_by_all, read_batches(pool, files, options.batch_size)):
-            unreadable += [reason for _, reason in batch if isinstance(reason, str)]
-            images = [(file, image) for file, image in batch if not isinstance(image, str)]
-            predictions = predictor([image for _, image in images])
-            entries += [future.result() for future in writing]
-            writing = [
-                pool.submit(write, file, image, found)
-                for (file, image), found in zip(images, predictions, strict=True)
-            ]
-        entries += [future.result() for future in writing]
-    folder.write_predictions(entries)
+    writing: list[Future[dict[str, Any]]] = []
+    for batch in map(_read_by_all, read_batches(pool, files, options.batch_size)):
+        yield from (reason for _, reason in batch if isinstance(reason, str))
+        images = [(file, image) for file, image in batch if not isinstance(image, str)]
+        predictions = predictor([image for _, image in images])
+        yield from (future.result() for future in writing)
+        writing = [
+            pool.submit(write, file, image, found)
+            for (file, image), found in zip(images, predictions, strict=True)
+        ]
+    yield from (future.result() for future in writing)
+
+
+def _predict_videos(
+    files: Sequence[Path],
+    folder: PredictionFolder,
+    loaded: tuple[Predictor, Describe],
+    pool: Executor,
+    options: PredictOptions,
+) -> Iterator[dict[str, Any] | str]:
+    """Predict and draw videos; yield the entry of each, or the reason why it cannot be read."""
+    predictor, describe = loaded
+    on_frame = functools.partial(describe, frame=True)
+    for file in files:
+        drawn = folder.root / folder.pictures[file]
+        try:
+            yield predict_video(file, drawn, (predictor, on_frame), pool, options.batch_size)
+        except DataError as error:
+            yield str(error)
+
+
+def _report(
+    found: FoundImages, folder: PredictionFolder, entries: Sequence[dict[str, Any]]
+) -> None:
+    """Print what was written, and which folders and files were passed by."""
+    videos = sum("video" in entry for entry in entries)
+    counts = [f"{len(entries) - videos} images"] if found.files else []
+    counts += [f"{videos} videos"] if found.videos else []
     console.print_result(
-        f"{len(entries)} images: {folder.predictions_file}, and a picture of each next to it"
+        f"{', '.join(counts)}: {folder.predictions_file}, and a picture of each next to it"
     )
-    if found_files.empty:
-        console.print_result(f"no image found in {some(found_files.empty)}")
-    if passed_by := found_files.describe_passed_by():
+    if found.empty:
+        console.print_result(f"no image found in {some(found.empty)}")
+    if passed_by := found.describe_passed_by():
         console.print_result(passed_by)
-    _report_unreadable(unreadable, len(files))
-    return entries
 
 
 def _check_same_files(files: Sequence[Path]) -> None:
@@ -227,9 +276,7 @@ def _read_by_all(batch: Sequence[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
     return read
 
 
-def _load(
-    trained: str | os.PathLike[str], options: PredictOptions
-) -> tuple[Detector | Classifier | OnnxModel, Callable[[np.ndarray, dict[str, Any]], ImageOutput]]:
+def _load(trained: str | os.PathLike[str], options: PredictOptions) -> tuple[Predictor, Describe]:
     """The model of a workdir or an ONNX file, and the function that describes its predictions."""
     model: Detector | Classifier | OnnxModel
     category_ids = None

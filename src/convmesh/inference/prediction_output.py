@@ -1,10 +1,10 @@
-"""The output folder of `convmesh predict`: predictions.json, pictures and text files."""
+"""The output folder of `convmesh predict`: predictions.json, pictures, videos and text files."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from convmesh.errors import ConfigError
-from convmesh.plots.detections import draw_detections
+from convmesh.inference.video_files import is_video
+from convmesh.plots.detections import draw_detections, draw_on_frame
 from convmesh.plots.grids import draw_predictions_grid
 from convmesh.plots.png import save_png
 from convmesh.tasks.classify import ranked
@@ -35,13 +36,18 @@ class ImageOutput:
     text: str
 
 
+# The predictions of images, and the output for an image; with frame=True for one of a video.
+Predictor = Callable[[Sequence[np.ndarray]], Sequence[Found]]
+Describe = Callable[..., ImageOutput]
+
+
 @dataclass(frozen=True)
 class PredictionFolder:
     """The files of one call of `predict`. Each is written atomically.
 
     root: the folder; created when the first file is written.
-    pictures: name of the PNG of each input.
-    save_txt: whether to write a text file next to each picture.
+    pictures: name of the PNG of each image and of the mp4 of each video.
+    save_txt: whether to write a text file next to each PNG.
     """
 
     root: Path
@@ -95,7 +101,7 @@ class PredictionFolder:
                     f"--output {self.root}: {name} would overwrite an input; name another folder"
                 )
             text = self._text_file(name)
-            if self.save_txt and not predicted and text.exists():
+            if self.save_txt and name.endswith(".png") and not predicted and text.exists():
                 raise ConfigError(
                     f"--output {self.root}: --save-txt would overwrite {text.name}, which may be "
                     "labels; name another folder"
@@ -103,12 +109,16 @@ class PredictionFolder:
 
 
 def detections_output(
-    image: np.ndarray, found: Found, category_ids: Sequence[int] | None = None
+    image: np.ndarray,
+    found: Found,
+    category_ids: Sequence[int] | None = None,
+    frame: bool = False,
 ) -> ImageOutput:
     """Return the output for the detections of an image uint8 [height, width, 3].
 
     Lines of text are `class x y width height score`: the class id, then centre and size of the box
-    as fractions of the image. `category_ids`: the data set's own number of each class.
+    as fractions of the image. `category_ids`: the data set's own number of each class. `frame`: of
+    a video, so the picture keeps its size.
     """
     height, width = image.shape[:2]
     names = ("scores", "box_confidence", "class_confidence")
@@ -136,35 +146,41 @@ def detections_output(
         size = ((x1 - x0) / width, (y1 - y0) / height)
         values = " ".join(f"{value:.6f}" for value in (*centre, *size, score))
         lines.append(f"{label} {values}\n")
-    picture = draw_detections(
-        image, found["boxes"], found["classes"], found["scores"], labels=found["labels"]
-    )
+    draw = draw_on_frame if frame else draw_detections
+    picture = draw(image, found["boxes"], found["classes"], found["scores"], labels=found["labels"])
     return ImageOutput({"detections": detections}, picture, "".join(lines))
 
 
 def classes_output(
-    image: np.ndarray, found: Found, classes: Sequence[str], top_k: int
+    image: np.ndarray, found: Found, classes: Sequence[str], top_k: int, frame: bool = False
 ) -> ImageOutput:
     """Return the output for the `top_k` classes of an image uint8 [height, width, 3].
 
-    Lines of text are `class probability`, best first.
+    Lines of text are `class probability`, best first. `frame`: of a video, so the picture keeps its
+    size and shows the best class alone.
     """
     scored = {"labels": found["labels"], "scores": found["probabilities"]}
     best = ranked(scored, classes, top_k)
     text = "".join(f"{entry['class']} {entry['probability']:.6f}\n" for entry in best)
-    picture = draw_predictions_grid([image], [scored], classes, columns=1)
+    if frame:
+        whole = np.array([[0, 0, *image.shape[1::-1]]])
+        names, scores = [best[0]["class"]], [best[0]["probability"]]
+        picture = draw_on_frame(image, whole, names, scores, labels=found["labels"][:1])
+    else:
+        picture = draw_predictions_grid([image], [scored], classes, columns=1)
     return ImageOutput({"classes": best}, picture, text)
 
 
 def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """A PNG name for each file: its own, with a number if another file has that name."""
+    """A PNG or mp4 name for each file: its own, with a number if another file has that name."""
     names: dict[Path, str] = {}
     used: set[str] = set()
     for file in files:
-        name, n = f"{file.stem}.png", 1
+        suffix = ".mp4" if is_video(file) else ".png"
+        name, n = f"{file.stem}{suffix}", 1
         while name.lower() in used:
             n += 1
-            name = f"{file.stem}_{n}.png"
+            name = f"{file.stem}_{n}{suffix}"
         used.add(name.lower())
         names[file] = name
     return names

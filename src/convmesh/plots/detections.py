@@ -77,6 +77,21 @@ def draw_detections(
     return canvas
 
 
+def draw_on_frame(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+) -> np.ndarray:
+    """Return the image with its boxes as `draw_detections` does, but always of the same size."""
+    check_image(image)
+    canvas = np.ascontiguousarray(image).copy()
+    texts = chip_texts(_shown(names, labels), scores)
+    draw_boxes(canvas, finite_boxes(boxes), texts, class_colors(labels), scores)
+    return canvas
+
+
 def draw_boxes(
     canvas: np.ndarray,
     boxes: np.ndarray,
