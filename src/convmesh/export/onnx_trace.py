@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal
 
 from convmesh.errors import ConvmeshError
 from convmesh.export.onnx_arrays import Array, Storage, constant, is_static
@@ -70,7 +70,7 @@ class Converter(Storage):
 
         def read(var: Any) -> Array:
             if isinstance(var, Literal):
-                return constant(var.val)
+                return constant(np.asarray(var.val, var.aval.dtype))
             if uses[var] > 1:  # else each use would fold into a convolution of its own
                 known[var] = self.settled(known[var])
             return known[var]
@@ -83,29 +83,28 @@ class Converter(Storage):
 
     def _convert(self, equation: Any, arrays: list[Array]) -> list[Array]:
         name = equation.primitive.name
-        inner = inner_jaxpr(equation)
+        if name in ("jit", "pjit") and (named := _NAMED.get(equation.params["name"])):
+            return _as_list(named(self, equation, *arrays))
+        if inner := _inlined(equation):
+            return self.run(inner.jaxpr, inner.consts, arrays)
         if _can_be_computed(equation, arrays):
             return _computed(equation, arrays)
-        if name == "jit" or name == "pjit":
-            if named := _NAMED.get(equation.params["name"]):
-                return _as_list(named(self, equation, *arrays))
         if name in _CONVERT:
             return _as_list(_CONVERT[name](self, equation, *arrays))
-        if inner is not None and name not in ("while", "cond"):
-            return self.run(inner.jaxpr, inner.consts, arrays)
         raise NotConvertible(
             f"the program holds the operation {name!r}, which convmesh cannot write as ONNX; "
             "--format stablehlo holds any program"
         )
 
 
-def inner_jaxpr(equation: Any) -> Any:
-    """The closed jaxpr that an operation calls (jit, custom_jvp_call, remat, ...), or None."""
+def _inlined(equation: Any) -> Any:
+    """The closed jaxpr that an operation (jit, custom_jvp_call, ...) calls once, or None."""
+    if equation.primitive.name in ("while", "scan", "cond"):
+        return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         found = equation.params.get(key)
         if found is not None:
-            closed = hasattr(found, "jaxpr")
-            return found if closed else ClosedJaxpr(found, ())
+            return found if hasattr(found, "jaxpr") else ClosedJaxpr(found, ())
     return None
 
 
@@ -127,13 +126,8 @@ def _can_be_computed(equation: Any, arrays: Sequence[Array]) -> bool:
 
 def _computed(equation: Any, arrays: Sequence[Array]) -> list[Array]:
     """The results of an operation on constants."""
-    variables = [var for var in equation.invars if not isinstance(var, Literal)]
-    alone = Jaxpr((), variables, equation.outvars, [equation])
-    values = [
-        np.broadcast_to(array.value, array.shape)
-        for var, array in zip(equation.invars, arrays, strict=True)
-        if not isinstance(var, Literal)
-    ]
+    values = [np.broadcast_to(array.value, array.shape) for array in arrays]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        found = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*values)
+        found = equation.primitive.bind(*values, **equation.params)
+    found = found if equation.primitive.multiple_results else [found]
     return [constant(np.asarray(value)) for value in found]
