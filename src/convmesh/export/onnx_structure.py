@@ -93,11 +93,15 @@ def _transpose(converter: Converter, equation: Any, x: Array) -> Array:
 @converts("concatenate")
 def _concatenate(converter: Converter, equation: Any, *arrays: Array) -> Array:
     axis, aval = equation.params["dimension"], equation.outvars[0].aval
-    settled = [converter.settled(array) for array in arrays]
+    settled = [converter.settled(array) for array in arrays if not _is_empty(array)]
     perm = common_order(settled, len(aval.shape))
     names = [converter.whole(array, perm) for array in settled]
     name = converter.graph.add("Concat", *names, axis=perm.index(axis))
     return tensor(name, aval.shape, aval.dtype, perm)
+
+
+def _is_empty(array: Array) -> bool:
+    return any(isinstance(size, int) and size == 0 for size in array.shape)
 
 
 @converts("stack")
