@@ -1,0 +1,137 @@
+"""The examples that use an exported ONNX file: nothing but onnxruntime, numpy and Pillow."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+FOLDER = Path(__file__).parent.parent.parent / "examples"
+CLASSES = ["red", "green", "blue"]
+
+
+def write_model(path, nodes, outputs, constants, batch="batch"):
+    """An ONNX file with the input of the exported ones, uint8 [batch, height, width, 3]."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, "height", "width", 3])
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT), *nodes],
+        "model",
+        [image],
+        [helper.make_tensor_value_info(name, kind, sides) for name, kind, *sides in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"classes": json.dumps(CLASSES)})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """The shares of red, green and blue in each image of a batch of three."""
+    batch = 3
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[1, 2], keepdims=0),
+        helper.make_node("ReduceSum", ["means", "last"], ["sums"]),
+        helper.make_node("Div", ["means", "sums"], ["probabilities"]),
+    ]
+    outputs = [("probabilities", TensorProto.FLOAT, batch, 3)]
+    return write_model(tmp_path / "c.onnx", nodes, outputs, {"last": np.array([1])}, batch)
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A box from a quarter to a half of the image, of the class green; three that do not count."""
+    fractions = np.array([[[0.25, 0.25, 0.5, 0.5], *[[0, 0, 1, 1]] * 3]], np.float32)
+    nodes = [
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Gather", ["shape", "sides"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["whole_float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["fractions", "whole_float"], ["boxes"]),
+        *(helper.make_node("Identity", [f"{n}_"], [n]) for n in ("labels", "scores", "valid")),
+    ]
+    constants = {
+        "fractions": fractions,
+        "sides": np.array([2, 1, 2, 1]),
+        "labels_": np.array([[1, 0, 0, 0]]),
+        "scores_": np.array([[0.875, 0.25, 0.9, 0.9]], np.float32),
+        "valid_": np.array([[True, True, False, False]]),
+    }
+    outputs = [
+        ("boxes", TensorProto.FLOAT, 1, 4, 4),
+        ("labels", TensorProto.INT64, 1, 4),
+        ("scores", TensorProto.FLOAT, 1, 4),
+        ("valid", TensorProto.BOOL, 1, 4),
+    ]
+    return write_model(tmp_path / "d.onnx", nodes, outputs, constants)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A red image, a blue one that EXIF turns upright, and a file that is no image."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (200, 100), "red").save(folder / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (200, 100), "blue").save(folder / "b.jpg", exif=exif)
+    (folder / "c.txt").write_text("no image")
+    return folder
+
+
+def run(example, *arguments):
+    """The printed lines."""
+    call = [sys.executable, str(FOLDER / example), *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_folder_is_detected_and_drawn(detector, photos, tmp_path):
+    first, second, third = run("onnx_detect.py", detector, photos, "--output", tmp_path / "out")
+    assert first == f"{photos}/a.png: green 0.88 at [50, 25, 100, 50]"
+    assert second == f"{photos}/b.jpg: green 0.88 at [25, 50, 50, 100]"  # upright
+    assert third.startswith(f"{photos}/c.txt: not read: ")
+    drawn = np.asarray(Image.open(tmp_path / "out/a.png.png"))
+    assert drawn.shape == (100, 200, 3)
+    assert (drawn[40, 50] == (0, 0x70, 0xD0)).all() and (drawn[40, 75] == (255, 0, 0)).all()
+    assert Image.open(tmp_path / "out/b.jpg.png").size == (100, 200)
+
+
+def test_a_file_and_a_threshold(detector, photos, tmp_path):
+    file = photos / "a.png"
+    assert len(run("onnx_detect.py", detector, file, "--output", tmp_path / "a")) == 1
+    low = run("onnx_detect.py", detector, file, "--output", tmp_path / "b", "--threshold", "0.2")
+    assert len(low) == 2 and low[1].endswith("red 0.25 at [0, 0, 200, 100]")
+    assert not run("onnx_detect.py", detector, file, "--output", tmp_path, "--threshold", "0.95")
+
+
+def test_a_folder_is_classified_and_drawn(classifier, photos, tmp_path):
+    first, second, third = run(
+        "onnx_classify.py", classifier, photos, "--output", tmp_path / "out", "--top-k", 2
+    )
+    assert first.startswith(f"{photos}/a.png: red 1.000, ")
+    assert second.startswith(f"{photos}/b.jpg: blue ") and second.count(",") == 1
+    assert third.startswith(f"{photos}/c.txt: not read: ")
+    drawn = np.asarray(Image.open(tmp_path / "out/b.jpg.png"))
+    assert drawn.shape == (200, 100, 3) and (drawn[:40] > 200).all(-1).any()
+
+
+@pytest.mark.parametrize("example", ["onnx_detect.py", "onnx_classify.py"])
+def test_an_example_is_short_and_needs_three_packages(example):
+    text = (FOLDER / example).read_text()
+    assert len(text.splitlines()) < 60
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+    assert found - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL"}
