@@ -20,7 +20,7 @@ DTYPES = {"float32": jnp.float32, "float16": jnp.float16}
 NO_SUPPRESSION = 1.0  # a threshold of IoU that none is above
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # jit needs a hash
 class Program:
     """A run's model with its pre- and post-processing, for evaluation.
 
