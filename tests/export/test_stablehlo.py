@@ -64,6 +64,8 @@ def test_metadata_says_what_it_is(written):
 
 def test_the_same_program_gives_the_same_bytes(written):
     assert stablehlo.to_stablehlo(means_and_best, "b, h, w, 3", METADATA) == written
+    dates = [info.date_time for info in zipfile.ZipFile(io.BytesIO(written)).infolist()]
+    assert dates == [(1980, 1, 1, 0, 0, 0)] * 2  # not the time of writing
     assert b".py" not in written  # no folders of the machine that wrote it
     assert jax.config.jax_traceback_in_locations_limit != 0
 
@@ -89,7 +91,7 @@ print(classes[-1], [int(i) for i in found["best"]])
 
 def zipped(**members):
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name.replace("_", "."), content)
     return file.getvalue()
@@ -106,8 +108,10 @@ def zipped(**members):
         lambda data: zipped(program_bin=b"x", metadata_json="no json"),
         lambda data: zipped(program_bin=b"x", metadata_json="[]"),
         lambda data: zipped(program_bin=b"x", metadata_json=b"\xff{}"),
+        lambda data: zipped(program_bin=bytes(100_000), metadata_json="{}"),
+        lambda data: zipped(program_bin=b"x", metadata_json=b" " * 2**24 + b"{}"),
     ],
-    ids=["empty", "cut", "foreign", "bit", "members", "text", "list", "bytes"],
+    ids=["empty", "cut", "foreign", "bit", "members", "text", "list", "bytes", "zeros", "spaces"],
 )
 def test_damaged_and_foreign_files_are_named_in_a_line(written, damage):
     with pytest.raises(DataError, match="^model.zip: not a StableHLO file of convmesh") as raised:

@@ -80,7 +80,7 @@ def to_stablehlo(
         "versions": versions,
         "compatibility": _PROMISE,
     }
-    text = json.dumps({**metadata, **added}, indent=1, ensure_ascii=False)
+    text = json.dumps({**metadata, **added}, indent=1)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         # ZipInfo has a fixed date. Weights hardly compress, so the program is stored.
