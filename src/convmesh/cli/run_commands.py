@@ -70,6 +70,10 @@ def predict(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         raise ConfigError("predict: --workdir or --model is missing: the trained model")
     if args.model is None:
         _check_workdir(args.workdir)
+    elif not args.model.endswith(".onnx"):
+        raise ConfigError(
+            f"--model {args.model}: name a file of `convmesh export --format onnx`, NAME.onnx"
+        )
     elif args.iou is not None:
         raise ConfigError("--iou: suppression is inside the file; --workdir takes --iou")
 

@@ -30,8 +30,14 @@ def view_in_graph(images: jax.Array, view: EvalView) -> tuple[jax.Array, jax.Arr
     # Channels first: products then run over whole images, not over three numbers.
     pixels = jnp.transpose(images, (0, 3, 1, 2)).astype(jnp.float32)
     size = images.shape[1], images.shape[2]
-    (rows, columns), scale = (_resized_centre if pillow else _centred)(*size, view)
-    pixels = (_resampled_by_pillow if pillow else _between_blocks)(pixels, rows, columns)
+    rows: _Side
+    columns: _Side
+    if pillow:
+        rows, columns, scale = _resized_centre(*size, view)
+        pixels = _resampled_by_pillow(pixels, rows, columns)
+    else:
+        rows, columns, scale = _centred(*size, view)
+        pixels = _between_blocks(pixels, rows, columns)
     pixels = jnp.transpose(pixels, (0, 3, 2, 1))  # from [batch, 3, width, height]
     covered = (rows.covered()[:, None] & columns.covered()[None, :])[:, :, None]
     offset = _vector(columns.offset, rows.offset)
@@ -168,12 +174,12 @@ class _BlockSide(_Side):
         return int(self.part.shape[0])
 
 
-def _centred(h: Any, w: Any, view: EvalView) -> tuple[list[_BlockSide], jax.Array]:
+def _centred(h: Any, w: Any, view: EvalView) -> tuple[_BlockSide, _BlockSide, jax.Array]:
     """The rows and columns of `augment.letterbox` or `augment.centre_crop`, and the scale."""
     inside = view.task == "detect"
     scale = Scale.to_fit(_size_value(h), _size_value(w), view.size, inside=inside)
-    sides = [_block_linear(*pair, scale) for pair in zip((h, w), view.size, strict=True)]
-    return sides, scale.value
+    rows, columns = (_block_linear(*pair, scale) for pair in zip((h, w), view.size, strict=True))
+    return rows, columns, scale.value
 
 
 def _block_linear(side: Any, limit: int, scale: Scale) -> _BlockSide:
@@ -222,7 +228,7 @@ def _resampled_by_pillow(pixels: jax.Array, rows: _Side, columns: _Side) -> jax.
     return pixels
 
 
-def _resized_centre(h: Any, w: Any, view: EvalView) -> tuple[list[_Side], jax.Array]:
+def _resized_centre(h: Any, w: Any, view: EvalView) -> tuple[_Side, _Side, jax.Array]:
     """The rows and columns of an image whose shorter side is resized as Pillow does; the scale.
 
     Columns are resized first, as Pillow does. Pillow 13, unlike 12, begins with the rows of
@@ -233,7 +239,8 @@ def _resized_centre(h: Any, w: Any, view: EvalView) -> tuple[list[_Side], jax.Ar
     for side, limit in zip((h, w), view.size, strict=True):
         resized = lax.div(view.resize * _size_value(side), short)
         sides.append(_resampled(side, limit, resized, view.interpolation))
-    return sides, jnp.float32(view.resize) / short.astype(jnp.float32)
+    rows, columns = sides
+    return rows, columns, jnp.float32(view.resize) / short.astype(jnp.float32)
 
 
 def _resampled(side: Any, limit: int, resized: jax.Array, interpolation: str) -> _Side:

@@ -90,6 +90,12 @@ def constant(value: Any, shape: Sequence[Any] | None = None) -> Array:
     return Array(shape, value.dtype, full, identity(value.ndim), value)
 
 
+def whole_value(array: Array) -> np.ndarray:
+    """All elements of a constant of known shape."""
+    assert array.value is not None
+    return np.broadcast_to(array.value, array.shape)
+
+
 def tensor(
     name: str, shape: Sequence[Any], dtype: Any, perm: tuple[int, ...] | None = None
 ) -> Array:
@@ -141,7 +147,7 @@ class Storage:
         if all(array.full) and array.value is None:
             return array
         if array.value is not None and is_static(array.shape):
-            return constant(np.broadcast_to(array.value, array.shape))
+            return constant(whole_value(array))
         return tensor(self.whole(array, array.perm), array.shape, array.dtype, array.perm)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convmesh.export.onnx_arrays import NCHW, Array, Convolution, tensor
+from convmesh.export.onnx_arrays import NCHW, Array, Convolution, tensor, whole_value
 from convmesh.export.onnx_graph import onnx_type
 from convmesh.export.onnx_trace import Converter, NotConvertible, converts
 
@@ -33,7 +33,7 @@ def _convolution(converter: Converter, equation: Any, x: Array, kernel: Array) -
         "pads": _pads(params["padding"]),
         "group": params["feature_group_count"],
     }
-    weights = np.broadcast_to(kernel.value, kernel.shape).astype(np.float64)
+    weights = whole_value(kernel).astype(np.float64)
     bias = np.zeros(kernel.shape[3])
     images = converter.whole(x, NCHW)
     conv = Convolution(images, weights, bias, np.dtype(x.dtype), attributes)

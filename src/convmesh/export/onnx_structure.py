@@ -16,6 +16,7 @@ from convmesh.export.onnx_arrays import (
     is_one,
     is_static,
     tensor,
+    whole_value,
 )
 from convmesh.export.onnx_elementwise import elementwise
 from convmesh.export.onnx_graph import onnx_type
@@ -313,12 +314,12 @@ def _bounded(converter: Converter, indices: Array, sizes: Sequence[Any]) -> str:
     """Indices [..., n] as int64, brought into their bounds as JAX does."""
     if not is_static(sizes):
         raise NotConvertible("the program holds 'gather' along an axis of unknown size")
-    last = constant(np.array(sizes, indices.dtype) - 1)
+    highest = np.array(sizes, indices.dtype) - 1
     if indices.value is not None:
-        value = np.clip(np.broadcast_to(indices.value, indices.shape), 0, last.value)
+        value = np.clip(whole_value(indices), 0, highest)
         return converter.graph.weight(value.astype(np.int64))
     shape = (1,) * (len(indices.shape) - 1) + (len(sizes),)
-    last = constant(last.value.reshape(shape), indices.shape)
+    last = constant(highest.reshape(shape), indices.shape)
     zero = constant(np.zeros((1,) * len(indices.shape), indices.dtype), indices.shape)
     index = elementwise(converter, "Max", [indices, zero], indices.dtype)
     index = elementwise(converter, "Min", [index, last], indices.dtype)

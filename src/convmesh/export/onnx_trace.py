@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 from convmesh.errors import ConvmeshError
-from convmesh.export.onnx_arrays import Array, Storage, constant, is_static
+from convmesh.export.onnx_arrays import Array, Storage, constant, is_static, whole_value
 from convmesh.export.onnx_graph import Graph
 
 Convert = Callable[..., Array | list[Array]]
@@ -70,7 +70,7 @@ class Converter(Storage):
 
         def read(var: Any) -> Array:
             if isinstance(var, Literal):
-                return constant(np.asarray(var.val, var.aval.dtype))
+                return constant(np.asarray(var.val, getattr(var.aval, "dtype", None)))
             if uses[var] > 1:  # else each use would fold into a convolution of its own
                 known[var] = self.settled(known[var])
             return known[var]
@@ -126,7 +126,7 @@ def _can_be_computed(equation: Any, arrays: Sequence[Array]) -> bool:
 
 def _computed(equation: Any, arrays: Sequence[Array]) -> list[Array]:
     """The results of an operation on constants."""
-    values = [np.broadcast_to(array.value, array.shape) for array in arrays]
+    values = [whole_value(array) for array in arrays]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         found = equation.primitive.bind(*values, **equation.params)
     found = found if equation.primitive.multiple_results else [found]

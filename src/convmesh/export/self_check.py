@@ -67,15 +67,15 @@ class Differences:
             self.example = self.example or name
 
     def _add_classes(self, ours: Found, theirs: Found) -> None:
-        ours, theirs = (found["scores"][np.argsort(found["labels"])] for found in (ours, theirs))
-        differences = np.abs(ours - theirs)
+        by_class = [found["scores"][np.argsort(found["labels"])] for found in (ours, theirs)]
+        differences = np.abs(by_class[0] - by_class[1])
         self.compared += len(differences)
         self.score = max(self.score, float(differences.max()))
         self.alone += int((~(differences <= self.tolerance.score)).sum())
 
     def _add_detections(self, ours: Found, theirs: Found) -> None:
         left = list(range(len(theirs["scores"])))
-        for i in np.flatnonzero(ours["scores"] >= COMPARED):
+        for i in np.flatnonzero(ours["scores"] >= COMPARED).tolist():
             self.compared += 1
             apart = {j: _apart(ours, i, theirs, j) for j in left}
             same = {
@@ -157,11 +157,14 @@ def compare(
         return
     metrics = _compare_split(run, predict, setup, source, tolerance, log)
     name = setup.task.best_metric
-    ours, theirs = (m[name] for m in metrics)
-    log(f"{name} of split {source.split}: {ours:.4f} of the run, {theirs:.4f} of the file")
-    if not abs(ours - theirs) <= tolerance.metric:
+    of_run, of_file = metrics[0][name], metrics[1][name]
+    if of_run is None and of_file is None:
+        log(f"{name} of split {source.split} is undefined")
+        return
+    log(f"{name} of split {source.split}: {of_run:.4f} of the run, {of_file:.4f} of the file")
+    if not abs(of_run - of_file) <= tolerance.metric:
         raise ExportDiffers(
-            f"the exported file has a {name} of {theirs:.4f}, the run {ours:.4f} (allowed: "
+            f"the exported file has a {name} of {of_file:.4f}, the run {of_run:.4f} (allowed: "
             f"{tolerance.metric:g}); nothing was written"
         )
 

@@ -39,18 +39,24 @@ class OnnxModel:
         not one of `convmesh export`.
         """
         self.score_threshold, self.max_detections = score_threshold, max_detections
-        self._session = _open(Path(file))
+        self._file = Path(file)
+        self._session = _open(self._file)
         about = self._session.get_modelmeta().custom_metadata_map
         self.task = about.get("task", "")
         names = {output.name for output in self._session.get_outputs()}
         if self.task not in OUTPUTS or not names.issuperset(OUTPUTS[self.task]):
             raise DataError(f"{file}: not a file of `convmesh export`: its metadata name no task")
         try:
-            self.classes = tuple(map(str, json.loads(about["classes"])))
+            self.classes = tuple(json.loads(about["classes"]))
+            if not all(isinstance(name, str) for name in self.classes):
+                raise ValueError
         except (KeyError, ValueError, TypeError):
             raise DataError(f"{file}: its metadata `classes` are no list of names") from None
         self.batch = self._session.get_inputs()[0].shape[0]  # a symbol's name, if it may be any
-        self._iou_threshold = float(about.get("iou_threshold", 1))
+        try:
+            self._iou_threshold = float(about.get("iou_threshold", 1))
+        except ValueError:
+            raise DataError(f"{file}: its metadata `iou_threshold` is no number") from None
 
     def run_one(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The file's outputs, [batch, ...], for an image uint8 [height, width, 3], the first."""
@@ -75,6 +81,10 @@ class OnnxModel:
         """With the names of the classes, as `Detector` and `Classifier` return it."""
         if self.task == "detect":
             found = keep_distinct(found, self._iou_threshold)
+            if (highest := max(found["labels"], default=0)) >= len(self.classes):
+                raise DataError(
+                    f"{self._file}: finds class {highest} of {len(self.classes)} in its metadata"
+                )
             return found | {"classes": [self.classes[i] for i in found["labels"]]}
         return {
             "classes": [self.classes[i] for i in found["labels"]],

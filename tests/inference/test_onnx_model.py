@@ -1,0 +1,131 @@
+"""An ONNX file in the place of a run: what is no such file is refused in a line."""
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from convmesh.cli import command_line
+from convmesh.errors import ConfigError, DataError
+from convmesh.inference.onnx_model import OnnxModel
+
+
+def detector(path, batch="batch", **metadata):
+    """A file whose detections are the same for each image: three, of which one is not valid."""
+    boxes = np.array([[0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]], np.float32)[None]
+    scores = np.array([[0.9, 0.8, 0.4]], np.float32)
+    outputs = {
+        "boxes": boxes,
+        "labels": np.array([[0, 1, 1]], np.int32),
+        "scores": scores,
+        "box_confidence": scores,
+        "class_confidence": scores,
+        "valid": np.array([[True, True, True]]),
+    }
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, "h", "w", 3])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+            for name, value in outputs.items()
+        ],
+        "detector",
+        [image],
+        [
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+            )
+            for name, value in outputs.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    about = {"task": "detect", "classes": json.dumps(["cat", "dog"]), "iou_threshold": "0.5"}
+    helper.set_model_props(model, {k: v for k, v in (about | metadata).items() if v is not None})
+    onnx.save(model, path)
+    return path
+
+
+IMAGE = np.zeros((40, 50, 3), np.uint8)
+
+
+def test_detections_above_the_threshold_without_those_that_overlap_better_ones(tmp_path):
+    file = detector(tmp_path / "a.onnx")
+    [found] = OnnxModel(file)([IMAGE])
+    assert found["classes"] == ["cat", "dog"]
+    np.testing.assert_allclose(found["scores"], [0.9, 0.4])
+    [found] = OnnxModel(file, score_threshold=0.5)([IMAGE])
+    assert found["classes"] == ["cat"]
+    [found] = OnnxModel(detector(tmp_path / "b.onnx", iou_threshold="0.95"))([IMAGE])
+    assert found["classes"] == ["cat", "dog", "dog"]
+    [found] = OnnxModel(tmp_path / "b.onnx", max_detections=2)([IMAGE])
+    assert found["classes"] == ["cat", "dog"]
+
+
+def test_a_fixed_batch_is_filled(tmp_path):
+    assert len(OnnxModel(detector(tmp_path / "a.onnx", batch=3))([IMAGE, IMAGE])) == 2
+
+
+@pytest.mark.parametrize(
+    "metadata, message",
+    [
+        ({"task": None}, "its metadata name no task"),
+        ({"task": "segment"}, "its metadata name no task"),
+        ({"task": "classify"}, "its metadata name no task"),
+        ({"classes": None}, "its metadata `classes` are no list of names"),
+        ({"classes": "cat"}, "its metadata `classes` are no list of names"),
+        ({"classes": "7"}, "its metadata `classes` are no list of names"),
+        ({"iou_threshold": "high"}, "its metadata `iou_threshold` is no number"),
+        ({"classes": '["cat"]'}, "finds class 1 of 1"),
+    ],
+)
+def test_a_file_of_something_else(tmp_path, metadata, message):
+    with pytest.raises(DataError, match=message):
+        OnnxModel(detector(tmp_path / "a.onnx", **metadata))([IMAGE])
+
+
+@pytest.mark.parametrize("data", [b"", b"not a model", b"\x08\x07" * 50])
+def test_a_damaged_file_by_the_command_line(tmp_path, capfd, data):
+    (tmp_path / "a.onnx").write_bytes(data)
+    (tmp_path / "b.png").write_bytes(b"")
+    status = command_line.main(
+        ["predict", "--model", str(tmp_path / "a.onnx"), str(tmp_path / "b.png")]
+        + ["--output", str(tmp_path / "out")]
+    )
+    said = capfd.readouterr().err
+    assert status == 1 and said.count("\n") == 1 and "a.onnx: damaged, or no ONNX file" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_file(tmp_path):
+    file = detector(tmp_path / "a.onnx")
+    data = file.read_bytes()
+    for part in (len(data) // 3, len(data) - 5):
+        file.write_bytes(data[:part])
+        with pytest.raises(DataError, match="a.onnx: "):
+            OnnxModel(file)
+
+
+def test_no_file_and_no_onnxruntime(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="none.onnx: no such file"):
+        OnnxModel(tmp_path / "none.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"onnxruntime is not installed; pip install"):
+        OnnxModel(detector(tmp_path / "a.onnx"))
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "--workdir or --model"),
+        (["--model", "a.onnx", "--workdir", "runs/a"], "--workdir"),
+        (["--model", "a.onnx", "--iou", "0.5"], "--iou: suppression is inside the file"),
+        (["--model", "a.safetensors"], "a.safetensors: .*convmesh export --format onnx"),
+    ],
+)
+def test_flags_that_contradict(capfd, flags, message):
+    assert command_line.main(["predict", *flags, "b.png", "--output", "out"]) == 2
+    import re
+
+    assert re.search(message, capfd.readouterr().err)
