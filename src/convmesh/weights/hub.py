@@ -103,6 +103,7 @@ def hub_input(address: str, cache: Path) -> dict[str, Any]:
     config.json is damaged.
     """
     wanted, kept = HubFile.parse(address), _kept(cache, f"{address}+{CONFIG}")
+    stated: Any
     try:
         answer = _ask(wanted, address)
         names = [entry.get("rfilename") for entry in answer["siblings"] if isinstance(entry, dict)]

@@ -115,7 +115,9 @@ def of_timm(stated: Mapping[str, Any]) -> dict[str, Any]:
     interpolation that is none of ours. Raises TypeError or ValueError for values of another form;
     whether numbers are in the range of their keys is not checked.
     """
-    found = {f"data.pixel_{key}": tuple(stated[key]) for key in ("mean", "std") if key in stated}
+    found: dict[str, Any] = {
+        f"data.pixel_{key}": tuple(stated[key]) for key in ("mean", "std") if key in stated
+    }
     if stated.get("interpolation") in ("bilinear", "bicubic"):
         found["data.eval_interpolation"] = stated["interpolation"]
     if "input_size" in stated:
