@@ -5,12 +5,11 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-LAYOUTS = [(2, 2, 2), (1, 8, 1), (1, 2, 4)]
 # The first version of RetinaNet, which `make proof` compares, is a part of the second one and, with
 # frozen batch norms, of FCOS.
 CASES = [
-    *(("tiny retinanet v2", shape) for shape in LAYOUTS),
-    *(("tiny fcos", shape) for shape in [*LAYOUTS, (2, 2, 2, True)]),
+    *(("tiny retinanet v2", shape) for shape in [(2, 2, 2), (1, 2, 4)]),
+    *(("tiny fcos", shape) for shape in [(2, 2, 2), (1, 8, 1), (2, 2, 2, True)]),
 ]
 
 

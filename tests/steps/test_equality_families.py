@@ -7,8 +7,8 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 # What a family has that no other net of the equality tests has: groups, squeeze-and-excitation.
 CASES = [
-    *(("tiny regnet", shape) for shape in equality.WHOLE_LAYOUTS),
-    *(("tiny resnext", shape) for shape in equality.SOME_WHOLE_LAYOUTS),
+    *(("tiny regnet", shape) for shape in [(2, 2, 2), (1, 8, 1), (2, 2, 2, True)]),
+    *(("tiny resnext", shape) for shape in [(2, 2, 2), (1, 2, 4)]),
 ]
 
 

@@ -6,8 +6,13 @@ import pytest
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1), (1, 2, 4)], ids=str)
-@pytest.mark.parametrize("name", ["tiny ssdlite", "tiny faster rcnn"])
+CASES = [
+    *(("tiny ssdlite", shape) for shape in [(2, 2, 2), (1, 8, 1), (2, 2, 2, True)]),
+    *(("tiny faster rcnn", shape) for shape in [(2, 2, 2), (1, 2, 4), (2, 2, 2, True)]),
+]
+
+
+@pytest.mark.parametrize("name, shape", CASES, ids=str)
 def test_detectors_of_torchvision(name, shape):
     equality.assert_equal(equality.on_mesh(name, shape), equality.one_device(name))
 

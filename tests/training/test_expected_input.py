@@ -9,7 +9,7 @@ import weight_files
 
 from convmesh.config import apply_overrides, defaults
 from convmesh.models.efficientnet import EfficientNetLite0
-from convmesh.training import loop
+from convmesh.training import init_from, loop
 from convmesh.training.expected_input import with_expected_input
 from convmesh.weights.torch_names import names_of_leaves
 from convmesh.workdir.layout import Workdir
@@ -72,6 +72,14 @@ def test_of_a_file_by_its_model_and_what_it_states(tmp_path):
     path = tmp_path / "lite.pth"
     path.write_bytes(weight_files.as_torch_zip(lite_arrays()))
     assert of(config(init_from=str(path))) == (HALVES, HALVES, 256, "bicubic")
+
+
+def test_of_the_hub_what_its_repository_states(monkeypatch, capsys):
+    stated = {"data.pixel_mean": HALVES, "data.eval_resize": 300, "data.image_size": (288, 288)}
+    monkeypatch.setattr(init_from, "hub_input", lambda address, cache: stated)
+    halves = {"init_from": "hf://a/net", "data__image_size": (144, 144)}
+    assert of(config(**halves)) == (HALVES, HALVES, 150, "bicubic")
+    assert "trained for images of 288,288" in capsys.readouterr().err
 
 
 def test_of_a_run_or_an_import(photo_run, tmp_path):

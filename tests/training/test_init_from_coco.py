@@ -107,6 +107,18 @@ def test_of_the_classifier_the_backbone_is_taken(tmp_path, monkeypatch):
     assert "unused, not in this model: 2 of head" in "".join(found.notes)
 
 
+def test_of_the_hub_the_pixels_are_those_that_its_repository_states(tmp_path, monkeypatch):
+    path = tmp_path / "net.pth"
+    write(path, TinyRetinaNet(classes=2))
+    monkeypatch.setattr(init_from, "hub_weights", lambda address, cache, log: path)
+    stated = {"data.pixel_mean": (0.5, 0.4, 0.3), "data.eval_interpolation": "bicubic"}
+    monkeypatch.setattr(init_from, "hub_input", lambda address, cache: stated)
+    _, found, _ = start(tmp_path, "hf://a/net", ("cat", "dog"))
+    assert (
+        "another mean and deviation: give --config.data.pixel_mean=0.5,0.4,0.3 " in found.notes[-1]
+    )
+
+
 def test_whose_weights_are_meant():
     def model(**changes):
         changes = {key.replace("__", "."): value for key, value in changes.items()}

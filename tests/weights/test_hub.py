@@ -7,13 +7,23 @@ import threading
 
 import pytest
 
-from convmesh.errors import ConfigError, RunError
+from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.weights import download, hub
-from convmesh.weights.hub import HubFile, hub_weights
+from convmesh.weights.hub import HubFile, hub_input, hub_weights
 
 DATA = b"weights" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()
 COMMIT = "0123456789" * 4
+# As timm writes it.
+STATED = {
+    "input_size": [3, 288, 288],
+    "interpolation": "bicubic",
+    "crop_pct": 0.95,
+    "crop_mode": "center",
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.3, 0.4],
+    "num_classes": 1000,
+}
 
 
 def entry(name, digest=DIGEST):
@@ -29,7 +39,7 @@ def answer(*names):
 class Handler(http.server.BaseHTTPRequestHandler):
     """A hub: `asked` is what it was asked for, and with which token."""
 
-    asked, repositories = [], {}
+    asked, repositories, configs = [], {}, {}
 
     def do_GET(self):  # noqa: N802, the library's name
         self.asked.append((self.path, self.headers.get("Authorization")))
@@ -39,6 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_error(404)
                 return
             data = found if isinstance(found, bytes) else json.dumps(found).encode()
+        elif self.path.endswith(f"/resolve/{COMMIT}/config.json"):
+            data = json.dumps(self.configs[self.path.split("/resolve/")[0]]).encode()
         elif "/resolve/" in self.path:  # as the hub does, from another address
             self.send_response(302)
             self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/blob")
@@ -61,6 +73,7 @@ def server(monkeypatch):
     monkeypatch.setattr(Handler, "asked", [])
     repositories = {"a/net/revision/main?blobs=true": answer("model.safetensors", "old.bin")}
     monkeypatch.setattr(Handler, "repositories", repositories)
+    monkeypatch.setattr(Handler, "configs", {})
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
         threading.Thread(target=found.serve_forever, daemon=True).start()
@@ -98,6 +111,60 @@ def test_the_usual_file_is_downloaded_once_and_all_is_said_before(server, tmp_pa
     assert hub_weights("hf://a/net", tmp_path, said.append) == path
     assert said[1] == f"init_from=hf://a/net: {path}, licence apache-2.0"
     assert [path for path, _ in server.asked].count("/blob") == 1
+
+
+# --- what its weights expect ----------------------------------------------------------------------
+
+
+def state(server, config):
+    """Gives the repository a/net a config.json."""
+    plain = {"rfilename": "config.json", "size": 9}
+    server.repositories["a/net/revision/main?blobs=true"]["siblings"].append(plain)
+    server.configs["/a/net"] = config
+
+
+def test_what_a_repository_of_timm_states(server, tmp_path, monkeypatch):
+    assert hub_input("hf://a/net", tmp_path) == {}
+    state(server, {"architecture": "resnet50", "pretrained_cfg": STATED})
+    expected = {
+        "data.pixel_mean": (0.5, 0.4, 0.3),
+        "data.pixel_std": (0.2, 0.3, 0.4),
+        "data.eval_interpolation": "bicubic",
+        "data.image_size": (288, 288),
+        "data.eval_resize": 303,
+    }
+    assert hub_input("hf://a/net", tmp_path) == expected
+    assert "/blob" not in [path for path, _ in server.asked]  # no weights
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert hub_input("hf://a/net", tmp_path) == expected
+    with pytest.raises(RunError, match="Connection refused"):
+        hub_input("hf://a/net@v1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config, said",
+    [
+        ({"pretrained_cfg": STATED | {"mean": [1, 2]}}, "data.pixel_mean"),
+        ({"pretrained_cfg": STATED | {"std": 3}}, "not iterable"),
+        ({"pretrained_cfg": STATED | {"input_size": [224]}}, "not enough values"),
+        ({"pretrained_cfg": STATED | {"crop_pct": 0}}, "crop_pct: 0.0 is not above 0"),
+        ({"pretrained_cfg": 7}, ""),
+        ([], ""),
+    ],
+)
+def test_a_damaged_config_is_refused(server, tmp_path, config, said):
+    state(server, config)
+    with pytest.raises(DataError, match=f"init_from=hf://a/net: its config.json .*: .*{said}"):
+        hub_input("hf://a/net", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_of_another_program_states_nothing(server, tmp_path):
+    state(server, {"model_type": "resnet"})
+    assert hub_input("hf://a/net", tmp_path) == {}
+
+
+# --- its weights ----------------------------------------------------------------------------------
 
 
 def test_a_file_and_a_revision(server, tmp_path):

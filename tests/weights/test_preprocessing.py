@@ -7,6 +7,7 @@ from convmesh.weights.preprocessing import (
     LITE_PACKAGE,
     OF_DETECTOR,
     OF_MODEL,
+    of_timm,
     preprocessing_of,
 )
 
@@ -41,3 +42,20 @@ def test_some_of_it_as_it_is_published():
     # (RGB - 127) / 128 of white, by (RGB / 255 - mean) / std.
     [mean, *_], [std, *_] = LITE_PACKAGE["data.pixel_mean"], LITE_PACKAGE["data.pixel_std"]
     assert (1 - mean) / std == pytest.approx((255 - 127) / 128)
+
+
+@pytest.mark.parametrize(
+    "stated, expected",
+    [
+        ({}, {}),
+        ({"input_size": [3, 224, 224]}, {"data.image_size": (224, 224), "data.eval_resize": 256}),
+        (
+            {"input_size": [3, 224, 224], "crop_pct": 1, "crop_mode": "squash"},
+            {"data.image_size": (224, 224)},
+        ),
+        ({"input_size": [3, 160, 224], "crop_pct": 0.9}, {"data.image_size": (160, 224)}),
+        ({"interpolation": "lanczos", "std": [1, 1, 1]}, {"data.pixel_std": (1, 1, 1)}),
+    ],
+)
+def test_what_timm_states_of_its_weights(stated, expected):
+    assert of_timm(stated) == expected

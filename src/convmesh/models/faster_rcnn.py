@@ -40,6 +40,7 @@ class Sample(NamedTuple):
     anchors: Any  # bool [batch, anchors]
     boxes: Any  # float [batch, n, 4], in place of the proposals
     valid: Any  # bool [batch, n]
+    targets: Any  # what anchors and boxes learn, for the loss; the model only hands it on
 
 
 class FasterRCNNOutput(NamedTuple):
@@ -52,6 +53,7 @@ class FasterRCNNOutput(NamedTuple):
     valid: Any  # bool [batch, n]
     class_logits: Any  # [batch, n, 1 + classes]; the first is background
     offsets: Any  # [batch, n, 1 + classes, 4], from `boxes`
+    targets: Any = None  # of the sample
 
 
 # Chooses from proposals [batch, n, 4] and which of them are valid, bool [batch, n].
@@ -113,13 +115,13 @@ class FasterRCNN(nn.Module):
         boxes, valid = mesh.per_example(jax.vmap(decode))(
             *lax.stop_gradient((objects, anchor_offsets))
         )
-        sampled = jnp.ones(objects.shape, bool)
+        sampled, targets = jnp.ones(objects.shape, bool), None
         if choose is not None:
-            sampled, boxes, valid = lax.stop_gradient(choose(boxes, valid))
+            sampled, boxes, valid, targets = lax.stop_gradient(choose(boxes, valid))
         pooled = pool_boxes(levels[:-1], boxes, STRIDES[:-1], BINS)
         class_logits, offsets = self._second_stage(pooled)
         return FasterRCNNOutput(
-            objects, anchor_offsets, sampled, boxes, valid, class_logits, offsets
+            objects, anchor_offsets, sampled, boxes, valid, class_logits, offsets, targets
         )
 
     def _second_stage(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,6 +20,11 @@ class Match(NamedTuple):
     ignored: jax.Array  # bool [anchors]: neither positive nor background
     missed: jax.Array  # int32 []: boxes without an anchor
 
+    def of(self, chosen: jax.Array) -> "Match":
+        """The targets of those anchors of one image whose indices are `chosen`, int [n]."""
+        box, positive, ignored = (each[chosen] for each in self[:3])
+        return Match(box, positive, ignored, self.missed)
+
 
 def match_anchors(
     anchors: jax.Array,

@@ -64,15 +64,20 @@ class FasterRCNNDetection(Detection):
         return np.concatenate(anchors_of(self.image_size))
 
     def assign(self, outputs: FasterRCNNOutput, batch: Batch) -> tuple[Match, Match]:
-        """What the anchors and the boxes of the second stage learn, of each image."""
-        truth = _truth(batch)
-        dtype = outputs.class_logits.dtype
+        """What the anchors and the boxes of the second stage learn, of each image.
+
+        `choose` has matched them in a train step; without it, it is done here.
+        """
+        if outputs.targets is not None:
+            return outputs.targets
 
         def match(boxes: jax.Array, truth: GroundTruth) -> tuple[Match, Match]:
-            anchors = match_anchors(jnp.asarray(self.anchors, dtype), truth, 0.7, 0.3)
-            return anchors, match_anchors(boxes, truth, 0.5, 0.5, best_anchors=False)
+            return self._match_anchors(truth, boxes.dtype), _match_proposals(boxes, truth)
 
-        return mesh.per_example(jax.vmap(match))(outputs.boxes, truth)
+        return mesh.per_example(jax.vmap(match))(outputs.boxes, _truth(batch))
+
+    def _match_anchors(self, truth: GroundTruth, dtype: Any) -> Match:
+        return match_anchors(jnp.asarray(self.anchors, dtype), truth, 0.7, 0.3)
 
     def choose(self, batch: Batch, key: jax.Array) -> Any:
         """The function with which a train step calls the model, see `models.faster_rcnn.Choose`.
@@ -89,19 +94,20 @@ class FasterRCNNDetection(Detection):
         ) -> Sample:
             keys = jax.random.split(jax.random.wrap_key_data(seed))
             dtype = proposals.dtype
-            match = match_anchors(jnp.asarray(self.anchors, dtype), truth, 0.7, 0.3)
-            negative = ~match.positive & ~match.ignored
-            drawn, real = draw(match.positive, negative, self.anchors_drawn, 0.5, keys[0])
+            first = self._match_anchors(truth, dtype)
+            negative = ~first.positive & ~first.ignored
+            drawn, real = draw(first.positive, negative, self.anchors_drawn, 0.5, keys[0])
             sampled = jnp.zeros(len(self.anchors), bool).at[drawn].set(real, unique_indices=True)
 
             boxes = truth.boxes.astype(dtype)
             proposals = jnp.concatenate([proposals, boxes])
             is_box = truth.valid & ~truth.crowd & (area(boxes) > 0)
             valid = jnp.concatenate([valid, is_box])
-            match = match_anchors(proposals, truth, 0.5, 0.5, best_anchors=False)
-            negative = valid & ~match.positive & ~match.ignored
-            drawn, real = draw(valid & match.positive, negative, self.boxes_drawn, 0.25, keys[1])
-            return Sample(sampled, proposals[drawn], real)
+            second = _match_proposals(proposals, truth)
+            negative = valid & ~second.positive & ~second.ignored
+            drawn, real = draw(valid & second.positive, negative, self.boxes_drawn, 0.25, keys[1])
+            second = second.of(drawn)
+            return Sample(sampled, proposals[drawn], real, (first, second))
 
         def choose(proposals: jax.Array, valid: jax.Array) -> Sample:
             images = jax.vmap(choose_image)
@@ -199,6 +205,10 @@ class FasterRCNNDetection(Detection):
 
 def _truth(batch: Batch) -> GroundTruth:
     return GroundTruth(batch.boxes, batch.labels, batch.valid, batch.crowd)
+
+
+def _match_proposals(boxes: jax.Array, truth: GroundTruth) -> Match:
+    return match_anchors(boxes, truth, 0.5, 0.5, best_anchors=False)
 
 
 def _boxes_of(match: Match, batch: Batch, otherwise: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from convmesh.config.tree import flatten
 from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.weight_files import expected_input
-from convmesh.training.init_from import split_path, weights_model
+from convmesh.training.init_from import input_on_hub, split_path, weights_model
 from convmesh.weights.hub import SCHEME
 from convmesh.weights.preprocessing import preprocessing_of
 from convmesh.weights.published import TABLES, published_input
@@ -35,8 +35,9 @@ def with_expected_input(config: ConfigDict) -> ConfigDict:
 
     The scale of the pixels and, for a classifier, the resize before the crop, in proportion to
     `data.image_size`. A key that has another value than its default keeps it. Says on the console
-    what it sets. Weights that cannot be found are left to `load_init_from`; raises DataError for a
-    file that is damaged.
+    what it sets. Weights that cannot be found are left to `load_init_from`, but for those on the
+    hub: of these, the config.json is read. Raises DataError for a file that is damaged, and as
+    `hub_input`.
     """
     expected = _expected(config) if config.init_from else {}
     changes = not_set(config, expected)
@@ -78,8 +79,8 @@ def _expected(config: ConfigDict) -> dict[str, Any]:
     model = weights_model(config)
     if config.init_from in TABLES:
         return published_input(config.init_from, model)
-    if config.init_from.startswith(SCHEME):  # nothing is downloaded yet
-        return preprocessing_of(model)
+    if config.init_from.startswith(SCHEME):  # the weights are downloaded later
+        return {**preprocessing_of(model), **input_on_hub(config.init_from)}
     path = Path(os.path.expanduser(config.init_from))
     if path.is_file():
         return expected_input(path, model)

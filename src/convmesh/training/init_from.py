@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,15 @@ from convmesh.models.registry import classifier_inside
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
 from convmesh.training.signals import Phase, StopSignal
-from convmesh.weights.hub import SCHEME, hub_weights
+from convmesh.weights.hub import SCHEME, hub_input, hub_weights
 from convmesh.weights.published import TABLES, published_weights
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import CHECKPOINTS, WEIGHTS_FILE, Workdir
 from convmesh.workdir.saved_arrays import naming_edited_key
 from convmesh.workdir.step_folders import names_step
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
         return None
     with stop.during(Phase.RESTORE):
         if setup.config.init_from in TABLES or setup.config.init_from.startswith(SCHEME):
-            return _read_file(setup, _downloaded(setup.config))
+            path = _downloaded(setup.config)
+            return _read_file(setup, path, input_on_hub(setup.config.init_from))
         return _read(setup, Path(os.path.expanduser(setup.config.init_from)))
 
 
@@ -128,8 +132,7 @@ def weights_model(config: ConfigDict) -> str:
 
 def _downloaded(config: ConfigDict) -> Path:
     """The file of a key of TABLES, or of an address on the Hugging Face hub."""
-    model, source = weights_model(config), config.init_from
-    cache = compile_cache.user_folder() / "weights"
+    model, source, cache = weights_model(config), config.init_from, _cache()
     log = console.print_status if processes.is_first() else lambda line: None
 
     def get() -> Path:
@@ -137,13 +140,35 @@ def _downloaded(config: ConfigDict) -> Path:
             return published_weights(source, model, cache, log)
         return hub_weights(source, cache, log)
 
-    path = get() if processes.is_first() else Path()
-    processes.wait_for_all("weights")  # the others of this machine find them in the cache
-    return path if processes.is_first() else get()
+    return _first_then_others(get)
 
 
-def _read_file(setup: Setup, path: Path) -> InitFrom:
-    """The weights of a file in the run's model or, for a detector, in its backbone's classifier."""
+def input_on_hub(source: str) -> dict[str, Any]:
+    """What weights on the Hugging Face hub expect of their input, see `hub_input`; {} for others.
+
+    Every process must call it.
+    """
+    if not source.startswith(SCHEME):
+        return {}
+    return _first_then_others(lambda: hub_input(source, _cache()))
+
+
+def _cache() -> Path:
+    return compile_cache.user_folder() / "weights"
+
+
+def _first_then_others(get: Callable[[], T]) -> T:
+    """`get()` of process 0, then of the others, which find the files of their machine there."""
+    found = [get()] if processes.is_first() else []
+    processes.wait_for_all("weights")
+    return found[0] if found else get()
+
+
+def _read_file(setup: Setup, path: Path, expected: Mapping[str, Any] | None = None) -> InitFrom:
+    """The weights of a file in the run's model or, for a detector, in its backbone's classifier.
+
+    expected: what they expect of their input, where it is known from elsewhere.
+    """
     file, config = WeightFile.read(path), setup.config
     if processes.count() > 1:
         stated = {"weights": checksums.sha256(path)[:8]}
@@ -157,7 +182,8 @@ def _read_file(setup: Setup, path: Path) -> InitFrom:
         names = default_class_names(file, outputs, model)
         return names or tuple(f"output {i}" for i in range(outputs))
 
-    overrides = {"precision": config.precision, "data.image_size": config.data.image_size}
+    overrides = {k: v for k, v in (expected or {}).items() if k.startswith("data.pixel_")}
+    overrides |= {"precision": config.precision, "data.image_size": config.data.image_size}
     found = fit_weights(file, model, class_names, setup.mesh, overrides)
     leaves = jax.tree_util.tree_leaves_with_path(found.variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}

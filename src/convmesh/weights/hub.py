@@ -1,8 +1,9 @@
 """Files of weights from the Hugging Face hub: `hf://OWNER/NAME[@REVISION][/FILE]`.
 
 The hub's API (`/api/models/REPO/revision/REVISION?blobs=true`) names the files of a repository with
-size and SHA-256. As for the hub's own tools, $HF_ENDPOINT is another server, and $HF_TOKEN opens
-private repositories.
+size and SHA-256. A repository of timm has a `config.json` that states what its weights expect of
+their input. As for the hub's own tools, $HF_ENDPOINT is another server, and $HF_TOKEN opens private
+repositories.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from convmesh.errors import ConfigError, RunError, nearest, some
+from convmesh.config import apply_overrides, defaults
+from convmesh.errors import ConfigError, DataError, RunError, nearest, some
+from convmesh.weights.binary_file import printable
 from convmesh.weights.download import SECONDS, check_digest, fetch, reason
+from convmesh.weights.preprocessing import of_timm
 
 SCHEME = "hf://"
 USUAL = ("model.safetensors", "pytorch_model.bin")  # the first of them that a repository has
+CONFIG = "config.json"
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".keras")
 _ANSWER = 2**24  # bytes of a longer answer are not read
 _FORM = f"{SCHEME}OWNER/NAME[@REVISION][/FILE]"
@@ -66,7 +71,7 @@ def hub_weights(address: str, cache: Path, log: Callable[[str], None]) -> Path:
     if there is no such repository or file, RunError if it cannot be reached, or as `fetch` does.
     """
     wanted = HubFile.parse(address)
-    known = cache / "hub" / f"{urllib.parse.quote(address.removeprefix(SCHEME), safe='')}.json"
+    known = _kept(cache, address)
     try:
         found = _choose(wanted, address, _ask(wanted, address))
     except RunError as error:
@@ -88,6 +93,43 @@ def hub_weights(address: str, cache: Path, log: Callable[[str], None]) -> Path:
         fetch(url, path, found.digest, log, _headers())
     known.write_text(json.dumps(vars(found)))
     return path
+
+
+def hub_input(address: str, cache: Path) -> dict[str, Any]:
+    """What the weights of `address` expect of their input, as keys of the config of a classifier.
+
+    {} if its repository has no config.json of timm's. Without a network, what an earlier call has
+    read is taken from `cache`. Raises ConfigError and RunError as `hub_weights`, DataError if the
+    config.json is damaged.
+    """
+    wanted, kept = HubFile.parse(address), _kept(cache, f"{address}+{CONFIG}")
+    stated: Any
+    try:
+        answer = _ask(wanted, address)
+        names = [entry.get("rfilename") for entry in answer["siblings"] if isinstance(entry, dict)]
+        url = f"{_endpoint()}/{wanted.repository}/resolve/{answer.get('sha')}/{CONFIG}"
+        refused = f"init_from={address}: {_endpoint()} does not give its {CONFIG}"
+        stated = _read_json(url, refused) if CONFIG in names else {}
+    except RunError as error:
+        try:
+            stated = json.loads(kept.read_text())
+        except (OSError, ValueError):
+            raise error from None
+    stated = (stated.get("pretrained_cfg") or {}) if isinstance(stated, dict) else None
+    try:
+        found = of_timm(stated)
+        apply_overrides(defaults("classify"), found)
+    except (AttributeError, TypeError, ValueError, ConfigError) as error:
+        said = printable(str(error))
+        raise DataError(f"init_from={address}: its {CONFIG} is damaged: {said}") from None
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"pretrained_cfg": stated}))
+    return found
+
+
+def _kept(cache: Path, name: str) -> Path:
+    """The file in `cache` for what the hub has said of an address."""
+    return cache / "hub" / f"{urllib.parse.quote(name.removeprefix(SCHEME), safe='')}.json"
 
 
 def _known(file: Path) -> tuple[Any, Path]:
@@ -112,28 +154,38 @@ def _ask(wanted: HubFile, address: str) -> dict[str, Any]:
     """The hub's description of the repository. Raises ConfigError, RunError."""
     revision = urllib.parse.quote(wanted.revision, safe="")
     url = f"{_endpoint()}/api/models/{wanted.repository}/revision/{revision}?blobs=true"
+    answer = _read_json(
+        url,
+        f"init_from={address}: {_endpoint()} has no such repository or revision, or it is private "
+        "and $HF_TOKEN does not open it",
+    )
+    if not isinstance(answer, dict) or not isinstance(answer.get("siblings"), list):
+        raise RunError(f"{url}: not the answer of a Hugging Face hub")
+    return answer
+
+
+def _read_json(url: str, refused: str) -> Any:
+    """What a file of the hub holds; None if it is no JSON.
+
+    Raises ConfigError that says `refused` if it is not there or not for us, RunError if it cannot
+    be reached.
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "convmesh"})
     for name, value in _headers().items():
         request.add_unredirected_header(name, value)
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as reply:
-            answer = json.loads(reply.read(_ANSWER))
+            return json.loads(reply.read(_ANSWER))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
-            raise ConfigError(
-                f"init_from={address}: {_endpoint()} has no such repository or revision, or it is "
-                f"private and $HF_TOKEN does not open it (HTTP {error.code})"
-            ) from None
+            raise ConfigError(f"{refused} (HTTP {error.code})") from None
         raise RunError(f"{url}: {reason(error)}") from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise RunError(
             f"{url}: {reason(error)}; or download the file by other means, and give its path"
         ) from None
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or not isinstance(answer.get("siblings"), list):
-        raise RunError(f"{url}: not the answer of a Hugging Face hub")
-    return answer
+    except (ValueError, RecursionError):
+        return None
 
 
 def _choose(wanted: HubFile, address: str, answer: Mapping[str, Any]) -> _Found:

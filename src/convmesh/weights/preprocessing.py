@@ -8,6 +8,7 @@ expect another resize, as the first ones of torchvision's ResNet-50 do: 256.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 _HALVES = (0.5, 0.5, 0.5)
@@ -96,6 +97,7 @@ LITE_PACKAGE = {
     "data.pixel_mean": (127 / 255, 127 / 255, 127 / 255),
     "data.pixel_std": (128 / 255, 128 / 255, 128 / 255),
 }
+_TIMM_CROP = 0.875  # where nothing is stated (`timm.data.DEFAULT_CROP_PCT`)
 # The keys that an exported file states.
 KEYS = tuple(_FIRST.to_config())
 
@@ -103,3 +105,27 @@ KEYS = tuple(_FIRST.to_config())
 def preprocessing_of(model: str) -> dict[str, Any]:
     """The keys of the config for the default weights of `model`; {} if none are published."""
     return OF_MODEL[model].to_config() if model in OF_MODEL else OF_DETECTOR.get(model, {})
+
+
+def of_timm(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the config for a `pretrained_cfg` of timm, as `resolve_data_config` reads it.
+
+    The shorter side becomes the input's divided by `crop_pct`, rounded down (`transforms_factory`).
+    What is not stated has no key; nor have a resize that is no centre crop of a square, and an
+    interpolation that is none of ours. Raises TypeError or ValueError for values of another form;
+    whether numbers are in the range of their keys is not checked.
+    """
+    found: dict[str, Any] = {
+        f"data.pixel_{key}": tuple(stated[key]) for key in ("mean", "std") if key in stated
+    }
+    if stated.get("interpolation") in ("bilinear", "bicubic"):
+        found["data.eval_interpolation"] = stated["interpolation"]
+    if "input_size" in stated:
+        _, height, width = stated["input_size"]
+        found["data.image_size"] = (height, width)
+        part = float(stated.get("crop_pct", _TIMM_CROP))
+        if not 0 < part <= 1:
+            raise ValueError(f"crop_pct: {part} is not above 0 and at most 1")
+        if height == width and stated.get("crop_mode", "center") == "center":
+            found["data.eval_resize"] = int(height / part)
+    return found
