@@ -121,6 +121,8 @@ def case(name):
     classify = lambda classes: Classify(classes, (0, 0))  # noqa: E731
     if MODELS.get(name, "")[:1] == ("classify",) and name != "small_cnn":
         return make_model(name, "classify", 10, dtype), Classify(10, (0, 0)), 64
+    if MODELS.get(name, "")[:1] == ("detect",) and not name.startswith("detector_"):
+        return torchvision_case(make_model(name, "detect", 7, dtype), 64)
     return {
         "tiny small_cnn": lambda: (SmallCNN(8, dtype, (8, 16), hidden=16), classify(8), 16),
         "tiny resnet": lambda: (ResNet(8, (1, 1), dtype, width=8), classify(8), 32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 from typing import Any
 
 import jax
@@ -81,8 +82,6 @@ def exported_setup(setup: Setup, precision: str, nms: str) -> Setup:
 
 def metadata(setup: Setup, precision: str, nms: str) -> dict[str, Any]:
     """What an exported file says about itself, in the order of its importance."""
-    import convmesh
-
     config = setup.config
     view = EvalView.of(config)
     detect = config.task == "detect"
@@ -103,7 +102,7 @@ def metadata(setup: Setup, precision: str, nms: str) -> dict[str, Any]:
         "precision": precision,
         **({"nms": nms, "iou_threshold": setup.task.iou_threshold} if detect else {}),
         "license": _licence(config.init_from),
-        "convmesh": convmesh.__version__,
+        "convmesh": importlib.metadata.version("convmesh"),
     }
 
 
