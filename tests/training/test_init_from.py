@@ -103,7 +103,7 @@ def test_a_checkpoint_of_it_into_a_run_without_an_average(photos, photo_run, tmp
 
 
 def test_another_number_of_classes_initialises_the_head(photos, photo_run, tmp_path):
-    setup = fresh(photos, photo_run, classes=("blue", "green", "grey"))
+    setup = fresh(photos, photo_run, classes=("pink", "white", "black"))
     before = setup.create_state()
     head = jax.device_get(before.params["head"])
     start = load(setup, tmp_path)
@@ -183,7 +183,7 @@ def test_a_detector_for_other_classes_has_one_layer_anew():
         defaults("detect"), {"model.name": "detector_tiny", "data.image_size": (64, 64)}
     )
     mesh = make_run_mesh(config)
-    three, five = (make_setup(config, classes, mesh) for classes in ("abc", "abcde"))
+    three, five = (make_setup(config, classes, mesh) for classes in ("abc", "vwxyz"))
     found = three.abstract_state().ema
     total = len(jax.tree.leaves(found))
     fit = compared(five, "source", three, found)

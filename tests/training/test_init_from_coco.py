@@ -85,7 +85,7 @@ def test_of_other_classes_all_but_the_class_outputs_are_taken(tmp_path, monkeypa
     path = tmp_path / "net.pth"
     arrays = write(path, TinyRetinaNet(classes=90))
     publish(monkeypatch, "coco", NAME, path, epsilon=0.0)
-    before, found, after = start(tmp_path, "coco", ("cat", "dog"))
+    before, found, after = start(tmp_path, "coco", ("red cell", "white cell"))
     anew = {f"head.classification_head.cls_logits.{kind}" for kind in ("weight", "bias")}
     for name, array in after.items():
         wanted = before[name] if name in anew else arrays[name]
@@ -93,6 +93,23 @@ def test_of_other_classes_all_but_the_class_outputs_are_taken(tmp_path, monkeypa
         np.testing.assert_allclose(array, wanted - 1e-5 * is_variance(name), atol=1e-7)
     assert f"{len(arrays) - 2} of this model's {len(arrays)} arrays start" in found.notes[1]
     assert "randomly initialised, other shape: 2 of class (" in found.notes[2]
+
+
+def test_of_classes_of_the_same_name_the_outputs_are_taken(tmp_path, monkeypatch):
+    path = tmp_path / "net.pth"
+    arrays = write(path, TinyRetinaNet(classes=90))
+    publish(monkeypatch, "coco", NAME, path)
+    before, found, after = start(tmp_path, "coco", ("Dog", "red cell", "cat"))
+    dog, cat = 1 + coco_classes().index("dog"), 1 + coco_classes().index("cat")
+    for kind in ("weight", "bias"):
+        name = f"head.classification_head.cls_logits.{kind}"
+        by_anchor = [each[name].reshape(9, -1, *each[name].shape[1:]) for each in (before, after)]
+        there = arrays[name].reshape(9, 91, *arrays[name].shape[1:])
+        np.testing.assert_array_equal(by_anchor[1][:, [0, 1, 3]], there[:, [0, dog, cat]])
+        np.testing.assert_array_equal(by_anchor[1][:, 2], by_anchor[0][:, 2])
+    said = "outputs taken of 2 of 3 classes, which have the same names there: Dog, cat"
+    assert f"init_from: {said}" in found.notes
+    assert "randomly initialised" not in "".join(found.notes)
 
 
 def test_of_the_classifier_the_backbone_is_taken(tmp_path, monkeypatch):

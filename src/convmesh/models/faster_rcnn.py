@@ -85,6 +85,7 @@ class FasterRCNN(nn.Module):
     detection = "faster_rcnn"
     frozen_norm = True
     two_stage = True
+    classes_first = True  # of its columns: a class's offsets are side by side
 
     @property
     def detection_options(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.models.registry import classifier_inside
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.state import TrainState
+from convmesh.training.class_outputs import ClassOutputs, Columns, Shapes, same_names
 from convmesh.training.signals import Phase, StopSignal
 from convmesh.weights.hub import SCHEME, hub_input, hub_weights
 from convmesh.weights.published import TABLES, published_weights
@@ -40,14 +41,20 @@ class InitFrom:
     """Weights of another run, on this run's mesh, or of a file, on the host."""
 
     weights: dict[tuple[str, ...], Any]  # by `_name`
+    columns: dict[tuple[str, ...], Columns]  # of weights of another shape: what is taken of them
     notes: tuple[str, ...]  # lines for the log
     details: tuple[str, ...] = ()  # lines for `Workdir.weights_file`: each weight
 
     def merge_params(self, state: TrainState) -> TrainState:
-        """`state` with every weight whose name and shape match replaced, in the EMA too."""
+        """`state` with every weight whose name and shape match replaced, in the EMA too.
+
+        And, of other classes' outputs, those of classes of the same name.
+        """
 
         def leaf(path: Any, initial: Any) -> Any:
             loaded = self.weights.get(_name(path))
+            if _name(path) in self.columns:
+                return self.columns[_name(path)].merge(loaded, initial)
             if loaded is None or loaded.shape != initial.shape:
                 return initial
             is_on_host = isinstance(loaded, np.ndarray)
@@ -192,7 +199,7 @@ def _read_file(setup: Setup, path: Path, expected: Mapping[str, Any] | None = No
 
 
 def _init_from(weights: dict[tuple[str, ...], Any], lines: list[str], fit: Comparison) -> InitFrom:
-    return InitFrom(weights, (*lines, *fit.lines), fit.details)
+    return InitFrom(weights, fit.columns, (*lines, *fit.lines), fit.details)
 
 
 def split_path(path: Path) -> tuple[Path, int | None]:
@@ -210,10 +217,14 @@ def _name(path: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the weights of a source fit a model: lines for the log, and each weight for a file."""
+    """How the weights of a source fit a model.
+
+    lines: for the log. details: each weight, for a file. columns: see `InitFrom`.
+    """
 
     lines: tuple[str, ...]
     details: tuple[str, ...]
+    columns: dict[tuple[str, ...], Columns]
 
 
 def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> Comparison:
@@ -232,11 +243,12 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> C
             f"this one is {setup.config.model.name}"
         )
     lines = [f"{len(fitting)} of this model's {len(here)} arrays start from them"]
+    columns = _class_columns(setup, source, here, source_shapes)
     details = []
     for status, names, text in (
         (
             "randomly initialised, other shape",
-            [key for key in here if key in source_shapes and key not in fitting],
+            [k for k in here if k in source_shapes and k not in fitting and k not in columns],
             lambda key: f"{here[key][0]} {source_shapes[key]} there, {here[key][1]} here",
         ),
         (
@@ -256,6 +268,11 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> C
             lines.append(f"{status}: {counts} ({WEIGHTS_FILE} lists them)")
         details += [f"{text(key)}: {status}" for key in names]
     details += [f"{here[key][0]} {here[key][1]}: taken" for key in here if key in fitting]
+    if columns:
+        same = [setup.classes[i] for i in same_names(setup.classes, source.classes)]
+        of = f"{len(same)} of {len(setup.classes)} classes"
+        lines.append(f"outputs taken of {of}, which have the same names there: {some(same)}")
+        details += [f"{here[key][0]} {here[key][1]}: taken of {of}" for key in columns]
     random = [name for key, (name, _) in here.items() if key not in fitting]
     lines += _frozen_random(setup, random)
     old, new = source.classes, setup.classes
@@ -264,7 +281,25 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> C
             f"same number of classes, other names: {', '.join(old)} there, {', '.join(new)} here"
         )
     lines += _other_pixels(source.config, setup.config)
-    return Comparison(tuple(f"init_from: {line}" for line in lines), tuple(details))
+    return Comparison(tuple(f"init_from: {line}" for line in lines), tuple(details), columns)
+
+
+def _class_columns(
+    setup: Setup, source: Setup, here: Mapping[Any, tuple], there: Shapes
+) -> dict[tuple[str, ...], Columns]:
+    """What is taken of the outputs of other classes: that of classes of the same name."""
+    same = same_names(setup.classes, source.classes)
+    if not same:
+        return {}
+    larger = replace(setup, model=setup.model.clone(classes=len(setup.classes) + 1))
+    state = larger.abstract_state()
+    model = {"params": state.params, "batch_stats": state.batch_stats}
+    shapes, one_more = (
+        {k: shape for k, (_, shape) in each.items()} for each in (here, _shapes(model))
+    )
+    counts = (len(setup.classes), len(source.classes))
+    first = getattr(setup.model, "classes_first", False)
+    return ClassOutputs(counts, same, first).find(shapes, one_more, there)
 
 
 def _frozen_random(setup: Setup, random: list[str]) -> list[str]:
