@@ -38,3 +38,15 @@ def test_other_arrays_are_left():
     assert columns(False, (5, 3), (5, 4), (6, 4)) == {}  # of another layer before it
     assert columns(False, (5, 3), (5, 4), (5, 9)) == {}
     assert columns(False, (5, 3), (5, 4), (5, 3)) == {}  # of the same shape
+
+
+def test_the_same_classes_in_another_order_change_places():
+    swapped = ("dog", "cat", "bee")
+    found = ClassOutputs((3, 3), same_names(NEW, swapped), False)
+    columns = found.find({"a": (5, 3)}, {"a": (5, 4)}, {"a": (5, 3)})["a"]
+    assert columns.source.tolist() == [1, 2, 0] and columns.taken.all()
+    found = ClassOutputs((3, 3), same_names(NEW, NEW), False)
+    assert found.find({"a": (5, 3)}, {"a": (5, 4)}, {"a": (5, 3)}) == {}
+    # Another name: the classes may have been renamed, so all columns stay where they are.
+    found = ClassOutputs((3, 3), same_names(NEW, ("dog", "cat", "cow")), False)
+    assert found.find({"a": (5, 3)}, {"a": (5, 4)}, {"a": (5, 3)}) == {}

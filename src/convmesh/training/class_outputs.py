@@ -49,13 +49,17 @@ class ClassOutputs:
     classes_first: bool
 
     def find(self, here: Shapes, one_more: Shapes, there: Shapes) -> dict[Any, Columns]:
-        """The columns to take over of each array of class outputs that has another shape there.
+        """The columns to take over of each array of class outputs that has another shape there, or
+        the same with the same classes in another order.
 
         These arrays are known by their shapes `one_more`, in a model of one class more.
         """
         found = {}
+        moved = len(self.same) == self.counts[0] and any(i != j for i, j in self.same.items())
         for name, shape in here.items():
-            if one_more[name] != shape and there.get(name, shape) != shape:
+            if one_more[name] == shape or name not in there:
+                continue
+            if there[name] != shape or moved:
                 columns = self._columns(shape, one_more[name][-1] - shape[-1], there[name])
                 if columns is not None:
                     found[name] = columns

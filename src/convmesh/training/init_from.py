@@ -267,7 +267,9 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> C
             counts = ", ".join(f"{count} of {group}" for group, count in groups.items())
             lines.append(f"{status}: {counts} ({WEIGHTS_FILE} lists them)")
         details += [f"{text(key)}: {status}" for key in names]
-    details += [f"{here[key][0]} {here[key][1]}: taken" for key in here if key in fitting]
+    details += [
+        f"{here[key][0]} {here[key][1]}: taken" for key in here if key in fitting - set(columns)
+    ]
     if columns:
         same = [setup.classes[i] for i in same_names(setup.classes, source.classes)]
         of = f"{len(same)} of {len(setup.classes)} classes"
