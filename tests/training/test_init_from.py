@@ -123,11 +123,23 @@ def test_another_number_of_classes_initialises_the_head(photos, photo_run, tmp_p
 
 
 def test_other_names_of_as_many_classes_are_logged(photos, photo_run, tmp_path):
-    setup = fresh(photos, photo_run, classes=("blue", "grey", "green", "red"))
+    setup = fresh(photos, photo_run, classes=("blue", "grey", "green", "pink"))
     assert load(setup, tmp_path).notes[2:] == (
         "init_from: same number of classes, other names: blue, green, grey, red there, "
-        "blue, grey, green, red here",
+        "blue, grey, green, pink here",
     )
+
+
+def test_the_same_classes_in_another_order_keep_their_outputs(photos, photo_run, tmp_path):
+    setup = fresh(photos, photo_run, classes=("blue", "grey", "green", "red"))
+    start = load(setup, tmp_path)
+    assert start.notes[2:] == (
+        "init_from: outputs taken of 4 of 4 classes, which have the same names there: blue, grey, "
+        "green, ... (4 in all)",
+    )
+    kernel = start.merge_params(setup.create_state()).params["head"]["kernel"]
+    there = variables_of(photos, photo_run)["params"]["head"]["kernel"]
+    assert same(kernel, np.asarray(there)[:, [0, 2, 1, 3]])
 
 
 def test_what_one_model_has_and_the_other_not_is_named(photos, photo_run, tmp_path, monkeypatch):

@@ -278,7 +278,7 @@ def compared(setup: Setup, path: str | Path, source: Setup, variables: Any) -> C
     random = [name for key, (name, _) in here.items() if key not in fitting]
     lines += _frozen_random(setup, random)
     old, new = source.classes, setup.classes
-    if len(old) == len(new) and old != new:
+    if len(old) == len(new) and old != new and not columns:
         lines.append(
             f"same number of classes, other names: {', '.join(old)} there, {', '.join(new)} here"
         )
