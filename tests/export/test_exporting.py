@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_another_size_and_no_suppression(scene_run, tmp_path):
     "options", [ExportOptions("stablehlo"), ExportOptions(precision="float16")]
 )
 def test_other_forms(photo_run, tmp_path, options, capfd):
-    file = tmp_path / "photos.file"
+    file = tmp_path / "photos.onnx"
     export(photo_run, file, options)
     assert file.stat().st_size > 1000
     assert "top1 of split val" in capfd.readouterr().out
@@ -141,7 +142,26 @@ def test_data_that_is_elsewhere_is_said(photo_run, tmp_path, capfd):
     gone = [f"data.root={tmp_path / 'gone'}"]
     export(photo_run, tmp_path / "photos.onnx", ExportOptions(), gone)
     said = capfd.readouterr().out
-    assert "its metric is not compared" in said and "top1 of" not in said
+    assert "top1 of the evaluation split is not compared" in said and "top1 of split" not in said
+
+
+def test_data_of_other_classes_is_said(photo_run, photos, tmp_path, capfd):
+    for split in ("train", "val"):
+        shutil.copytree(photos / split / "red", tmp_path / "other" / split / "pink")
+        shutil.copytree(photos / split / "grey", tmp_path / "other" / split / "black")
+    other = [f"data.root={tmp_path / 'other'}"]
+    export(photo_run, tmp_path / "photos.onnx", ExportOptions(), other)
+    assert "top1 of the evaluation split is not compared" in capfd.readouterr().out
+
+
+def test_a_run_in_bfloat16_is_compared_in_float32(photo_run, tmp_path, capfd):
+    run = runs.copy(photo_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["precision"] = "bfloat16"
+    (run / "config.json").write_text(json.dumps(config))
+    export(run, tmp_path / "photos.onnx", ExportOptions())
+    said = capfd.readouterr().out
+    assert "the run computed in bfloat16: compared in float32" in said and "top1 of split" in said
 
 
 def test_a_file_that_differs_is_not_left_behind(photo_run, tmp_path, monkeypatch):
@@ -173,6 +193,8 @@ def test_a_full_disk_leaves_nothing(photo_run, tmp_path, monkeypatch):
 def test_what_is_wrong_is_said_before_anything_is_loaded(photo_run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="there is no folder"):
         export(photo_run, tmp_path / "none" / "a.onnx", ExportOptions())
+    with pytest.raises(ConfigError, match="a.bin: end its name with .onnx"):
+        export(photo_run, tmp_path / "a.bin", ExportOptions())
     with pytest.raises(ConfigError, match="no such folder|config.json"):
         export(tmp_path / "no-run", tmp_path / "a.onnx", ExportOptions())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -19,10 +19,11 @@ from convmesh.config import apply_overrides
 from convmesh.data.record import Source
 from convmesh.data.splits import open_eval
 from convmesh.distributed import console, processes
-from convmesh.errors import ConfigError, ConvmeshError, RunError
+from convmesh.errors import ConfigError, ConvmeshError, RunError, some
 from convmesh.export.options import ExportOptions
 from convmesh.export.program import Program, exported_setup, metadata
 from convmesh.export.self_check import TOLERANCES, Run, compare
+from convmesh.inference.onnx_model import ONNX, OnnxModel
 from convmesh.inference.prediction import Classifier, Detector
 from convmesh.inference.trained_model import (
     available_mesh,
@@ -59,11 +60,14 @@ def export(
     check_same_model(trained, config, files)
     if processes.count() > 1:
         raise ConfigError("export: start it as one process; it needs no more")
+    config.precision = "float32"  # what the file is compared with, too
     setup = make_setup(config, classes, available_mesh(config), train_images=1)
     check_image_size(setup, trained)
     source = _evaluation_split(setup)
     variables, step = load_variables(setup, files, options.step, options.best)
     console.print_result(f"{files}: checkpoint of step {step} as {options.format}")
+    if trained.precision != config.precision:
+        console.print_result(f"the run computed in {trained.precision}: compared in float32")
 
     exported = exported_setup(setup, options.precision, options.nms)
     program = Program(exported, meshes.on_host(setup.mesh, variables), options.batch)
@@ -82,6 +86,8 @@ def export(
 def check_output(output: str | os.PathLike[str], options: ExportOptions) -> None:
     """Raises ConfigError unless `output` can be a new file, and the packages are installed."""
     path = Path(output)
+    if options.format == "onnx" and path.suffix != ONNX:
+        raise ConfigError(f"--output {output}: end its name with {ONNX}")
     if os.path.lexists(path):
         raise ConfigError(f"--output {output}: exists; name a new file")
     if not path.parent.is_dir():
@@ -99,17 +105,18 @@ def check_output(output: str | os.PathLike[str], options: ExportOptions) -> None
 
 def _evaluation_split(setup: Setup) -> Source | None:
     """The split that the run evaluates; None, which is said, where it is not here any more."""
-    if not (setup.config.data.root or setup.config.data.name):
-        return None
     try:
         source = open_eval(setup.config)
+        if tuple(source.classes) == tuple(setup.classes):
+            return source
+        reason = f"its classes are {some(source.classes)}"
     except ConvmeshError as error:
-        console.print_result(
-            f"the evaluation split is not here, so its metric is not compared: {error} "
-            "(--config.data.root=DIR says where it is)"
-        )
-        return None
-    return source if tuple(source.classes) == tuple(setup.classes) else None
+        reason = str(error)
+    console.print_result(
+        f"{setup.task.best_metric} of the evaluation split is not compared: {reason} "
+        "(--config.data.root=DIR says where the data is)"
+    )
+    return None
 
 
 @contextlib.contextmanager
@@ -135,7 +142,6 @@ def _write(program: Program, about: dict[str, Any], file: Path, options: ExportO
     """Writes the program to `file`; returns the function that runs the file."""
     if options.format == "onnx":
         from convmesh.export.onnx_form import to_onnx
-        from convmesh.inference.onnx_model import OnnxModel
 
         _write_bytes(file, to_onnx(program, about))
         return OnnxModel(file).run_one
