@@ -4,6 +4,7 @@ Only the standard library is imported here, so that `--help` is fast. The module
 imported when the command runs.
 """
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -267,11 +268,19 @@ BENCH = Command(
             "loop: the training loop compared with its train step alone; "
             "input: images/s from JPEG files to augmented batches, compared with decoding alone; "
             "eval: images/s of an evaluation, compared with its prediction step alone; "
-            "scale: images/s and result of one process on one core and of two on two cores",
+            "scale: images/s and result of one process on one core and of two on two cores; "
+            "predict: a trained model in its workdir, as ONNX and as StableHLO, image by image",
             metavar="PART",
-            choices=("step", "loop", "input", "eval", "scale"),
+            choices=("step", "loop", "input", "eval", "scale", "predict"),
         ),
-        RECIPE,
+        dataclasses.replace(RECIPE, required=False, excludes="measured"),
+        Flag(
+            "--workdir",
+            "for predict, instead of a recipe: a workdir written by `convmesh train`",
+            metavar="DIR",
+            parse=file_path,
+            excludes="measured",
+        ),
         Flag(
             "--steps",
             "length of the runs of loop and scale (default: %(default)s)",

@@ -33,6 +33,16 @@ def bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     """`convmesh bench`."""
     from convmesh.config import check_complete, load_config
 
+    if args.part == "predict":
+        if args.workdir is None:
+            raise ConfigError("bench predict: --workdir is missing: the trained model")
+
+        from convmesh.bench.predict import bench_predict
+
+        bench_predict(args.workdir, overrides, args.json)
+        return
+    if args.config is None:
+        raise ConfigError(f"bench {args.part}: --config is missing: the recipe")
     config = load_config(args.config, overrides)
     if args.compare and args.part not in ("step", "input"):
         raise ConfigError(f"--compare: only bench step and bench input take it, not {args.part}")

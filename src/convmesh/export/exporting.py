@@ -54,6 +54,40 @@ def export(
       RunError: the file differs from the run, or cannot be written.
     """
     check_output(output, options)
+    prepared = prepare(workdir, options, overrides)
+    log = console.print_result
+    log(f"{workdir}: checkpoint of step {prepared.step} as {options.format}")
+    with _new_file(Path(output)) as file:
+        run = write(prepared.program, prepared.about, file, options.format)
+        tolerance = TOLERANCES[options.precision]
+        compare(run, prepared.predictor.found, prepared.setup, prepared.source, tolerance, log)
+    size = Path(output).stat().st_size / 2**20
+    log(f"{output}: {size:.1f} MB")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run's model to be exported.
+
+    program: what the file will compute. about: its metadata. setup, predictor: the run's, in
+    float32, with the same suppression. source: its evaluation split, if that is here. step: of the
+    checkpoint.
+    """
+
+    program: Program
+    about: dict[str, Any]
+    setup: Setup
+    predictor: Detector | Classifier
+    source: Source | None
+    step: int
+
+
+def prepare(
+    workdir: str | os.PathLike[str],
+    options: ExportOptions,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+) -> Prepared:
+    """Loads what `export` needs. Raises its ConfigError and DataError."""
     files = Workdir(workdir)
     trained, classes = files.read_run()
     config = apply_overrides(trained, overrides)
@@ -65,22 +99,15 @@ def export(
     check_image_size(setup, trained)
     source = _evaluation_split(setup)
     variables, step = load_variables(setup, files, options.step, options.best)
-    console.print_result(f"{files}: checkpoint of step {step} as {options.format}")
     if trained.precision != config.precision:
         console.print_result(f"the run computed in {trained.precision}: compared in float32")
 
     exported = exported_setup(setup, options.precision, options.nms)
     program = Program(exported, meshes.on_host(setup.mesh, variables), options.batch)
     about = metadata(exported, options.precision, options.nms)
-    reference = dataclasses.replace(setup, task=exported.task)
-    predictor = (Detector if config.task == "detect" else Classifier)(reference, variables, 1)
-    with _new_file(Path(output)) as file:
-        run = _write(program, about, file, options)
-        tolerance = TOLERANCES[options.precision]
-        log = console.print_result
-        compare(run, predictor.found, reference, source, tolerance, log)
-    size = Path(output).stat().st_size / 2**20
-    console.print_result(f"{output}: {size:.1f} MB")
+    setup = dataclasses.replace(setup, task=exported.task)
+    predictor = (Detector if config.task == "detect" else Classifier)(setup, variables, 1)
+    return Prepared(program, about, setup, predictor, source, step)
 
 
 def check_output(output: str | os.PathLike[str], options: ExportOptions) -> None:
@@ -138,9 +165,9 @@ def _new_file(path: Path) -> Iterator[Path]:
         file.unlink(missing_ok=True)
 
 
-def _write(program: Program, about: dict[str, Any], file: Path, options: ExportOptions) -> Run:
-    """Writes the program to `file`; returns the function that runs the file."""
-    if options.format == "onnx":
+def write(program: Program, about: dict[str, Any], file: Path, form: str) -> Run:
+    """Writes the program to `file` as "onnx" or "stablehlo"; returns what runs the file."""
+    if form == "onnx":
         from convmesh.export.onnx_form import to_onnx
 
         _write_bytes(file, to_onnx(program, about))
@@ -150,11 +177,9 @@ def _write(program: Program, about: dict[str, Any], file: Path, options: ExportO
 
     function = functools.partial(program, program.variables)
     with plain_form():
-        data = to_stablehlo(function, program.shape, about)
-    _write_bytes(file, data)
-    call = jax.jit(load(data, str(file)).program.call)
-    count = options.batch or 1
-    return lambda image: jax.device_get(call(np.repeat(image[None], count, axis=0)))
+        _write_bytes(file, to_stablehlo(function, program.shape, about))
+    call = jax.jit(load(file.read_bytes(), str(file)).program.call)
+    return lambda image: jax.device_get(call(np.repeat(image[None], program.batch or 1, axis=0)))
 
 
 def _write_bytes(file: Path, data: bytes) -> None:

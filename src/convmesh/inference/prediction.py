@@ -51,9 +51,9 @@ class _Predictor:
         """Not called directly; use `load`."""
         shards = setup.mesh.shape[meshes.DATA]
         self.setup, self.classes = setup, setup.classes
-        self._variables = variables
-        self._batch_size = -(-batch_size // shards) * shards
-        self._predict = jit_predict_step(setup.mesh, model=setup.model, task=setup.task)
+        self.batch_size = -(-batch_size // shards) * shards
+        step = jit_predict_step(setup.mesh, model=setup.model, task=setup.task)
+        self.call = functools.partial(step, variables)  # uint8 images on the mesh -> outputs
 
     @classmethod
     def load(
@@ -90,14 +90,14 @@ class _Predictor:
         """Yield `task.to_host` of each image; images are uint8 [height, width, 3] of any size."""
         view = EvalView.of(self.setup.config)
         size = tuple(self.setup.config.data.image_size)
-        for start in range(0, len(images), self._batch_size):
-            batch = np.zeros((self._batch_size, *size, 3), np.uint8)
+        for start in range(0, len(images), self.batch_size):
+            batch = np.zeros((self.batch_size, *size, 3), np.uint8)
             placements = []
-            for i, image in enumerate(images[start : start + self._batch_size]):
+            for i, image in enumerate(images[start : start + self.batch_size]):
                 batch[i], scale, offset = view(_checked(image))
                 placements.append(Placement(scale, offset, image.shape[:2]))
             images_on_mesh = meshes.make_global_batch(self.setup.mesh, Batch(image=batch)).image
-            outputs = jax.device_get(self._predict(self._variables, images_on_mesh))
+            outputs = jax.device_get(self.call(images_on_mesh))
             for i, placement in enumerate(placements):
                 output = {name: value[i] for name, value in outputs.items()}
                 yield self.setup.task.to_host(output, placement)
