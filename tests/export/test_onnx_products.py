@@ -1,5 +1,7 @@
 """Convolutions, pooling and matrix products as ONNX give what JAX gives."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +60,14 @@ def test_pooling(pool, options):
 def test_products():
     matrix, batch, rows = normal(6, 5), normal(2, 11, 7), normal(4, 9)
     assert_same(lambda x: x @ matrix, X)
+    for axis, other in enumerate((2, 9, 11, 6)):
+        for weights, contracted in ((normal(4, other), 1), (normal(other, 4), 0)):
+            product = functools.partial(jnp.tensordot, axes=((axis,), (contracted,)))
+            model = assert_same(lambda x, p=product, w=weights: p(x, w) * 2, X, atol=1e-4)
+            assert "Einsum" not in operators(model)
+            # Stored in another order, where the axis is the last but one, or before.
+            turned = lambda x, p=product, w=weights: p(x.transpose(2, 0, 3, 1), w)  # noqa: E731
+            assert_same(turned, np.ascontiguousarray(X.transpose(1, 3, 0, 2)), atol=1e-4)
     assert_same(lambda x: jnp.einsum("bhwc,bwk->bhck", x, batch), X, atol=1e-4)
     assert_same(lambda x: jnp.einsum("bhwc,dh->bdwc", x, rows), X, atol=1e-4)
 

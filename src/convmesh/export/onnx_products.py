@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from convmesh.export.onnx_arrays import NCHW, Array, Convolution, tensor, whole_value
+from convmesh.export.onnx_arrays import (
+    NCHW,
+    Array,
+    Convolution,
+    identity,
+    tensor,
+    whole_value,
+)
 from convmesh.export.onnx_graph import onnx_type
 from convmesh.export.onnx_trace import Converter, NotConvertible, converts
 
@@ -70,24 +77,41 @@ def _pool(converter: Converter, equation: Any, x: Array) -> Array:
 
 @converts("dot_general")
 def _product(converter: Converter, equation: Any, a: Array, b: Array) -> Array:
-    (of_a, of_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
-    aval = equation.outvars[0].aval
-    dtype = np.dtype(a.dtype)
-    graph, rank_a, rank_b = converter.graph, len(a.shape), len(b.shape)
-    plain = (of_a, of_b, batch_a, batch_b) == ((rank_a - 1,), (0,), (), ())
-    if plain and rank_b == 2:
-        name = graph.add("MatMul", converter.whole(a), converter.whole(b))
+    (of_a, of_b), (batch_a, _) = equation.params["dimension_numbers"]
+    aval, dtype = equation.outvars[0].aval, np.dtype(a.dtype)
+    rank, perm = len(aval.shape), None
+    a = converter.settled(a)
+    if len(b.shape) == 2 and len(of_a) == 1 and not batch_a:
+        name, perm = _by_matrix(converter, a, of_a[0], converter.whole(b, (*of_b, 1 - of_b[0])))
     else:
-        letters = iter(string.ascii_lowercase)
-        in_a = [next(letters) for _ in range(rank_a)]
-        in_b = [next(letters) for _ in range(rank_b)]
-        for i, j in (*zip(of_a, of_b, strict=True), *zip(batch_a, batch_b, strict=True)):
-            in_b[j] = in_a[i]
-        free_a = [in_a[i] for i in range(rank_a) if i not in (*of_a, *batch_a)]
-        free_b = [in_b[i] for i in range(rank_b) if i not in (*of_b, *batch_b)]
-        out = "".join([*(in_a[i] for i in batch_a), *free_a, *free_b])
-        equation_text = f"{''.join(in_a)},{''.join(in_b)}->{out}"
-        name = graph.add("Einsum", converter.whole(a), converter.whole(b), equation=equation_text)
+        text = _einsum(equation.params["dimension_numbers"], len(a.shape), len(b.shape))
+        name = converter.graph.add("Einsum", converter.whole(a), converter.whole(b), equation=text)
     if aval.dtype != dtype:
-        name = graph.add("Cast", name, to=onnx_type(aval.dtype))
-    return tensor(name, aval.shape, aval.dtype)
+        name = converter.graph.add("Cast", name, to=onnx_type(aval.dtype))
+    return tensor(name, aval.shape, aval.dtype, perm or identity(rank))
+
+
+def _by_matrix(converter: Converter, a: Array, axis: int, matrix: str) -> tuple[str, tuple]:
+    """`axis` of `a` multiplied by a matrix [old, new]: the tensor, and the order of its axes.
+
+    The new axis is the last one of the result.
+    """
+    # As the right factor: onnxruntime then has one large product for all images and rows.
+    kept = [i for i in range(len(a.shape)) if i != axis]
+    stored = (*(i for i in a.perm if i != axis), axis)
+    name = converter.graph.add("MatMul", converter.whole(a, stored), matrix)
+    return name, (*(kept.index(i) for i in stored[:-1]), len(kept))
+
+
+def _einsum(dimensions: Any, rank_a: int, rank_b: int) -> str:
+    """A product's equation: first the axes of the batch in the result, then those left of each."""
+    (of_a, of_b), (batch_a, batch_b) = dimensions
+    letters = iter(string.ascii_lowercase)
+    in_a = [next(letters) for _ in range(rank_a)]
+    in_b = [next(letters) for _ in range(rank_b)]
+    for i, j in (*zip(of_a, of_b, strict=True), *zip(batch_a, batch_b, strict=True)):
+        in_b[j] = in_a[i]
+    free_a = [in_a[i] for i in range(rank_a) if i not in (*of_a, *batch_a)]
+    free_b = [in_b[i] for i in range(rank_b) if i not in (*of_b, *batch_b)]
+    out = "".join([*(in_a[i] for i in batch_a), *free_a, *free_b])
+    return f"{''.join(in_a)},{''.join(in_b)}->{out}"
