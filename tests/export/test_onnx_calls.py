@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 from onnx_programs import assert_same, model_of, operators
 
+from convmesh.export.input_view import sums_of_blocks
 from convmesh.export.onnx_trace import NotConvertible
 from convmesh.ops.pool import upsample_bilinear, upsample_nearest
 from convmesh.ops.suppression import best_distinct, suppress
@@ -88,6 +89,20 @@ def test_up_sampling():
     model = assert_same(lambda x: upsample_nearest(x, 2), x, symbolic=[0])
     assert "Resize" in operators(model)
     assert_same(lambda x: upsample_bilinear(x, 2), x)
+
+
+@pytest.mark.parametrize("length, starts", [(1, [0, 4, 2]), (3, [0, 3, 3]), (4, [1, 0, 4])])
+def test_sums_of_blocks_repeat_the_last_row(length, starts):
+    x = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7)).astype(np.float32)
+    starts, block = np.array(starts, np.int32), np.array(length, np.int32)
+    wanted = [x[:, :, [min(s + i, 4) for i in range(length)]].sum(2) for s in starts]
+    np.testing.assert_array_equal(sums_of_blocks(x, starts, block), np.stack(wanted, -1))
+
+    def both_sides(x, starts, block):
+        return sums_of_blocks(sums_of_blocks(x, starts, block), starts + 2, block)
+
+    model = assert_same(both_sides, x, starts, block, symbolic=[0])
+    assert "MatMul" not in operators(model) and "Einsum" not in operators(model)
 
 
 def test_a_short_loop_is_written_out():

@@ -30,15 +30,15 @@ def view_in_graph(images: jax.Array, view: EvalView) -> tuple[jax.Array, jax.Arr
     # Channels first: products then run over whole images, not over three numbers.
     pixels = jnp.transpose(images, (0, 3, 1, 2)).astype(jnp.float32)
     size = images.shape[1], images.shape[2]
-    rows: _Side
-    columns: _Side
+    rows: _Place
+    columns: _Place
     if pillow:
         rows, columns, scale = _resized_centre(*size, view)
         pixels = _resampled_by_pillow(pixels, rows, columns)
     else:
         rows, columns, scale = _centred(*size, view)
         pixels = _between_blocks(pixels, rows, columns)
-    pixels = jnp.transpose(pixels, (0, 3, 2, 1))  # from [batch, 3, width, height]
+    pixels = jnp.transpose(pixels, (0, 2, 3, 1))
     covered = (rows.covered()[:, None] & columns.covered()[None, :])[:, :, None]
     offset = _vector(columns.offset, rows.offset)
     return jnp.where(covered, pixels, jnp.float32(FILL)), scale, offset
@@ -136,42 +136,41 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class _Side:
-    """How one side of the image becomes a side of the input.
+class _Place:
+    """Where a side of the image is in a side of `size` pixels of the input.
 
-    weights: of the pixels of the image in each of the input, float32 [new, old]. offset: where the
-    image begins in the input; length: how many pixels it then covers, both float32.
+    It begins at `offset` and covers `length` pixels, both float32.
     """
 
-    weights: jax.Array
+    size: int
     offset: jax.Array
     length: jax.Array
 
     def covered(self) -> jax.Array:
-        """Which pixels of the input the image covers, bool [new]."""
-        pixel = lax.iota(jnp.float32, self.new_pixels()) - self.offset
+        """Which pixels of the input the image covers, bool [size]."""
+        pixel = lax.iota(jnp.float32, self.size) - self.offset
         return (pixel >= 0) & (pixel < self.length)
-
-    def new_pixels(self) -> int:
-        """The pixels of the input, new."""
-        return int(self.weights.shape[0])
 
 
 @dataclass(frozen=True)
-class _BlockSide(_Side):
+class _Resampled(_Place):
+    """A side whose pixels are weighted sums: weights float32 [size, old]."""
+
+    weights: jax.Array
+
+
+@dataclass(frozen=True)
+class _BlockSide(_Place):
     """A side that is averaged over blocks of pixels, between whose means is interpolated.
 
-    weights: how often each pixel counts in a sum, float32 [2 * new, old]: of the block before each
-    pixel of the input, then of the block after. block: pixels of a block, float32. part: of the
-    block after, float32 [new].
+    starts: the first pixel of a block, int32 [2 * size]: of the block before each pixel of the
+    input, then of the block after. block: pixels of a block, int32. part: of the block after,
+    float32 [size].
     """
 
+    starts: jax.Array
     block: jax.Array
     part: jax.Array
-
-    def new_pixels(self) -> int:
-        """The pixels of the input, new."""
-        return int(self.part.shape[0])
 
 
 def _centred(h: Any, w: Any, view: EvalView) -> tuple[_BlockSide, _BlockSide, jax.Array]:
@@ -187,48 +186,59 @@ def _block_linear(side: Any, limit: int, scale: Scale) -> _BlockSide:
     n = _size_value(side)
     offset = scale.offset(n, limit)
     block = jnp.minimum(scale.block(), n)
-    blocks, rest = _floor_divide(n + block - 1, block)
-    size = block.astype(jnp.float32)
+    blocks, _ = _floor_divide(n + block - 1, block)
     pixel = lax.iota(jnp.float32, limit) - offset + 0.5
     # Beside the blocks, the edge is repeated.
     last = (blocks - 1).astype(jnp.float32)
-    position = jnp.minimum(jnp.maximum(pixel / (scale.value * size) - 0.5, 0.0), last)
+    position = pixel / (scale.value * block.astype(jnp.float32)) - 0.5
+    position = jnp.minimum(jnp.maximum(position, 0.0), last)
     before = jnp.floor(position)
-    chosen = jnp.concatenate([before, jnp.minimum(before + 1, last)])
-    index = lax.iota(jnp.float32, side)
-    in_block = jnp.floor((index + 0.5) / size)[None, :] == chosen[:, None]
-    # The last pixel completes its block.
-    at_end = (index == n.astype(jnp.float32) - 1).astype(jnp.float32)
-    times = 1 + at_end * (block - 1 - rest).astype(jnp.float32)
-    weights = in_block.astype(jnp.float32) * times[None, :]
-    return _BlockSide(weights, offset, scale.covered(n), size, position - before)
+    chosen = jnp.concatenate([before, jnp.minimum(before + 1, last)]).astype(jnp.int32)
+    return _BlockSide(
+        limit, offset, scale.covered(n), chosen * block, block, part=position - before
+    )
+
+
+# Jitted, and so a call by its name in a traced program (see `ops.suppression`).
+@jax.jit
+def sums_of_blocks(pixels: jax.Array, starts: jax.Array, block: jax.Array) -> jax.Array:
+    """Sums of `block` rows of `pixels` [batch, 3, rows, columns] from each of `starts`, int32.
+
+    Returns [batch, 3, columns, starts]. The last row stands for those beyond it, too.
+    """
+    rows = pixels.shape[2]
+    row, last = lax.iota(jnp.int32, rows)[None, :], _size_value(rows) - 1
+    start, stop = starts[:, None], starts[:, None] + block
+    beyond = jnp.where(row == last, jnp.maximum(stop - last - 1, 0), 0)
+    times = jnp.where((row >= start) & (row < stop), 1, 0) + beyond
+    return _contract(pixels, times.astype(jnp.float32), 2)
 
 
 def _between_blocks(pixels: jax.Array, rows: _BlockSide, columns: _BlockSide) -> jax.Array:
-    """[batch, 3, h, w] -> [batch, 3, width, height], rounded as OpenCV does it: the means, too."""
-    sums = _contract(_contract(pixels, columns.weights, 3), rows.weights, 2)
-    means = sums * (1 / (rows.block * columns.block))
+    """[batch, 3, h, w] -> [batch, 3, height, width], rounded as OpenCV does it: the means, too."""
+    sums = sums_of_blocks(pixels, rows.starts, rows.block)
+    sums = sums_of_blocks(sums, columns.starts, columns.block)
+    means = sums * (1 / (rows.block * columns.block).astype(jnp.float32))
     # OpenCV rounds the mean of two by two pixels, which it interpolates, half up.
     halves = jnp.maximum(rows.block, columns.block) == 2
     means = jnp.where(halves, jnp.floor(means + 0.5), jnp.round(means))
-    height, width = rows.new_pixels(), columns.new_pixels()
-    before, after = means[:, :, :width], means[:, :, width:]
-    means = before + (after - before) * columns.part[:, None]
-    before, after = means[..., :height], means[..., height:]
-    return _to_grey_levels(jnp.round(before + (after - before) * rows.part))
+    before, after = means[:, :, : rows.size], means[:, :, rows.size :]
+    means = before + (after - before) * rows.part[:, None]
+    before, after = means[..., : columns.size], means[..., columns.size :]
+    return _to_grey_levels(jnp.round(before + (after - before) * columns.part))
 
 
-def _resampled_by_pillow(pixels: jax.Array, rows: _Side, columns: _Side) -> jax.Array:
-    """[batch, 3, h, w] -> [batch, 3, width, height].
+def _resampled_by_pillow(pixels: jax.Array, rows: _Resampled, columns: _Resampled) -> jax.Array:
+    """[batch, 3, h, w] -> [batch, 3, height, width].
 
     Pillow rounds halves up, and keeps bytes between its two passes.
     """
     for side, axis in ((columns, 3), (rows, 2)):
         pixels = _to_grey_levels(jnp.floor(_contract(pixels, side.weights, axis) + 0.5))
-    return pixels
+    return jnp.swapaxes(pixels, 2, 3)
 
 
-def _resized_centre(h: Any, w: Any, view: EvalView) -> tuple[_Side, _Side, jax.Array]:
+def _resized_centre(h: Any, w: Any, view: EvalView) -> tuple[_Resampled, _Resampled, jax.Array]:
     """The rows and columns of an image whose shorter side is resized as Pillow does; the scale.
 
     Columns are resized first, as Pillow does. Pillow 13, unlike 12, begins with the rows of
@@ -243,7 +253,7 @@ def _resized_centre(h: Any, w: Any, view: EvalView) -> tuple[_Side, _Side, jax.A
     return rows, columns, jnp.float32(view.resize) / short.astype(jnp.float32)
 
 
-def _resampled(side: Any, limit: int, resized: jax.Array, interpolation: str) -> _Side:
+def _resampled(side: Any, limit: int, resized: jax.Array, interpolation: str) -> _Resampled:
     """One side of `Image.resize` of Pillow to `resized` (int32) pixels, of which the middle."""
     length = resized.astype(jnp.float32)
     offset = -jnp.round((length - limit) / 2)
@@ -255,7 +265,7 @@ def _resampled(side: Any, limit: int, resized: jax.Array, interpolation: str) ->
     index = lax.iota(jnp.float32, side) + 0.5
     distance = jnp.abs(index[None, :] - centre[:, None]) / jnp.maximum(ratio, 1.0)
     weights = _FILTERS[interpolation](distance)
-    return _Side(weights / jnp.sum(weights, 1, keepdims=True), offset, length)
+    return _Resampled(limit, offset, length, weights / jnp.sum(weights, 1, keepdims=True))
 
 
 def _bilinear(x: jax.Array) -> jax.Array:

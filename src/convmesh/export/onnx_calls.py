@@ -67,6 +67,34 @@ def _repeat_pixels(converter: Converter, equation: Any, x: Array) -> Array:
     return tensor(name, aval.shape, aval.dtype, NCHW)
 
 
+@converts_function("sums_of_blocks")
+def _sums_of_blocks(
+    converter: Converter, equation: Any, pixels: Array, starts: Array, block: Array
+) -> Array:
+    """See `input_view.sums_of_blocks`: differences of running sums, cheaper than a product."""
+    graph, aval = converter.graph, equation.outvars[0].aval
+    pixels = converter.as_whole(pixels)
+    axis = pixels.perm.index(2)
+    start = converter.whole(starts)
+    stop = graph.add("Add", start, converter.whole(block))
+    # The last row again beyond the end, as far as blocks reach, and once more: the running sum
+    # before a row is known for each row that there is.
+    rows = graph.add("Cast", graph.size(pixels.shape[2]), to=onnx_type(np.int32))
+    farthest = graph.add("ReduceMax", stop, graph.ints(0), keepdims=1)
+    reach = graph.add("Max", graph.add("Sub", farthest, rows), graph.weight(np.zeros(1, np.int32)))
+    reach = graph.add("Cast", reach, to=onnx_type(np.int64))
+    more = graph.add("Add", reach, graph.ints(1))
+    after = [more if i == axis else graph.ints(0) for i in range(4)]
+    pads = graph.add("Concat", graph.ints(0, 0, 0, 0), *after, axis=0)
+    longer = graph.add("Pad", converter.whole(pixels, pixels.perm), pads, mode="edge")
+    sums = graph.add("CumSum", longer, graph.weight(np.array(axis, np.int64)), exclusive=1)
+    upto, before = (graph.add("Gather", sums, at, axis=axis) for at in (stop, start))
+    name = graph.add("Sub", upto, before)
+    # The rows become the last axis, and columns the one before.
+    place = {0: 0, 1: 1, 2: 3, 3: 2}
+    return tensor(name, aval.shape, aval.dtype, tuple(place[i] for i in pixels.perm))
+
+
 @converts_function("greedy_suppression")
 def _suppress(converter: Converter, equation: Any, *arrays: Array) -> Array:
     """Which boxes are kept, see `ops.suppression.suppress`: [n] or [batch, n]."""
