@@ -21,9 +21,14 @@ def suppress(boxes: jax.Array, labels: jax.Array, valid: jax.Array, threshold: f
     Greedy suppression is the only fixed point of keep = valid & not any(overlap & earlier & keep),
     since each box depends on earlier ones alone. It takes at most n rounds, usually two or three.
     """
-    if threshold >= 1:  # no IoU is above it
+    if _suppresses_nothing(threshold):
         return valid
     return greedy_suppression(boxes, labels, valid, threshold)
+
+
+def _suppresses_nothing(threshold: float) -> bool:
+    """Whether no IoU is above the threshold; False for one that is traced."""
+    return not isinstance(threshold, jax.Array) and threshold >= 1
 
 
 # Jitted, and so a call by its name in a traced program: an export replaces it by the operator of
@@ -67,7 +72,7 @@ def best_distinct(
     Returns:
       Indices [count] into `boxes`, and which of them are boxes: bool [count].
     """
-    if threshold >= 1:
+    if _suppresses_nothing(threshold):
         best, index = lax.top_k(scores, count)
         return index, best >= 0
     return best_distinct_boxes(boxes, labels, scores, threshold, count)
