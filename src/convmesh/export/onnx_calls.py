@@ -208,7 +208,7 @@ def _kept(
         graph.weight(np.array([0.5], np.float32)),
     )
     at = graph.add("Gather", selected, graph.ints(0, 2), axis=1)  # example, box
-    rows = graph.add("Shape", at, start=0, end=1)
+    rows = graph.size_along(at, 0)
     one = graph.add("Expand", graph.weight(np.ones(1, np.int32)), rows)
     none = graph.add("Expand", graph.weight(np.zeros((1, 1), np.int32)), graph.sizes((batch, n)))
     kept = graph.add("ScatterND", none, at, one)

@@ -35,7 +35,7 @@ class Graph:
         self._inputs.append(helper.make_tensor_value_info(name, onnx_type(dtype), sizes))
         for axis, size in enumerate(sizes):
             if isinstance(size, str):
-                self._size_names[size] = self.add("Shape", name, start=axis, end=axis + 1)
+                self._size_names[size] = self.size_along(name, axis)
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node of one output; returns the output's name."""
@@ -66,6 +66,11 @@ class Graph:
     def ints(self, *values: int) -> str:
         """The name of a constant vector of int64, as operators take axes and shapes."""
         return self.weight(np.array(values, np.int64))
+
+    def size_along(self, tensor: str, axis: int) -> str:
+        """The name of a vector int64 [1] that holds the size of a tensor along an axis."""
+        # Not by the attributes of Shape, which some converters do not know.
+        return self.add("Gather", self.add("Shape", tensor), self.ints(axis), axis=0)
 
     def size(self, size: Any) -> str:
         """The name of a vector int64 [1] that holds a size, a number or a symbol.
