@@ -33,7 +33,10 @@ from convmesh.steps.mesh_check import EXACT, differences  # noqa: E402
 OUTPUT = Path(__file__).parent.parent / "docs" / "equality.md"
 BY_NAME = "## Real nets by name"
 CELLS = OUTPUT.parent.parent / "build" / "equality.jsonl"
-OPS = {"convolutions": test_conv, "pooling and up-sampling": test_pool}
+OPS = {
+    "convolutions": functools.partial(test_conv.everything, test_conv.CASES),
+    "pooling and up-sampling": test_pool.everything,
+}
 TINY = (
     "tiny small_cnn",
     "tiny resnet",
@@ -90,13 +93,10 @@ def rows(layouts):
     """(name, {layout: worst difference}) for everything that is compared on `layouts`."""
     every = set(layouts) == set(equality.ALL_LAYOUTS)
     if every:
-        for name, module in OPS.items():
-            of = functools.cache(module.everything)
+        for name, everything in OPS.items():
+            of = functools.cache(everything)
             difference = lambda layout, of=of: worst(of(layout), of((1, 1, 1)))  # noqa: E731
-            yield (
-                name,
-                {to: measured(name, to, functools.partial(difference, to)) for to in layouts},
-            )
+            yield name, cells(name, difference, layouts)
     for name in TINY if every else FULL_SIZE:
         difference = lambda layout, name=name: worst(  # noqa: E731
             equality.on_mesh(name, layout), equality.one_device(name)
