@@ -20,6 +20,7 @@ slower but correct. (A kernel whose input channels do not divide is sharded over
 channels.) Optimiser state and EMA have the shapes of their parameters, and so the same layout.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -29,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, use_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
 from convmesh.distributed.batch import Batch, ProcessShard
@@ -107,12 +108,22 @@ def on_mesh(mesh: Mesh, function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with jax.set_mesh(mesh):
+        with _current_while_tracing(mesh):
             return function(*args, **kwargs)
 
     if hasattr(function, "lower"):  # jitted: can be lowered and compiled without running it
         call.lower = on_mesh(mesh, function.lower)  # type: ignore[attr-defined]
     return call
+
+
+def are_here(mesh: Mesh) -> bool:
+    """Whether programs run on the devices of `mesh`; for those of a topology they only compile."""
+    return mesh.devices.flat[0].client is jax.devices()[0].client
+
+
+def _current_while_tracing(mesh: Mesh) -> contextlib.AbstractContextManager:
+    # set_mesh places constants on the devices.
+    return jax.set_mesh(mesh) if are_here(mesh) else use_abstract_mesh(mesh.abstract_mesh)
 
 
 # --- the current mesh, for the ops ----------------------------------------------------------------

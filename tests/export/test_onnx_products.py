@@ -10,7 +10,7 @@ from onnx_programs import assert_same, model_of, operators
 
 from convmesh.export.onnx_trace import NotConvertible
 from convmesh.ops.conv import conv2d
-from convmesh.ops.local import plain_form
+from convmesh.ops.forms import plain_form
 from convmesh.ops.pool import avg_pool, max_pool
 
 rng = np.random.default_rng(0)

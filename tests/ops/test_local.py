@@ -108,7 +108,7 @@ def test_any_depthwise_window_is_xlas_convolution(size, kernel, stride, dilation
 def test_only_cpus_sum_the_taps_of_a_depthwise_convolution(
     monkeypatch, backend, channels_out, wanted
 ):
-    monkeypatch.setattr(local, "platform", lambda: backend)
+    monkeypatch.setattr(local, "form", lambda: backend)
     x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, channels_out))
     window = ((1, 1), ((1, 1), (1, 1)), (1, 1), 4)
     program = str(jax.make_jaxpr(lambda k: local.local_conv(x, k, *window))(kernel))
@@ -130,7 +130,7 @@ def test_sums_of_bfloat16_taps_are_float32():
     [("cpu", {"avx2"}, True), ("cpu", {"avx512f"}, False), ("gpu", {}, False), ("tpu", {}, False)],
 )
 def test_only_cpus_without_avx512_get_products(monkeypatch, backend, flags, products):
-    monkeypatch.setattr(local, "platform", lambda: backend)
+    monkeypatch.setattr(local, "form", lambda: backend)
     monkeypatch.setattr(local, "cpu_flags", lambda: flags)
     x, kernel = jnp.ones((1, 8, 8, 16)), jnp.ones((3, 3, 16, 4))
     window = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)

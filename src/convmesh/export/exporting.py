@@ -31,7 +31,7 @@ from convmesh.inference.trained_model import (
     check_same_model,
     load_variables,
 )
-from convmesh.ops.local import plain_form
+from convmesh.ops.forms import plain_form
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.workdir.layout import Workdir
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from convmesh.data.augmentation.eval_view import EvalView
 from convmesh.export.input_view import boxes_to_original, view_in_graph
-from convmesh.ops.local import plain_form
+from convmesh.ops.forms import plain_form
 from convmesh.steps.setup import Setup
 from convmesh.steps.step import predict_step
 

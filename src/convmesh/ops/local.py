@@ -1,9 +1,10 @@
 """Convolution on one device, in the form that is fastest on its platform.
 
-This is the only op that depends on the platform. GPUs and TPUs use XLA's convolution and its
-derivatives. On CPUs a 1x1 convolution is a matrix product, forward and backward; and the gradient
-of a larger kernel is one product per tap where the CPU lacks AVX-512, which XLA's convolution
-needs: 16 images of 56 px, 64 channels, 2 cores: 88 ms, products 55; with AVX-512: 39 and 46.
+GPUs and TPUs use XLA's convolution and its derivatives (a strided 1x1 as slice and product took
+three pads of 90 MB in a ResNet-50's step for TPUs). On CPUs a 1x1 convolution is a matrix product,
+forward and backward; and the gradient of a larger kernel is one product per tap where the CPU lacks
+AVX-512, which XLA's convolution needs: 16 images of 56 px, 64 channels, 2 cores: 88 ms, products
+55; with AVX-512: 39 and 46.
 
 A grouped convolution on a CPU is some ungrouped ones of a few groups each, with zeros between them:
 8 images, 3x3, 32 groups, forward and gradients, 2 cores with AVX-512, ms, XLA's and then ours:
@@ -15,39 +16,22 @@ and then ours: 3x3, 112 px, 32 channels 546, 171; 5x5, 56 px, 144, stride 2 1788
 480 374, 16; 5x5, 7 px, 1152 1101, 87; 7x7, 56 px, 96 2429, 1004; 7x7, 7 px, 768 1242, 100.
 """
 
-import contextlib
-import contextvars
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from convmesh.distributed.devices import cpu_flags, platform
+from convmesh.distributed.devices import cpu_flags
+from convmesh.ops.forms import PLAIN, form
 from convmesh.programs.flops import SPREAD_GROUPS, TAP_PRODUCTS
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of rows and of columns
 PIECE = 32  # channels, at least, of each convolution that a grouped one is split into
 MOST_PIECES = 16
 Window = tuple[tuple[int, int], Padding, tuple[int, int], int]  # stride, padding, dilation, groups
-
-
-_plain: contextvars.ContextVar[bool] = contextvars.ContextVar("plain", default=False)
-
-
-@contextlib.contextmanager
-def plain_form() -> Iterator[None]:
-    """A context in which each convolution is traced as one, whatever is fastest on this platform.
-
-    For programs that are converted to another format.
-    """
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
 
 
 def local_conv(
@@ -64,18 +48,16 @@ def local_conv(
     a `shard_map`, both arrays must be marked as varying over the same axes.
     """
     window: Window = (stride, padding, dilation, groups)
-    if _plain.get():
-        return _convolution(x, kernel, window)
+    if form() != "cpu":
+        return _forward(x, kernel, window) if form() != PLAIN else _convolution(x, kernel, window)
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
         # A matrix product, which is much faster with XLA on a CPU.
         x, window = x[:, :: stride[0], :: stride[1]], ((1, 1), *window[1:])
-    if platform() == "cpu" and groups == 1:
+    if groups == 1:
         return _on_cpu(x, kernel, window)
-    if platform() == "cpu" and groups == x.shape[-1] == kernel.shape[-1]:
+    if groups == x.shape[-1] == kernel.shape[-1]:
         return depthwise(x, kernel, window)
-    if platform() == "cpu":
-        return _by_few_groups(x, kernel, window)
-    return _forward(x, kernel, window)
+    return _by_few_groups(x, kernel, window)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

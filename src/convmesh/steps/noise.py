@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -64,6 +65,29 @@ def noise_batch(
         crowd=valid & (rng.uniform(size=(batch_size, boxes)) < 0.2),
         truncated=np.zeros(batch_size, np.int32),
     )
+
+
+def abstract_step(setup: Setup) -> tuple[Any, TrainState, Batch]:
+    """The jitted train step of a recipe, and the shapes and shardings of its state and batch.
+
+    To compile it (`.lower(state, batch).compile()`), also for devices that are not here.
+    """
+    config, mesh = setup.config, setup.mesh
+    size, parts = tuple(config.data.image_size), config.train.accumulate
+    one = noise_batch(setup.task, size, 1, config.data.max_boxes)
+
+    def shape(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        lead = (parts,) if parts > 1 else ()
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return jax.ShapeDtypeStruct(
+            (*lead, config.train.batch_size // parts, *leaf.shape[1:]), dtype
+        )
+
+    shapes = one.map(shape)
+    layout = meshes.batch_shardings(mesh, shapes, stacked=parts > 1)
+    batch = shapes.map(lambda name, leaf: leaf.update(sharding=getattr(layout, name)))
+    state = setup.abstract_state()
+    return jit_train_step(mesh, state, batch, setup.step_parts()), state, batch
 
 
 def noise_step(setup: Setup) -> tuple[Any, TrainState, Batch]:
