@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, use_abstract_mesh
 
 from convmesh import mesh as meshes
 from convmesh.distributed.batch import Batch, ProcessShard
@@ -484,3 +484,21 @@ def test_the_shard_of_the_whole_batch_has_all_examples_and_rows():
     shard = ProcessShard.whole_batch(3, 7)
     assert shard.examples.tolist() == [0, 1, 2] and shard.owned.tolist() == [True] * 3
     assert (shard.rows, shard.micro_batches) == (slice(0, 7), 1)
+
+
+def on_a(platform, function, *args):
+    device = AbstractDevice(device_kind="some", num_cores=1, platform=platform)
+    mesh = AbstractMesh((2,), (DATA,), abstract_device=device)
+    with use_abstract_mesh(mesh):
+        return jax.jit(function)(*args), str(jax.make_jaxpr(function)(*args))
+
+
+@pytest.mark.parametrize("images, parts", [(4, 0), (5, 5), (8, 2), (9, 3), (12, 3)])
+def test_large_images_are_handled_a_few_at_once(images, parts):
+    x = np.arange(images * 3.0).reshape(images, 3)
+    few = meshes.by_images(lambda row: (row * 2, row.sum()), meshes.MOST_PAIRS // 4)
+    (double, total), program = on_a("tpu", few, x)
+    np.testing.assert_array_equal(double, x * 2)
+    np.testing.assert_array_equal(total, x.sum(1))
+    assert (f"length={parts}" in program) if parts else "scan" not in program
+    assert "scan" not in on_a("cpu", few, x)[1]

@@ -41,6 +41,8 @@ DATA, SPATIAL, MODEL = AXES = ("data", "spatial", "model")
 # jit's cache key.
 FSDP = "fsdp"
 
+MOST_PAIRS = 2**22  # elements of an array of the images that are handled at once
+
 AnyMesh = Mesh | AbstractMesh
 Shape = tuple[int, ...]
 
@@ -264,6 +266,29 @@ def per_example(function: Callable) -> Callable:
         # check_vma rejects loops that start from constants; it is not needed, since nothing is
         # differentiated here.
         return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)(*args)
+
+    return call
+
+
+def by_images(function: Callable, pairs: int) -> Callable:
+    """`function` of one image, for a batch: of so many images at once that arrays stay small.
+
+    pairs: elements of the largest array that `function` makes of an image, such as boxes x points.
+    On CPUs all images at once, where XLA's loops are slow.
+    """
+    batched = jax.vmap(function)
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        images = jax.tree.leaves(args)[0].shape[0]
+        device = jax.sharding.get_abstract_mesh().abstract_device
+        at_once = max(1, MOST_PAIRS // pairs)
+        if device is None or device.platform == "cpu" or images <= at_once:
+            return batched(*args)
+        parts = next(n for n in range(-(-images // at_once), images + 1) if images % n == 0)
+        split = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), args)
+        found = jax.lax.map(lambda part: batched(*part), split)
+        return jax.tree.map(lambda leaf: leaf.reshape(images, *leaf.shape[2:]), found)
 
     return call
 

@@ -4,6 +4,7 @@ import pytest
 import reference
 
 from convmesh.geometry import Grid, grid_points
+from convmesh.ops import selection
 from convmesh.tasks.assignment import GroundTruth, assign, assign_centres
 
 POINTS, BOXES, CLASSES = 20, 4, 2  # the shapes of every hand-made case: compiled once
@@ -244,6 +245,31 @@ def test_random_images_equal_loops():
 
 
 # --- assign_centres -------------------------------------------------------------------------------
+
+
+def image_with_ties(seed):
+    """Few values of logits and boxes that repeat, so that many metrics and overlaps are equal."""
+    rng, grid = np.random.default_rng(seed), grid_points((64, 64))
+    corner = rng.integers(0, 5, (12, 2)) * 8
+    boxes = np.concatenate([corner, corner + rng.integers(1, 5, (12, 2)) * 8], 1)
+    predicted = np.asarray(grid.points)[:, None] + np.array([[-8, -8], [8, 8]])
+    logits = rng.integers(-1, 2, (len(grid.points), 3)).astype(np.float32)
+    valid, crowd = rng.uniform(size=12) < 0.9, rng.uniform(size=12) < 0.3
+    truth = GroundTruth(boxes.astype(np.float32), rng.integers(0, 3, 12), valid, crowd)
+    return predicted.reshape(-1, 4).astype(np.float32), logits, truth
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_every_platform_assigns_the_same(monkeypatch, platform):
+    grid = grid_points((64, 64))
+    here = jax.jit(lambda *image: assign(grid, *image))
+    wanted = [here(*image_with_ties(seed)) for seed in range(8)]
+    assert sum(each.positive.sum() for each in wanted) > 100
+    assert any(each.ignored.any() for each in wanted)
+    monkeypatch.setattr(selection, "form", lambda: platform)
+    there = jax.jit(lambda *image: assign(grid, *image))
+    found = [there(*image_with_ties(seed)) for seed in range(8)]
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def by_centres(points, boxes, strides=8, predicted=None, **given):

@@ -23,6 +23,7 @@ from convmesh.models.resnet import ResNet50Backbone
 from convmesh.ops.anchors import cell_anchors, clip_to_image, grid_anchors, offsets_to_boxes
 from convmesh.ops.points import to_points
 from convmesh.ops.roi_align import pool_boxes
+from convmesh.ops.selection import top_k
 from convmesh.ops.suppression import suppress
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -169,9 +170,7 @@ def propose(
         level = slice(start, start + len(anchors))
         start += len(anchors)
         finite = jnp.isfinite(logits[level]) & jnp.isfinite(offsets[level]).all(-1)
-        scores, best = lax.top_k(
-            jnp.where(finite, logits[level], -jnp.inf), min(count, len(anchors))
-        )
+        scores, best = top_k(jnp.where(finite, logits[level], -jnp.inf), min(count, len(anchors)))
         reference = jnp.asarray(anchors, offsets.dtype)[best]
         boxes = clip_to_image(offsets_to_boxes(offsets[level][best], reference), image_size)
         valid = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST).all(-1) & (scores > -jnp.inf)
@@ -179,7 +178,7 @@ def propose(
         found_boxes.append(boxes)
         found_scores.append(jnp.where(keep, scores, -jnp.inf))
     scores, boxes = jnp.concatenate(found_scores), jnp.concatenate(found_boxes)
-    scores, best = lax.top_k(scores, min(count, len(scores)))
+    scores, best = top_k(scores, min(count, len(scores)))
     valid = scores > -jnp.inf
     return jnp.where(valid[:, None], boxes[best], 0), valid
 

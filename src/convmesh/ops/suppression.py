@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from convmesh.ops.boxes import iou, pairwise_iou
+from convmesh.ops.selection import top_k
 
 
 def suppress(boxes: jax.Array, labels: jax.Array, valid: jax.Array, threshold: float) -> jax.Array:
@@ -73,7 +74,7 @@ def best_distinct(
       Indices [count] into `boxes`, and which of them are boxes: bool [count].
     """
     if _suppresses_nothing(threshold):
-        best, index = lax.top_k(scores, count)
+        best, index = top_k(scores, count)
         return index, best >= 0
     return best_distinct_boxes(boxes, labels, scores, threshold, count)
 

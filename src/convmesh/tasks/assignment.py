@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from convmesh.geometry import Grid
 from convmesh.ops.boxes import area, inside, pairwise_iou
+from convmesh.ops.selection import among_largest
 
 ALIGNMENT_POWER = 6.0  # the metric is score x IoU^6
 POINTS_PER_BOX = 13
@@ -61,13 +61,12 @@ def assign(
     candidate = inside(points, _grown(boxes, strides)) & real[:, None]  # [max_boxes, points]
 
     overlap = jnp.where(candidate, pairwise_iou(boxes, predicted), 0)
-    score = jax.nn.log_sigmoid(class_logits.astype(predicted.dtype))[:, truth.labels].T
+    score = jax.nn.log_sigmoid(class_logits.astype(predicted.dtype)).T[truth.labels]
     metric = score + ALIGNMENT_POWER * jnp.log(jnp.maximum(overlap, 1e-9))
     metric = jnp.where(candidate, metric, -jnp.inf)
 
-    best, index = lax.top_k(metric, min(POINTS_PER_BOX, metric.shape[1]))
+    taken = among_largest(metric, POINTS_PER_BOX)
     rows = jnp.arange(metric.shape[0])[:, None]
-    taken = jnp.zeros(metric.shape, bool).at[rows, index].set(best > -jnp.inf)
 
     # One box per point: the one with the highest IoU; the first of equals.
     box = jnp.argmax(jnp.where(taken, overlap, -1), axis=0)

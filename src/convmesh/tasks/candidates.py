@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from convmesh.ops.selection import top_k
 from convmesh.ops.suppression import best_distinct
 
 Candidates = dict[str, jax.Array]
@@ -18,8 +18,8 @@ def best_pairs(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax
     """
     points, classes = scores.shape
     # Exact: each of the best pairs is at one of the `count` points with the best class scores.
-    _, best = lax.top_k(scores.max(axis=1), min(count, points))
-    found, pair = lax.top_k(scores[best].reshape(-1), min(count, best.size * classes))
+    _, best = top_k(scores.max(axis=1), min(count, points))
+    found, pair = top_k(scores[best].reshape(-1), min(count, best.size * classes))
     return found, best[pair // classes], pair % classes
 
 

@@ -14,6 +14,7 @@ from convmesh.geometry import STRIDES, Grid, grid_points
 from convmesh.models.detector import BINS, DetectorOutput
 from convmesh.ops import boxes as box_ops
 from convmesh.ops.losses import distribution_focal, quality_focal
+from convmesh.ops.selection import top_k
 from convmesh.ops.suppression import suppress
 from convmesh.tasks.assignment import ASSIGNMENTS, Assignment, GroundTruth
 from convmesh.tasks.candidates import best_pairs
@@ -50,7 +51,8 @@ class Detect(Detection):
         predicted = self.boxes(lax.stop_gradient(outputs.distance_logits))
         logits = lax.stop_gradient(outputs.class_logits)
         truth = GroundTruth(batch.boxes, batch.labels, batch.valid, batch.crowd)
-        return mesh.per_example(jax.vmap(assign_image))(predicted, logits, truth)
+        pairs = truth.boxes.shape[1] * predicted.shape[1]
+        return mesh.per_example(mesh.by_images(assign_image, pairs))(predicted, logits, truth)
 
     def sums(
         self, outputs: DetectorOutput, batch: Batch, assignment: Assignment | None = None
@@ -140,7 +142,7 @@ class Detect(Detection):
         keep = suppress(boxes, label, score >= self.score_threshold, self.iou_threshold)
 
         n = min(self.max_detections, score.size)
-        _, order = lax.top_k(jnp.where(keep, score, -1), n)
+        _, order = top_k(jnp.where(keep, score, -1), n)
         return {
             "boxes": boxes[order],
             "labels": label[order].astype(jnp.int32),

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from convmesh import mesh
 from convmesh.distributed.batch import Batch
@@ -20,6 +19,7 @@ from convmesh.models.faster_rcnn import FasterRCNNOutput, Sample, anchors_of
 from convmesh.ops.anchors import boxes_to_offsets, clip_to_image, offsets_to_boxes
 from convmesh.ops.boxes import area
 from convmesh.ops.losses import binary_cross_entropy, cross_entropy, smooth_l1
+from convmesh.ops.selection import among_largest, top_k
 from convmesh.ops.suppression import best_distinct
 from convmesh.tasks.anchor_matching import Match, match_anchors
 from convmesh.tasks.assignment import GroundTruth
@@ -41,11 +41,10 @@ def draw(
     most = min(int(count * fraction), len(positive))
     count = min(count, len(positive))
     priority = jax.random.uniform(key, positive.shape)
-    best, chosen = lax.top_k(jnp.where(positive, priority, -1), most)
     # Positives before all others.
-    first = jnp.zeros(positive.shape, bool).at[chosen].set(best >= 0, unique_indices=True)
+    first = among_largest(jnp.where(positive, priority, -jnp.inf), most)
     order = jnp.where(first, 2, jnp.where(negative & ~positive, priority, -1))
-    best, index = lax.top_k(order, count)
+    best, index = top_k(order, count)
     return index, best >= 0
 
 

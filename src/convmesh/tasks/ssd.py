@@ -23,6 +23,7 @@ from convmesh.models.ssdlite import SSDOutput
 from convmesh.ops.anchors import boxes_to_offsets, clip_to_image, offsets_to_boxes
 from convmesh.ops.boxes import area, pairwise_iou
 from convmesh.ops.losses import cross_entropy, smooth_l1
+from convmesh.ops.selection import among_largest, top_k
 from convmesh.ops.suppression import best_distinct
 from convmesh.tasks.anchor_matching import covered
 from convmesh.tasks.assignment import GroundTruth
@@ -90,12 +91,11 @@ def assign(reference: np.ndarray, class_logits: jax.Array, truth: GroundTruth) -
 
     free = ~positive & ~covered(places, boxes, truth.valid & truth.crowd)
     surprise = -jax.nn.log_softmax(class_logits.astype(dtype))[:, 0]
-    order = jnp.argsort(jnp.where(free, -surprise, jnp.inf), stable=True)
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)), unique_indices=True)
+    most = NEGATIVES * positive.sum(keepdims=True)
     return SSDAssignment(
         box=box.astype(jnp.int32),
         positive=positive,
-        negative=free & (rank < NEGATIVES * positive.sum()),
+        negative=free & among_largest(jnp.where(free, surprise, -jnp.inf), most),
         missed=jnp.sum(real & ~jnp.any(positive & (box == index), axis=1)).astype(jnp.int32),
     )
 
@@ -170,7 +170,7 @@ class SSD(Detection):
         reference = jnp.asarray(self.default_boxes, dtype)
         boxes = clip_to_image(offsets_to_boxes(offsets, reference, WEIGHTS), self.image_size)
         scores = jnp.where(finite[:, None], probability[:, 1:], -1).T  # [classes, n]
-        scores, best = lax.top_k(scores, min(self.candidates, len(reference)))
+        scores, best = top_k(scores, min(self.candidates, len(reference)))
         labels = jnp.broadcast_to(jnp.arange(len(best))[:, None], best.shape).reshape(-1)
         best, scores = best.reshape(-1), scores.reshape(-1)
         candidates = jnp.where(scores > self.score_threshold, scores, -1)
