@@ -26,7 +26,6 @@ from convmesh.config import defaults
 def get_config():
     config = defaults("detect")
     config.model.name = "detector_medium"
-    config.precision = "bfloat16"
     config.data.format = "coco"
     config.data.image_size = (640, 640)
     config.data.workers = 16

@@ -23,7 +23,6 @@ from convmesh.config import defaults
 def get_config():
     config = defaults("detect")
     config.model.name = "detector_large"
-    config.precision = "bfloat16"
     config.data.format = "coco"
     config.data.image_size = (640, 640)
     config.data.workers = 16  # per host

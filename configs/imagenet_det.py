@@ -19,7 +19,6 @@ from convmesh.config import defaults
 def get_config():
     config = defaults("detect")
     config.model.name = "detector_resnet50"
-    config.precision = "bfloat16"
     config.data.format = "voc"
     config.data.image_size = (512, 512)
     config.data.workers = 16

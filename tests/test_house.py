@@ -26,13 +26,13 @@ FLOORS = [
     {"inference"},
     {"training"},
     {"export"},
-    {"bench"},
+    {"bench", "plan"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 
-MOST_ENTRIES = 22  # files and folders in src/convmesh
+MOST_ENTRIES = 23  # files and folders in src/convmesh
 MOST_LINES = 500  # of a file
 MOST_FUNCTION_LINES = 60
 MOST_PARAMETERS = 6

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from convmesh.cli.command_line import main
-from convmesh.cli.commands import COMMANDS, NOT_YET
+from convmesh.cli.commands import COMMANDS
 from convmesh.cli.flags import COMMON_FLAGS
 from convmesh.cli.parser import parse
 
@@ -95,20 +95,11 @@ def test_a_wrong_call_returns_2_and_prints_one_line(failed, calls, recipe, workd
     assert calls.made == []
 
 
-@pytest.mark.parametrize("name", NOT_YET)
-def test_a_command_of_a_later_version_is_refused_by_name(failed, name):
-    for argv in ([name], [name, "--help"], [name, "--config", "x"]):
-        status, line = failed(*argv)
-        assert status == 2
-        assert line.startswith(f"convmesh: error: {name}: not in this version")
-
-
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_lists_the_commands_that_exist(capsys, flag):
     assert main([flag]) == 0
     out = capsys.readouterr().out
     assert all(f"    {name}" in out for name in COMMANDS)
-    assert not any(f"    {name} " in out for name in NOT_YET)
     assert "exit status:" in out
 
 

@@ -100,7 +100,7 @@ def test_every_change_that_is_refused_is_named_in_the_order_of_the_keys(refused)
     changes = {"train.seed": 9, "train.steps": 5, "precision": "bfloat16"}
     new = cfg.apply_overrides(old, changes)
     assert refused(cfg.check_resume, old, new) == (
-        "the workdir holds another run: precision ('float32' -> 'bfloat16'), train.seed (0 -> 9) "
+        "the workdir holds another run: precision ('auto' -> 'bfloat16'), train.seed (0 -> 9) "
         "changed; undo the change or use a new --workdir"
     )
 

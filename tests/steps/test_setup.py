@@ -1,9 +1,11 @@
 """From a config to the parts of a run: length, mesh, what the mesh cannot shard."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from convmesh import mesh as meshes
@@ -11,13 +13,13 @@ from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
 from convmesh.models.depth import Frozen
 from convmesh.steps.setup import (
-    compute_dtype,
     config_mesh,
     count_steps,
     ema_decay_for,
     layout_notes,
     make_run_mesh,
     make_setup,
+    precision_on,
 )
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
@@ -224,21 +226,57 @@ def test_an_unknown_model_is_refused_with_the_nearest():
         make_setup(config(model__name="small_cmm"), "ab", make_run_mesh(config()))
 
 
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+    platform: str
+    compute_capability: str = ""
+
+
+def precision(given, platform="cpu", capability=""):
+    devices = np.array([FakeDevice(platform, capability)])
+    return precision_on(config(precision=given), SimpleNamespace(devices=devices))
+
+
 def test_precision():
-    assert compute_dtype(config(precision="float32")) == jnp.float32
-    assert compute_dtype(config(precision="bfloat16")) == jnp.bfloat16
+    assert precision("float32", "tpu") == "float32"
+    assert precision("bfloat16") == "bfloat16"
     before = jax.config.jax_enable_x64
     try:
-        assert compute_dtype(config(precision="float64")) == jnp.float64
+        assert precision("float64") == "float64"
         assert jnp.zeros((), jnp.float64).dtype == jnp.float64
     finally:
         jax.config.update("jax_enable_x64", before)
 
 
-def test_float64_is_refused_on_accelerators(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+@pytest.mark.parametrize(
+    "device, wanted",
+    [
+        (("cpu",), "float32"),
+        (("tpu",), "bfloat16"),
+        (("gpu", "9.0"), "bfloat16"),
+        (("gpu", "8.0"), "bfloat16"),
+        (("cuda", "10.0"), "bfloat16"),
+        (("gpu", "7.5"), "float32"),
+        (("gpu", "7.0"), "float32"),
+        (("rocm", "gfx942"), "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_where_devices_have_it(device, wanted):
+    assert defaults("classify").precision == "auto"
+    assert precision("auto", *device) == wanted
+
+
+def test_the_model_computes_in_the_precision_of_the_setup():
+    given = config()
+    for asked, dtype in (("auto", "float32"), ("bfloat16", "bfloat16")):
+        given.precision = asked
+        setup = make_setup(given, "ab", make_run_mesh(given), 10)
+        assert setup.precision == dtype and setup.model.dtype == dtype
+
+
+def test_float64_is_refused_on_accelerators():
     with pytest.raises(ConfigError, match="precision=float64"):
-        compute_dtype(config(precision="float64"))
+        precision("float64", "gpu")
 
 
 def test_setup_holds_what_the_config_says():

@@ -24,7 +24,7 @@ class Split(list):
 
 def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, cached="", **changes):
     config = defaults("detect")
-    config.model.name, config.train.batch_size, config.precision = "detector_tiny", 16, "float32"
+    config.model.name, config.train.batch_size = "detector_tiny", 16
     config.data.update(changes)
     mesh = equality.make_mesh((4, 2, 1))
     setup = types.SimpleNamespace(
@@ -34,6 +34,7 @@ def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, cached="
         steps=40,
         eval_every=0,
         model_name=config.model.name,
+        precision="float32",
         frozen=Frozen(),
     )
     asked = []

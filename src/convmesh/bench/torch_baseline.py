@@ -67,10 +67,9 @@ def check_supported(config: ConfigDict) -> None:
             f"bench --compare torch: model.name={config.model.name} is not among its models: "
             f"{', '.join(MODELS)}"
         )
-    if config.precision not in ("float32", "bfloat16"):
+    if config.precision == "float64":
         raise ConfigError(
-            f"bench --compare torch: precision={config.precision} is not supported; use float32 or "
-            "bfloat16"
+            "bench --compare torch: precision=float64 is not supported; use float32 or bfloat16"
         )
     for key, value in ONLY_VALUES.items():
         group, name = key.split(".")
@@ -107,7 +106,9 @@ class TorchBaseline:
             stdout=subprocess.PIPE,
         )
         on_gpu = setup.mesh.devices.flat[0].platform == "gpu"
-        request = pickle.dumps((to_json(setup.config), setup.classes, on_gpu))
+        config = setup.config.copy_and_resolve_references()
+        config.precision = setup.precision
+        request = pickle.dumps((to_json(config), setup.classes, on_gpu))
         self._send(len(request).to_bytes(8, "little") + request)
         self.name = self._receive()
         if not self.name.startswith("torch "):

@@ -15,12 +15,10 @@ from convmesh.cli.flags import (
     file_path,
     fraction,
     non_negative_int,
+    positive_float,
     positive_int,
     sides,
 )
-
-# Commands of a later version; they are rejected with a message.
-NOT_YET = ("plan",)
 
 
 @dataclass(frozen=True)
@@ -257,6 +255,48 @@ CHECK_MESH = Command(
     function="check_mesh",
 )
 
+PLAN = Command(
+    name="plan",
+    summary="compile a recipe's train step for devices that are not here: memory, communication, "
+    "speed",
+    example="convmesh plan --config coco --topology h100:8",
+    flags=(
+        RECIPE,
+        Flag(
+            "--topology",
+            "devices to compile for: v5e:16x16, v5p:4x4x4, h100:8, 2xh100:8 (hosts x GPUs), cpu:8",
+            metavar="NAME",
+            required=True,
+        ),
+        Flag("--search", "try several meshes and rank them"),
+        Flag(
+            "--images",
+            "number of training images, for the length of a recipe that counts epochs",
+            metavar="N",
+            parse=positive_int,
+            default=0,
+        ),
+        Flag(
+            "--price",
+            "of one device for an hour, for the cost of the run",
+            metavar="PRICE",
+            parse=positive_float,
+            default=0.0,
+        ),
+        Flag(
+            "--picture",
+            "draw the plan into a PNG file",
+            metavar="FILE",
+            parse=file_path,
+            default="",
+        ),
+        Flag("--json", "print one JSON object"),
+    ),
+    takes_overrides=True,
+    module="convmesh.cli.recipe_commands",
+    function="plan",
+)
+
 BENCH = Command(
     name="bench",
     summary="measure one part of the program",
@@ -417,7 +457,7 @@ COMMANDS = {
     command.name: command
     for command in (
         *(TRAIN, EVAL, PREDICT, PREPARE, CHECK_DATA),
-        *(OVERFIT, CHECK_MESH, BENCH, IMPORT_WEIGHTS, EXPORT_WEIGHTS, EXPORT),
+        *(OVERFIT, CHECK_MESH, PLAN, BENCH, IMPORT_WEIGHTS, EXPORT_WEIGHTS, EXPORT),
         RECIPES,
     )
 }

@@ -63,6 +63,17 @@ def fraction(text: str) -> float:
     return number
 
 
+def positive_float(text: str) -> float:
+    """A number above 0; raises argparse.ArgumentTypeError otherwise."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number above 0")
+    return number
+
+
 def batch_size(text: str) -> int | None:
     """An integer of at least 1, or None for `dynamic`; raises argparse.ArgumentTypeError."""
     if text == "dynamic":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from convmesh.cli.commands import COMMANDS, NOT_YET, Command
+from convmesh.cli.commands import COMMANDS, Command
 from convmesh.cli.exit_status import EXIT_STATUS_HELP
 from convmesh.cli.flags import COMMON_FLAGS, add_flags
 from convmesh.errors import ConfigError, nearest
@@ -120,10 +120,8 @@ def _command_first(words: list[str]) -> list[str]:
         if {"-h", "--help", "--version"} & set(before):
             return before
         raise ConfigError(f"no command given; one of {known} (see convmesh --help)")
-    if name[0] in NOT_YET:
-        raise ConfigError(f"{name[0]}: not in this version, which has {known}")
     if name[0] not in COMMANDS:
-        hint = nearest(name[0], [*COMMANDS, *NOT_YET]) or f"; one of {known}"
+        hint = nearest(name[0], COMMANDS) or f"; one of {known}"
         raise ConfigError(f"{name[0]}: no such command{hint}")
     return [*name, *before, *after]
 

@@ -29,6 +29,25 @@ def check_mesh(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     check_mesh(noise_setup(config), console.print_result)
 
 
+def plan(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    """`convmesh plan`."""
+    from convmesh.config import load_config
+
+    config = load_config(args.config, overrides)
+
+    from convmesh.plan.topology import open_topology
+
+    topology = open_topology(args.topology)
+
+    from convmesh.plan.planning import PlanOptions, check_picture
+    from convmesh.plan.planning import plan as plan_recipe
+
+    if args.picture:
+        check_picture(args.picture)
+    options = PlanOptions(args.json, args.picture, args.images, args.price, args.search)
+    plan_recipe(config, topology, options)
+
+
 def bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     """`convmesh bench`."""
     from convmesh.config import check_complete, load_config

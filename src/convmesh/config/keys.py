@@ -76,8 +76,10 @@ class Key:
 # fmt: off
 KEYS: dict[str, Key] = {
     "task": Key("", "str", "the task to train; every recipe sets it", choices=TASKS),
-    "precision": Key("float32", "str", "dtype of the convolutions; float64 on the CPU only, for "
-                     "equality tests", choices=("float32", "bfloat16", "float64")),
+    "precision": Key("auto", "str", "dtype of the convolutions; auto = bfloat16 on TPUs and on "
+                     "GPUs that have it, else float32; float32 is exact, without TF32; float64 on "
+                     "the CPU only, for equality tests",
+                     choices=("auto", "float32", "bfloat16", "float64")),
     "init_from": Key("", "str", "workdir, WORKDIR/checkpoints/STEP, or file of weights, that a new "
                      "run starts from (of a workdir, the newest checkpoint); imagenet, coco = the "
                      "published weights of the model, downloaded once; hf://OWNER/NAME[/FILE] = "

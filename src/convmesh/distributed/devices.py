@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from convmesh.errors import ConfigError
 
@@ -122,6 +123,19 @@ def _mallopt(*options: tuple[int, int]) -> None:
         return
     for option in options:
         mallopt(*option)
+
+
+def has_bfloat16(device: Any) -> bool:
+    """Whether a device computes fast in bfloat16: TPUs, and NVIDIA's GPUs from Ampere on (compute
+    capability 8.0) and AMD's of the Instinct series.
+    """
+    if device.platform == "tpu":
+        return True
+    if device.platform not in ("gpu", "cuda", "rocm"):
+        return False
+    capability = str(getattr(device, "compute_capability", ""))
+    major = capability.partition(".")[0]
+    return not major.isdecimal() or int(major) >= 8
 
 
 def platform() -> str:

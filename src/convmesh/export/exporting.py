@@ -99,7 +99,7 @@ def prepare(
     check_image_size(setup, trained)
     source = _evaluation_split(setup)
     variables, step = load_variables(setup, files, options.step, options.best)
-    if trained.precision != config.precision:
+    if trained.precision not in ("auto", config.precision):
         console.print_result(f"the run computed in {trained.precision}: compared in float32")
 
     exported = exported_setup(setup, options.precision, options.nms)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ from convmesh.config.load import Overrides
 from convmesh.errors import ConfigError, DataError, nearest, some
 from convmesh.models.depth import AFTER_STAGES, depth_of, in_backbone, path_names
 from convmesh.models.registry import MODELS, make_model
-from convmesh.steps.setup import Setup, compute_dtype, make_setup
+from convmesh.steps.setup import Setup, make_setup, precision_on
 from convmesh.weights import preprocessing
 from convmesh.weights.binary_file import printable
 from convmesh.weights.class_names import checked, coco_classes, imagenet_classes
@@ -112,7 +113,7 @@ def fit_weights(
         raise ConfigError(f"--model {model}: no such model{hint}")
     file = _with_our_epsilon(file, model)
     config = _config(file, model, overrides)
-    two, three = (_abstract(config, classes) for classes in (2, 3))
+    two, three = (_abstract(config, classes, mesh) for classes in (2, 3))
     naming = choose_naming(two.model, two.variables, file.arrays)
     naming = naming._replace(whose=file.whose or naming.whose)
     _, fit = from_torch(naming.names, two.variables, file.arrays)
@@ -190,8 +191,8 @@ class _Abstract:
     variables: dict[str, Any]
 
 
-def _abstract(config: ConfigDict, classes: int) -> _Abstract:
-    dtype = compute_dtype(config)
+def _abstract(config: ConfigDict, classes: int, mesh: Mesh | None = None) -> _Abstract:
+    dtype = jnp.dtype(precision_on(config, mesh) if mesh else "float32")
     model = make_model(dtype=dtype, task=config.task, classes=classes, **config.model)
     images = jax.ShapeDtypeStruct((1, *config.data.image_size, 3), dtype)
     return _Abstract(model, jax.eval_shape(model.init, jax.random.key(0), images))

@@ -43,6 +43,7 @@ class Collective:
         all-gather, the full operand of all others (for a ragged all-to-all its upper bound).
       bytes: size of these arrays: the larger of one device's input and output.
       count: how often one call of the program runs it. Every branch of a conditional is counted.
+      overlapped: whether the device computes while it runs.
       in_loop: whether it is in a loop of unknown trip count; `count` is then of one iteration.
       op_name: the JAX operation that it comes from, such as "jit(step)/transpose(jvp())/psum".
     """
@@ -54,6 +55,7 @@ class Collective:
     count: int
     in_loop: bool
     op_name: str
+    overlapped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +69,24 @@ class CollectiveTotal:
       bytes: their payload on one device, see `Collective.bytes`, summed over the count. The
         traffic on the links also depends on the algorithm: a ring of n devices sends (n - 1) / n
         of it, and twice that for an all-reduce.
+      overlapped: the part of `bytes` that is sent while the device computes.
     """
 
     kind: str
     axes: tuple[str, ...]
     count: int
     bytes: int
+    overlapped: int = 0
 
 
 def total_collectives(collectives: list[Collective], mesh: Mesh) -> list[CollectiveTotal]:
     """The sums of `collectives` by kind and axes, in alphabetical and mesh order."""
-    sums: dict[tuple[str, tuple[str, ...]], list[int]] = collections.defaultdict(lambda: [0, 0])
+    sums: dict[tuple[str, tuple[str, ...]], list[int]] = collections.defaultdict(lambda: [0, 0, 0])
     for each in collectives:
         total = sums[each.kind, each.axes]
         total[0] += each.count
         total[1] += each.count * each.bytes
+        total[2] += each.count * each.bytes * each.overlapped
     order = sorted(sums, key=lambda key: (key[0], [mesh.axis_names.index(a) for a in key[1]]))
     return [CollectiveTotal(*key, *sums[key]) for key in order]
 
@@ -110,6 +115,7 @@ class _Calls:
 
     count: int
     in_loop: bool
+    overlapped: bool = False
 
 
 def _visit(
@@ -117,7 +123,8 @@ def _visit(
 ) -> None:
     """Appends to `found` the collectives of a computation and of those that it calls."""
     shapes: dict[str, tuple[str, ...]] = {}
-    for instruction in program.computations[computation]:
+    instructions = program.computations[computation]
+    for position, instruction in enumerate(instructions):
         shapes[instruction.name] = array_shapes(instruction.result)
         if instruction.opcode.endswith(("-done", "-update")):
             continue  # its start was counted, and may name the same computation
@@ -125,6 +132,9 @@ def _visit(
         axes: tuple[str, ...] = ()
         if kind in KINDS:
             axes = _axes(device_groups(instruction.attributes, mesh.size), mesh)
+        overlapped = calls.overlapped or (
+            instruction.opcode.endswith("-start") and _computes_meanwhile(instructions, position)
+        )
         if axes:
             payload = _payload(instruction, shapes)
             found.append(
@@ -136,10 +146,27 @@ def _visit(
                     count=calls.count,
                     in_loop=calls.in_loop,
                     op_name=instruction.op_name,
+                    overlapped=overlapped,
                 )
             )
         for role, called in instruction.called:
-            _visit(program, called, _calls_of(instruction, role, calls), mesh, found)
+            inner = _calls_of(instruction, role, calls)
+            inner = dataclasses.replace(inner, overlapped=overlapped)
+            _visit(program, called, inner, mesh, found)
+
+
+_COMPUTES = ("fusion", "convolution", "dot", "custom-call", "while", "call", "reduce-window")
+
+
+def _computes_meanwhile(instructions: list[Instruction], start: int) -> bool:
+    """Whether anything is computed between the start at that position and its done."""
+    name = instructions[start].name
+    for later in instructions[start + 1 :]:
+        if later.opcode.endswith("-done") and name in later.operand_names:
+            return False
+        if later.opcode in _COMPUTES:
+            return True
+    return False
 
 
 def _calls_of(instruction: Instruction, role: str, calls: _Calls) -> _Calls:

@@ -1,4 +1,4 @@
-"""FLOPs and bytes of a program, from its jaxpr, and the peak FLOP/s of known devices."""
+"""FLOPs and bytes of a program, from its jaxpr."""
 
 import math
 import re
@@ -12,33 +12,6 @@ from convmesh.programs.jaxpr import equations
 TAP_PRODUCTS = "tap_products"
 # The scope, with _ and a number, of an ungrouped convolution that stands for one of so many groups.
 SPREAD_GROUPS = "spread_groups"
-
-# Dense FLOP/s of one JAX device by a part of its `device_kind`, from the vendors' data sheets:
-# bfloat16 with float32 sums, and float32 without TF32. (Devices of TPU v2 and v3 are half a chip.)
-PEAKS: dict[str, dict[str, float]] = {
-    "H200": {"bfloat16": 989e12, "float32": 67e12},
-    "H100 PCIe": {"bfloat16": 756e12, "float32": 51e12},
-    "H100": {"bfloat16": 989e12, "float32": 67e12},
-    "A100": {"bfloat16": 312e12, "float32": 19.5e12},
-    "V100": {"float32": 15.7e12},
-    "L4": {"bfloat16": 121e12, "float32": 30.3e12},
-    "T4": {"float32": 8.1e12},
-    "TPU v2": {"bfloat16": 22.5e12},
-    "TPU v3": {"bfloat16": 61.5e12},
-    "TPU v4": {"bfloat16": 275e12},
-    "TPU v5 lite": {"bfloat16": 197e12},
-    "TPU v5e": {"bfloat16": 197e12},
-    "TPU v5p": {"bfloat16": 459e12},
-    "TPU v5": {"bfloat16": 459e12},
-    "TPU v6": {"bfloat16": 918e12},
-}
-
-
-def peak(device_kind: str, precision: str) -> float | None:
-    """Peak FLOP/s of a device by its JAX `device_kind` and dtype; None if it is not known."""
-    words = device_kind.replace("-", " ") + " "
-    name = next((name for name in PEAKS if f"{name} " in words), None)
-    return PEAKS[name].get(precision) if name else None
 
 
 def flops(jaxpr: core.Jaxpr) -> float:

@@ -1,6 +1,7 @@
 """The FLOPs of a training step, and its time at the devices' peak FLOP/s."""
 
-from convmesh.programs.flops import flops, peak
+from convmesh.programs.accelerators import peak
+from convmesh.programs.flops import flops
 from convmesh.steps.forward import forward_jaxpr, training_forward
 from convmesh.steps.setup import Setup
 
@@ -23,5 +24,5 @@ def ideal_seconds(setup: Setup) -> float | None:
 
     MFU (model FLOPs utilisation) is this divided by the measured seconds.
     """
-    device_peak = peak(setup.mesh.devices.flat[0].device_kind, setup.config.precision)
+    device_peak = peak(setup.mesh.devices.flat[0].device_kind, setup.precision)
     return step_flops(setup) / (device_peak * setup.mesh.size) if device_peak else None

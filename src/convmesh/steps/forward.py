@@ -71,5 +71,7 @@ def expected_temporaries(config: ConfigDict) -> float:
 
 def _model(config: ConfigDict) -> Any:
     """The model for one class."""
-    options, dtype = config.model, jnp.promote_types(config.precision, jnp.float32)
+    options = config.model
+    narrow = config.precision in ("auto", "bfloat16")  # float32 here: this is about CPUs
+    dtype = jnp.float32 if narrow else jnp.dtype(config.precision)
     return make_model(dtype=dtype, task=config.task, classes=1, **options)

@@ -174,7 +174,7 @@ def check_mesh(setup: Setup, log: Callable[[str], Any] = print) -> None:
     config = setup.config
     height, width = config.data.image_size
     log(
-        f"{setup.model_name}, {config.precision}, {config.train.batch_size} images of {height} x "
+        f"{setup.model_name}, {setup.precision}, {config.train.batch_size} images of {height} x "
         f"{width}: {meshes.describe(setup.mesh)} against one device"
     )
     windows = traced_windows(setup)
@@ -182,7 +182,7 @@ def check_mesh(setup: Setup, log: Callable[[str], Any] = print) -> None:
         log(line)
     failed = []
     for title, found in _compare(setup).items():
-        for line in _describe(title, found, config.precision):
+        for line in _describe(title, found, setup.precision):
             log(line)
         failed += [difference for difference in found if difference.fails]
     if failed:
@@ -197,7 +197,7 @@ def check_mesh(setup: Setup, log: Callable[[str], Any] = print) -> None:
 def _compare(setup: Setup) -> dict[str, list[Difference]]:
     """The differences between steps on `setup.mesh` and on one device, by what is compared."""
     config, one_device = setup.config, single_device_mesh()
-    exact = config.precision == "float64"
+    exact = setup.precision == "float64"
     size, batch_size = tuple(config.data.image_size), config.train.batch_size
     batches = [noise_batch(setup.task, size, batch_size, seed=i) for i in range(3 if exact else 1)]
     spec = SGDSpec(
@@ -223,7 +223,7 @@ def _compare(setup: Setup) -> dict[str, list[Difference]]:
     }
     if exact:
         compared[f"the state after {len(batches)} steps"] = "state"
-    min_tolerance = EXACT if exact else MIN_TOLERANCE[config.precision]
+    min_tolerance = EXACT if exact else MIN_TOLERANCE[setup.precision]
     found = {}
     for title, name in compared.items():
         # In a dict, so that the names of the leaves begin with `name`.

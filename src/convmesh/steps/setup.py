@@ -42,6 +42,7 @@ class Setup:
     config: ConfigDict
     classes: tuple[str, ...]
     mesh: Mesh
+    precision: str  # of `model`: "float32", "bfloat16" or "float64"
     model: nn.Module
     task: Any
     steps: int
@@ -129,14 +130,16 @@ def make_setup(
     Raises ConfigError if the model does not support a setting of the config.
     """
     _check_norm_groups(config)
-    options, dtype = config.model, compute_dtype(config)
-    model = make_model(dtype=dtype, task=config.task, classes=len(classes), **options)
+    precision = precision_on(config, mesh)
+    dtype = jnp.dtype(precision)
+    model = make_model(dtype=dtype, task=config.task, classes=len(classes), **config.model)
     steps = count_steps(config, train_images)
     schedule = make_schedule(config, steps)
     setup = Setup(
         config=config,
         classes=tuple(classes),
         mesh=mesh,
+        precision=precision,
         model=model,
         task=make_task(config, len(classes), model),
         steps=steps,
@@ -149,8 +152,9 @@ def make_setup(
     return setup
 
 
-def make_run_mesh(config: ConfigDict) -> Mesh:
-    """The mesh of all devices that the config asks for, checked for training.
+def make_run_mesh(config: ConfigDict, elsewhere: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of all devices that the config asks for, checked for training; or of devices
+    `elsewhere`, that the program is only compiled for.
 
     Raises ConfigError if the config contradicts itself, which is checked before the devices are
     used, if processes differ in config or devices, if the mesh does not fit the devices, or if the
@@ -160,9 +164,11 @@ def make_run_mesh(config: ConfigDict) -> Mesh:
     _check_sizes_differ(config)
     check_norm_values(config)
     devices.expect_temporaries(lambda: expected_temporaries(config))
-    same_run.check_same(same_for_all_processes(config), "start every process with the same config")
-    same_run.check_same_devices()
-    mesh = config_mesh(config)
+    if elsewhere is None:
+        same = same_for_all_processes(config)
+        same_run.check_same(same, "start every process with the same config")
+        same_run.check_same_devices()
+    mesh = config_mesh(config, elsewhere)
     _check_batch_divides(config, mesh)
     _check_rows_stay_in_process(config, mesh)
     return mesh
@@ -249,19 +255,20 @@ def _check_model_takes_all_sizes(setup: Setup) -> None:
 # --- values derived from the config ---------------------------------------------------------------
 
 
-def compute_dtype(config: ConfigDict) -> Any:
-    """The compute dtype that `config.precision` names.
+def precision_on(config: ConfigDict, mesh: Mesh) -> str:
+    """The name of the compute dtype on the devices of `mesh`: `config.precision`, or what its
+    "auto" stands for there.
 
     float64 enables 64 bits in JAX for the rest of the process. Raises ConfigError for float64 on
     devices that are not CPUs.
     """
+    if config.precision == "auto":
+        return "bfloat16" if devices.has_bfloat16(mesh.devices.flat[0]) else "float32"
     if config.precision == "float64":
-        if jax.default_backend() != "cpu":
+        if meshes.platform(mesh) != "cpu":
             raise ConfigError("precision=float64: supported on CPUs only; use float32 or bfloat16")
         jax.config.update("jax_enable_x64", True)
-    return {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}[
-        config.precision
-    ]
+    return config.precision
 
 
 def count_steps(config: ConfigDict, train_images: int) -> int:

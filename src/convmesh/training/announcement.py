@@ -21,7 +21,7 @@ class Announcement(Hook):
         kind = mesh.devices.flat[0].device_kind
         several = f" of {processes.count()} processes" if processes.count() > 1 else ""
         run.log(
-            f"{run.setup.model_name}, {parameters / 1e6:.2f} M parameters, {config.precision}, "
+            f"{run.setup.model_name}, {parameters / 1e6:.2f} M parameters, {run.setup.precision}, "
             f"on {mesh.size} x {kind} (mesh: {meshes.describe(mesh)}){several}"
         )
         run.log(
