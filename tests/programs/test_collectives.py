@@ -497,3 +497,30 @@ def test_one_device_sends_nothing():
     mesh = equality.make_mesh((1, 1, 1))
     text = compiled(mesh, lambda x: lax.psum(x, (DATA, MODEL)), P(), P(), (4, 6))
     assert totals(text, mesh) == []
+
+
+@pytest.mark.parametrize(
+    "between, wanted",
+    [
+        ([], False),
+        (["%m = f32[2,3]{1,0} copy(%x)"], False),
+        (["%m = f32[2,3]{1,0} fusion(%x), kind=kLoop, calls=%add"], True),
+        (["%m = f32[2,3]{1,0} convolution(%x, %x), window={}"], True),
+    ],
+)
+def test_what_is_sent_while_the_device_computes_is_overlapped(between, wanted):
+    text = program(
+        "%s = f32[2,3]{1,0} all-reduce-start(%x), replica_groups={}, to_apply=%add",
+        *between,
+        "ROOT %d = f32[2,3]{1,0} all-reduce-done(%s)",
+    )
+    mesh = equality.make_mesh(CUBE)
+    (found,) = find_collectives(text, mesh)
+    assert found.overlapped == wanted
+    (total,) = total_collectives([found], mesh)
+    assert total.overlapped == (24 if wanted else 0)
+
+
+def test_a_collective_without_a_start_is_not_overlapped():
+    text = program(all_reduce("replica_groups={}, "))
+    assert not find_collectives(text, equality.make_mesh(CUBE))[0].overlapped

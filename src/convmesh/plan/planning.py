@@ -3,10 +3,12 @@
 It says whether the step fits, what it communicates, and how fast it can be.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
+import sys
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -42,10 +44,21 @@ def plan(config: ConfigDict, topology: Topology, options: PlanOptions) -> None:
         config.train.steps = max(
             1, round(config.train.epochs * options.images / config.train.batch_size)
         )
+    # Reports of data that is prepared are no part of a JSON object.
+    aside = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
+    with aside:
+        ranked = _search(config, topology) if options.search else [plan_step(config, topology)]
     if options.search:
-        _search(config, topology, options)
-        return
-    found = plan_step(config, topology)
+        _print_ranked(ranked, options)
+    else:
+        _print_one(config, ranked[0], options)
+    if options.picture:
+        draw_plan(ranked[0], options.picture)
+    if not ranked[0].memory.fits:
+        raise RunError(does_not_fit(ranked[0]))
+
+
+def _print_one(config: ConfigDict, found: Plan, options: PlanOptions) -> None:
     data = found.devices // max(1, config.mesh.spatial * config.mesh.model)
     changes = changes_that_fit(config, found, data)
     if options.as_json:
@@ -56,10 +69,6 @@ def plan(config: ConfigDict, topology: Topology, options: PlanOptions) -> None:
             console.print_result("it would fit with one of (estimated):")
             for change in changes:
                 console.print_result(f"  {change}")
-    if options.picture:
-        draw_plan(found, options.picture)
-    if not found.memory.fits:
-        raise RunError(does_not_fit(found))
 
 
 def does_not_fit(found: Plan) -> str:
@@ -92,7 +101,7 @@ def candidate_meshes(devices: int) -> list[dict[str, Any]]:
     return found[:MOST_MESHES]
 
 
-def _search(config: ConfigDict, topology: Topology, options: PlanOptions) -> None:
+def _search(config: ConfigDict, topology: Topology) -> list[Plan]:
     """Plans the recipe on several meshes and ranks them: those that fit by their step's time."""
     found: list[Plan] = []
     for sizes in candidate_meshes(len(topology.devices)):
@@ -106,15 +115,14 @@ def _search(config: ConfigDict, topology: Topology, options: PlanOptions) -> Non
         console.print_status(_row(found[-1]))
     if not found:
         raise ConfigError("plan --search: the recipe fits none of the meshes tried")
-    ranked = sorted(found, key=_rank)
+    return sorted(found, key=_rank)
+
+
+def _print_ranked(ranked: list[Plan], options: PlanOptions) -> None:
     if options.as_json:
         console.print_result(json.dumps([as_json(each, options.price) for each in ranked]))
     else:
         console.print_result("\n".join(["best first:", *map(_row, ranked)]))
-    if options.picture:
-        draw_plan(ranked[0], options.picture)
-    if not ranked[0].memory.fits:
-        raise RunError(does_not_fit(ranked[0]))
 
 
 def _rank(found: Plan) -> tuple[bool, float, int]:

@@ -1,0 +1,46 @@
+"""Classifies ImageNet with a ResNet-50 in 90 epochs, on 8 GPUs or many TPU chips (never run).
+
+    convmesh train --config configs/imagenet_resnet50.py --workdir runs/r50 --config.data.root=DIR
+
+DIR holds `train/` and `val/` with a folder for each of the 1,000 classes. 90 epochs of 1,281,167
+images in batches of 1,024: 112,600 steps. On more than 32 devices a larger batch keeps them busy;
+the learning rate goes with it, 0.1 for each 256 images, up to 8,192 (Goyal et al., arXiv
+1706.02677):
+
+    --config.train.batch_size=8192 --config.optimizer.learning_rate=3.2
+
+None of the numbers below is a result of this recipe. Expected top-1: 76. Published with nearly the
+same recipe: 76.1 (torchvision's IMAGENET1K_V1 weights), 76.3 (Goyal et al.). Reason why it may
+differ: batch statistics are those of groups of 32 images (Goyal et al. take them over the 32 of a
+device), not of the whole batch, which would cost two sums over all devices in each of the 53 batch
+norms, there and back.
+"""
+
+from convmesh.config import defaults
+
+
+def get_config():
+    config = defaults("classify")
+    config.model.name = "resnet50"
+    config.model.norm_group = 32
+    config.data.format = "folder"
+    config.data.image_size = (224, 224)
+    config.data.eval_resize = 256
+    config.data.augment.crop = (0.08, 1.0)
+    config.data.augment.color = 0.0
+    config.data.workers = 16
+    config.train.batch_size = 1024
+    config.train.epochs = 90.0
+    config.train.log_every_steps = 100
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.4
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 0.0
+    config.schedule.name = "cosine"
+    config.schedule.warmup_steps = 6255  # five epochs
+    config.ema.decay = 0.0
+    config.mesh.data = -1
+    config.eval.every_steps = 6255
+    return config
