@@ -123,11 +123,21 @@ def test_another_number_of_classes_initialises_the_head(photos, photo_run, tmp_p
 
 
 def test_other_names_of_as_many_classes_are_logged(photos, photo_run, tmp_path):
-    setup = fresh(photos, photo_run, classes=("blue", "grey", "green", "pink"))
+    setup = fresh(photos, photo_run, classes=("blue", "green", "grey", "pink"))
     assert load(setup, tmp_path).notes[2:] == (
         "init_from: same number of classes, other names: blue, green, grey, red there, "
-        "blue, grey, green, pink here",
+        "blue, green, grey, pink here",
     )
+
+
+def test_of_as_many_classes_those_at_another_place_keep_their_outputs(photos, photo_run, tmp_path):
+    setup = fresh(photos, photo_run, classes=("pink", "blue", "green", "grey"))
+    start, before = load(setup, tmp_path), setup.create_state()
+    initial = jax.device_get(before.params["head"]["kernel"])
+    kernel = jax.device_get(start.merge_params(before).params["head"]["kernel"])
+    there = variables_of(photos, photo_run)["params"]["head"]["kernel"]
+    assert start.notes[2].startswith("init_from: outputs taken of 3 of 4 classes")
+    assert same(kernel[:, 1:], there[:, :3]) and same(kernel[:, 0], initial[:, 0])
 
 
 def test_the_same_classes_in_another_order_keep_their_outputs(photos, photo_run, tmp_path):

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from convmesh import mesh as meshes
-from convmesh.config import apply_overrides
 from convmesh.data.record import Source
 from convmesh.data.splits import open_eval
 from convmesh.distributed import console, processes
@@ -30,6 +29,7 @@ from convmesh.inference.trained_model import (
     check_image_size,
     check_same_model,
     load_variables,
+    with_overrides,
 )
 from convmesh.ops.forms import plain_form
 from convmesh.steps.setup import Setup, make_setup
@@ -90,7 +90,7 @@ def prepare(
     """Loads what `export` needs. Raises its ConfigError and DataError."""
     files = Workdir(workdir)
     trained, classes = files.read_run()
-    config = apply_overrides(trained, overrides)
+    config = with_overrides(trained, overrides)
     check_same_model(trained, config, files)
     if processes.count() > 1:
         raise ConfigError("export: start it as one process; it needs no more")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from convmesh.config import apply_overrides, parse_overrides, same_for_all_processes
+from convmesh.config import parse_overrides, same_for_all_processes
 from convmesh.data.record import Source, truth_identity
 from convmesh.data.same_splits import check_same_splits
 from convmesh.data.splits import open_eval
@@ -25,6 +25,7 @@ from convmesh.inference.trained_model import (
     check_image_size,
     check_same_model,
     load_variables,
+    with_overrides,
 )
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.tasks.zero_ap import explain_zero_ap
@@ -67,7 +68,7 @@ def evaluate(
     """
     files = Workdir(workdir)
     trained, classes = files.read_run()
-    config = apply_overrides(trained, overrides)
+    config = with_overrides(trained, overrides)
     check_same_model(trained, config, files)
     same_run.check_same(same_for_all_processes(config), "give every process the same run and keys")
     if not config.data.classes:

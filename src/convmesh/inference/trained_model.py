@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
+from convmesh.config import apply_overrides, parse_overrides
+from convmesh.config.load import Overrides
 from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, DataError
 from convmesh.steps.setup import Setup, config_mesh, has_weights_for_all
@@ -79,6 +81,20 @@ def _report_undefined(workdir: Workdir, metric: str) -> None:
             f"{metric} is undefined in {len(steps)} of {len(evaluations)} evaluations (step "
             f"{shown}); they cannot be the best"
         )
+
+
+def with_overrides(trained: ConfigDict, overrides: Overrides) -> ConfigDict:
+    """`trained` with these keys changed, for evaluation and prediction.
+
+    With another `data.image_size`, `data.eval_resize` changes in proportion, unless it is given:
+    the crop is the same part of the image.
+    """
+    changes = parse_overrides(overrides)
+    config = apply_overrides(trained, changes)
+    resize, was, now = trained.data.eval_resize, trained.data.image_size, config.data.image_size
+    if resize and "data.eval_resize" not in changes and tuple(was) != tuple(now):
+        config.data.eval_resize = max(1, round(resize * min(now) / min(was)))
+    return config
 
 
 def check_same_model(trained: ConfigDict, config: ConfigDict, workdir: Workdir) -> None:

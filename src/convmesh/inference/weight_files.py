@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from convmesh.config import apply_overrides, defaults
 from convmesh.config.load import Overrides
 from convmesh.errors import ConfigError, DataError, nearest, some
+from convmesh.inference.trained_model import with_overrides
 from convmesh.models.depth import AFTER_STAGES, depth_of, in_backbone, path_names
 from convmesh.models.registry import MODELS, make_model
 from convmesh.steps.setup import Setup, make_setup, precision_on
@@ -180,7 +181,7 @@ def _config(
         config = apply_overrides(config, file.preprocessing())
     except ConfigError as error:
         raise DataError(f"{file.path}: its metadata: {printable(str(error))}") from None
-    return apply_overrides(config, overrides)
+    return with_overrides(config, overrides)
 
 
 @dataclass(frozen=True)

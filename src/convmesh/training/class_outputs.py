@@ -50,12 +50,13 @@ class ClassOutputs:
 
     def find(self, here: Shapes, one_more: Shapes, there: Shapes) -> dict[Any, Columns]:
         """The columns to take over of each array of class outputs that has another shape there, or
-        the same with the same classes in another order.
+        the same with some classes at another place. (Where all names that are known there stay at
+        their place, other names are taken for new names of the same classes.)
 
         These arrays are known by their shapes `one_more`, in a model of one class more.
         """
         found = {}
-        moved = len(self.same) == self.counts[0] and any(i != j for i, j in self.same.items())
+        moved = any(i != j for i, j in self.same.items())
         for name, shape in here.items():
             if one_more[name] == shape or name not in there:
                 continue

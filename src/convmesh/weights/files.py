@@ -75,14 +75,15 @@ def _read(file: BinaryFile) -> dict[str, np.ndarray]:
     head = file.read(0, min(file.size, _HEAD))
     if not head:
         raise Refused("the file is empty")
+    # First: the length that it begins with can have the first bytes of any of the other forms.
+    if safetensors_form.looks_like(head):
+        return without_prefix(safetensors_form.read(file))
     if head.startswith(b"PK"):
         return _read_archive(file)
     if head.startswith(b"\x80"):
         return without_prefix(torch_form.read_legacy(file))
     if keras_form.looks_like(head):
         return keras_form.read(file)
-    if safetensors_form.looks_like(head):
-        return without_prefix(safetensors_form.read(file))
     for beginning, what in _OTHERS:
         if head.startswith(beginning):
             raise Refused(what)
