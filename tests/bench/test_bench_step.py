@@ -14,7 +14,7 @@ from convmesh.bench import step
 from convmesh.cli import command_line
 from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
-from convmesh.programs.collectives import CollectiveTotal
+from convmesh.programs.collectives import Collective, CollectiveTotal
 from convmesh.steps.noise import noise_setup
 
 
@@ -191,3 +191,27 @@ def test_the_baseline_is_compared_only_if_it_is_the_same_model(monkeypatch):
     monkeypatch.setattr(step, "measure_step", None)
     with pytest.raises(ConfigError, match="not the same model"):
         step.bench_step(setup_on((8, 1, 1)).config, as_json=True, compare="torch")
+
+
+KERNEL_SUM = {
+    "kind": "all-reduce",
+    "axes": ("data",),
+    "bytes": 0,
+    "count": 1,
+    "in_loop": False,
+}
+
+
+@pytest.mark.parametrize(
+    "shapes, name, wanted",
+    [
+        (("f32[3,3,8,16]",), "jit(f)/transpose(jvp(Net))/conv/shard_map/psum", True),
+        # As TPUs call it: by a norm whose sums were merged with it, and of another shape.
+        (("f32[1,16]", "f32[72,16]"), "jit(f)/transpose(jvp(Net))/norm/reduce_sum", True),
+        (("f32[1,16]", "f32[1,16]"), "jit(f)/transpose(jvp(Net))/norm/reduce_sum", False),
+        (("f32[72,16]",), "jit(f)/jvp(Net)/norm/reduce_sum", False),
+    ],
+)
+def test_sums_of_kernels_are_known_by_name_or_size(shapes, name, wanted):
+    collective = Collective(shapes=shapes, op_name=name, **KERNEL_SUM)
+    assert step._sums_gradients(collective, frozenset({3 * 3 * 8 * 16})) == wanted

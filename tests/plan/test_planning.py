@@ -50,7 +50,7 @@ def test_the_table():
     assert "fits, with room for 7,516.2 MB" in text
     assert "all-reduce            data                        3        100.00         50%" in text
     assert "1,000    (62% of 8 devices)" in text  # 800 images in 0.8 s, 0.5 of it work
-    assert "0.01 days of 1,000 steps, 4 at 2 a device-hour" in text  # 0.222 h x 8 x 2
+    assert "0.22 hours (0.01 days) of 1,000 steps, 4 at 2 a device-hour" in text  # 0.222 h x 8 x 2
     assert "DOES NOT FIT, by 1,073.7 MB" in plan_table(TOO_LARGE)
 
 

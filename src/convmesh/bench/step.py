@@ -27,9 +27,11 @@ from convmesh.programs.collectives import (
     find_collectives,
     total_collectives,
 )
+from convmesh.programs.hlo import elements
 from convmesh.steps.cost import ideal_seconds, step_flops
 from convmesh.steps.noise import noise_setup, noise_step
 from convmesh.steps.setup import Setup, traced_windows
+from convmesh.steps.state import TrainState
 
 STEPS = 5  # timed steps, after one warm-up step
 
@@ -81,7 +83,7 @@ def measure_step(
     before = time.perf_counter()
     compiled: Any = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - before
-    collectives = find_collectives(compiled.as_text(), mesh)
+    collectives, kernels = find_collectives(compiled.as_text(), mesh), _kernel_sizes(state)
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
 
     def take_step() -> None:
@@ -97,7 +99,7 @@ def measure_step(
         collectives=total_collectives(collectives, mesh),
         halo_bytes=sum(c.count * c.bytes for c in collectives if _is_halo(c)),
         halo_formula=accumulate * _needed_halo(setup),
-        gradient_bytes=sum(c.count * c.bytes for c in collectives if _sums_gradients(c)),
+        gradient_bytes=sum(c.count * c.bytes for c in collectives if _sums_gradients(c, kernels)),
         gradient_formula=accumulate * _summed_parameters(setup),
         state_bytes=state_bytes,
         temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
@@ -131,14 +133,31 @@ def _is_halo(collective: Collective) -> bool:
     return collective.kind == "collective-permute" and "shard_map/ppermute" in collective.op_name
 
 
-def _sums_gradients(collective: Collective) -> bool:
-    """Sums over data or spatial in the backward pass: of kernels, and what XLA merged with them."""
+def _sums_gradients(collective: Collective, kernels: frozenset[int]) -> bool:
+    """Sums over data or spatial in the backward pass: of kernels, and what XLA merged with them.
+
+    kernels: numbers of elements of kernels on a device. What XLA merges it calls by one of its
+    parts, on TPUs perhaps by one of a batch norm.
+    """
     return (
         collective.kind in ("all-reduce", "reduce-scatter")
         and set(collective.axes) <= {DATA, SPATIAL}
         and "transpose(jvp" in collective.op_name
-        and "shard_map" in collective.op_name
+        and (
+            "shard_map" in collective.op_name
+            or any(elements(shape) in kernels for shape in collective.shapes)
+        )
     )
+
+
+def _kernel_sizes(state: TrainState) -> frozenset[int]:
+    """Elements on a device of each parameter that is no channel vector, where no vector has as many
+    on any mesh.
+    """
+    leaves = jax.tree.leaves(state.params)
+    vectors = {leaf.size for leaf in leaves if leaf.ndim < 2}
+    found = {math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves if leaf.ndim > 1}
+    return frozenset(found - vectors)
 
 
 def _needed_halo(setup: Setup) -> int:

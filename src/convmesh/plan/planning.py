@@ -209,14 +209,11 @@ def _speed_lines(found: Plan, price: float) -> list[str]:
     ]
     of_all = f"({seconds.efficiency:.0%} of {found.devices} devices)"
     lines.append(f"{'images/s, at best':26}{rate:12,.0f}    {of_all}")
-    days = found.steps * seconds.total / 86400
+    hours = found.steps * seconds.total / 3600
     if found.steps > 1:
-        cost = (
-            f", {days * 24 * found.devices * price:,.0f} at {price:g} a device-hour"
-            if price
-            else ""
-        )
-        lines.append(f"{'run, at best':26}{days:12,.2f} days of {found.steps:,} steps{cost}")
+        money = f", {hours * found.devices * price:,.0f} at {price:g} a device-hour"
+        length = f"hours ({hours / 24:.2f} days) of {found.steps:,} steps{money if price else ''}"
+        lines.append(f"{'run, at best':26}{hours:12,.2f} {length}")
     return [*lines, *ASSUMPTIONS.splitlines()]
 
 

@@ -113,6 +113,11 @@ def shape_bytes(shape: str) -> int:
     return -(-math.prod(_integers(sizes)) * bits // 8)
 
 
+def elements(shape: str) -> int:
+    """Number of elements of an array such as "bf16[2,3]"."""
+    return math.prod(_integers(shape[:-1].split("[")[1]))
+
+
 def _integers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
 
