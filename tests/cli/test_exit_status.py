@@ -38,3 +38,14 @@ def test_the_message_and_status_of_an_error(error, status, message):
 
 def test_with_debug_there_is_no_hint_to_it():
     assert exit_status(RuntimeError("x"), debug=True) == ("convmesh: error: RuntimeError: x", 1)
+
+
+def test_out_of_memory_names_the_ways_out():
+    error = RuntimeError("RESOURCE_EXHAUSTED: 20G of 16G\nat length")
+    message, status = exit_status(error, debug=False)
+    first, second = message.splitlines()
+    assert status == 1
+    assert first == (
+        "convmesh: error: out of memory on the devices: RESOURCE_EXHAUSTED: 20G of 16G"
+    )
+    assert all(key in second for key in ("train.batch_size", "mesh.fsdp=true", "convmesh plan"))

@@ -167,6 +167,8 @@ def test_gpus_are_divided_among_the_processes_of_a_host():
 def test_visible_gpus_follow_the_environment():
     assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2
     assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == 0
+    assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
+    assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": "0,-1,2"}) == 1
     assert clusters.visible_gpus({"CUDA_VISIBLE_DEVICES": "0", "JAX_PLATFORMS": "cpu"}) == 0
 
 

@@ -13,13 +13,14 @@ from convmesh.training import step_log
 def started(tmp_path, monkeypatch):
     """`started(**run)`: the hook of a run of 7 steps of 12 images, and the run."""
 
-    def start(start_step=0, nonfinite_steps=0, frozen_stages=0, sizes=()):
+    def start(start_step=0, nonfinite_steps=0, frozen_stages=0, sizes=(), devices=()):
         monkeypatch.setattr(step_log, "ideal_seconds", lambda setup: 0.5)
         config = defaults("classify")
         config.train.batch_size, config.train.log_every_steps = 12, 3
         config.train.frozen_stages, config.data.sizes = frozen_stages, sizes
         config.data.image_size = (64, 64)
         setup = types.SimpleNamespace(config=config, steps=7, schedule=lambda step: 100.0 + step)
+        setup.mesh = types.SimpleNamespace(local_devices=devices)
         clock = types.SimpleNamespace(step_seconds=2.0, input_wait_seconds=0.25)
         run = fake_run(tmp_path, start_step, nonfinite_steps, setup=setup, clock=clock)
         run.shown, run.rows = [], []
@@ -68,3 +69,16 @@ def test_no_utilisation_where_steps_differ_or_have_no_whole_backward_pass(starte
     hook, run = started(**changes)
     hook.on_metrics(run, 3, {"loss": 1.0, "nonfinite_steps": 0})
     assert run.rows and "mfu" not in run.rows[0][2]
+
+
+def device(**stats):
+    return types.SimpleNamespace(memory_stats=lambda: stats or None)
+
+
+def test_the_peak_memory_is_logged_where_it_is_known(started):
+    hook, run = started(devices=[device(peak_bytes_in_use=2**30), device(peak_bytes_in_use=2**31)])
+    hook.on_metrics(run, 3, {"loss": 1.0, "nonfinite_steps": 0})
+    assert run.rows[0][2]["peak_memory_gib"] == 2.0
+    hook, run = started(devices=[device(), device(bytes_in_use=5)])
+    hook.on_metrics(run, 3, {"loss": 1.0, "nonfinite_steps": 0})
+    assert "peak_memory_gib" not in run.rows[0][2]

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from convmesh.config import apply_overrides, to_json
 from convmesh.data.loading.loader import train_batches
 from convmesh.data.splits import open_train
+from convmesh.distributed.cores import usable_cores
 from convmesh.errors import ConfigError, DataError
 
 WARM_UP, SECONDS = 1.0, 3.0  # seconds of warm-up and of timing, in each round
@@ -74,7 +75,7 @@ def measure_input(
 
     With `compare` also alternating with torch's DataLoader. Raises DataError if that fails.
     """
-    cores = _cores()
+    cores = usable_cores()
     ceilings: list[float] = []
     ours: dict[int, list[float]] = {workers: [] for workers in worker_counts}
     theirs: dict[int, list[float]] = {workers: [] for workers in (1, cores)} if compare else {}
@@ -90,13 +91,6 @@ def measure_input(
         workers={workers: statistics.median(speeds) for workers, speeds in ours.items()},
         torch={workers: statistics.median(speeds) for workers, speeds in theirs.items()},
     )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _decoded(files: list[Path], size: tuple[int, int], threads: int) -> float:
@@ -166,7 +160,7 @@ def bench_input(config: ConfigDict, as_json: bool = False, compare: str | None =
         raise ConfigError(
             "bench input: reads image files, not TFDS sets; leave data.name out, or set data.root"
         )
-    counts = sorted({0, 1, 2, _cores()})
+    counts = sorted({0, 1, 2, usable_cores()})
     with contextlib.ExitStack() as stack:
         if not config.data.root:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="convmesh-input-"))

@@ -10,6 +10,7 @@ FAILED = ConvmeshError.exit_code
 WRONG_CALL = ConfigError.exit_code
 STOPPED = Stopped.exit_code
 INTERRUPTED = 130
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
 EXIT_STATUS_HELP = f"""\
 exit status:
@@ -42,6 +43,12 @@ def _message(error: BaseException, debug: bool) -> str:
     if isinstance(error, OSError):
         parts = (error.filename, error.strerror or error)
         return ": ".join(str(part) for part in parts if part)
+    if OUT_OF_MEMORY in str(error):
+        return (
+            f"out of memory on the devices: {first_line(error)}\n"
+            "  use a smaller train.batch_size, more train.accumulate, model.remat=true or "
+            "mesh.fsdp=true; `convmesh plan` says what fits"
+        )
     hint = "" if debug else " (run with --debug for the traceback)"
     text = first_line(error) if str(error).strip() else ""
     return f"{type(error).__name__}: {text}{hint}"

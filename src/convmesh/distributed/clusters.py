@@ -82,7 +82,7 @@ def find_cluster(env: Mapping[str, str]) -> str | None:
         if step.isdecimal() and int(step) < 0xFFFFFFF0 and tasks > 1:
             return "Slurm"
 
-    if "tpu" in env.get("JAX_PLATFORMS", "tpu"):
+    if "tpu" in (env.get("JAX_PLATFORMS") or "tpu"):
         hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES")
         file = env.get("TPU_PROCESS_ADDRESSES_PATH")  # JAX reads it
         if hosts or file:
@@ -169,7 +169,7 @@ def _jax_cluster(kind: str) -> Any:
 
 def _may_be_tpu_vm(env: Mapping[str, str]) -> bool:
     """Whether this could be a host of a TPU slice, so that asking JAX is worth the time."""
-    if "tpu" not in env.get("JAX_PLATFORMS", "tpu") or "TPU_SKIP_MDS_QUERY" in env:
+    if "tpu" not in (env.get("JAX_PLATFORMS") or "tpu") or "TPU_SKIP_MDS_QUERY" in env:
         return False
     library = "TPU_LIBRARY_PATH" in env or importlib.util.find_spec("libtpu") is not None
     return library and bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"))
@@ -204,7 +204,10 @@ def visible_gpus(env: Mapping[str, str]) -> int:
     if env.get("JAX_PLATFORMS") == "cpu":
         return 0
     if "CUDA_VISIBLE_DEVICES" in env:
-        return len([name for name in env["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()])
+        names = [name.strip() for name in env["CUDA_VISIBLE_DEVICES"].split(",")]
+        # CUDA ignores what follows an invalid number, such as -1.
+        first_invalid = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
+        return first_invalid
     return len([path for path in glob.glob("/dev/nvidia*") if re.search(r"nvidia\d+$", path)])
 
 

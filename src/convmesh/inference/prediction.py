@@ -20,6 +20,7 @@ from convmesh.data.augmentation.eval_view import EvalView
 from convmesh.data.placement import Placement
 from convmesh.distributed import console, processes, same_run
 from convmesh.distributed.batch import Batch
+from convmesh.distributed.cores import usable_cores
 from convmesh.errors import ConfigError, DataError, some
 from convmesh.inference.image_files import FoundImages, find_images, read_batches
 from convmesh.inference.onnx_model import ONNX, OnnxModel
@@ -38,7 +39,7 @@ from convmesh.steps.setup import Setup, make_setup
 from convmesh.steps.step import jit_predict_step
 from convmesh.workdir.layout import Workdir
 
-_THREADS = min(8, os.cpu_count() or 1)  # decoding, drawing and PNG compression release the GIL
+_THREADS = min(8, usable_cores())  # decoding, drawing and PNG compression release the GIL
 _NAMED = 3  # unreadable files named in the error; if more, all are printed before it
 
 

@@ -4,11 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.steps.cost import ideal_seconds
 from convmesh.steps.setup import Setup
 from convmesh.training.hooks import Hook, RunView
+
+
+def peak_memory(mesh: Mesh) -> float | None:
+    """The most memory that the program has used on a device of this process, in GiB.
+
+    None where JAX does not tell, as on CPUs.
+    """
+    stats = [device.memory_stats() or {} for device in mesh.local_devices]
+    found = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    return max(found) / 2**30 if found else None
 
 
 class StepLog(Hook):
@@ -41,6 +52,8 @@ class StepLog(Hook):
             row["step_seconds"] = seconds
             if self._ideal_seconds:
                 row["mfu"] = self._ideal_seconds / seconds
+            if peak := peak_memory(self._setup.mesh):
+                row["peak_memory_gib"] = peak
             row["input_wait_seconds"] = run.clock.input_wait_seconds
             run.log_metrics(step, "train", row)
         if step == run.start_step + 1:

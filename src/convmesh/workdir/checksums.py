@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from convmesh.distributed.cores import usable_cores
 from convmesh.workdir.atomic_files import sync_folder, write_atomically
 
 CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum`, which can verify it too
 _OF_CONTENT = (errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ESTALE)
-_READERS = min(8, os.cpu_count() or 1)
+_READERS = min(8, usable_cores())
 
 
 def sha256(path: str | os.PathLike[str], sync: bool = False) -> str:

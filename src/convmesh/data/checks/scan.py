@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ from convmesh.data import images
 from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSource
 from convmesh.data.problems import Problem
 from convmesh.data.record import BadExample, Source
+from convmesh.distributed.cores import usable_cores
 from convmesh.errors import DataError
 
-_THREADS = min(16, os.cpu_count() or 1)  # decoding and hashing release the GIL
+_THREADS = min(16, usable_cores())  # decoding and hashing release the GIL
 _CHUNK = 1024  # examples submitted to the threads at a time, to bound the number of futures
 
 

@@ -14,8 +14,9 @@ import grain
 from absl import flags
 
 from convmesh.distributed import stop_signals
+from convmesh.distributed.cores import usable_cores
 
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, usable_cores())
 LOW_PRIORITY = 10  # a Unix niceness, from -20 (first) to 19
 _this_thread = threading.local()
 
