@@ -443,6 +443,18 @@ def test_a_change_that_makes_another_run_is_refused_by_name(
     assert (photo_run / "config.json").read_bytes() == before
 
 
+def test_a_run_keeps_its_precision_unless_told_otherwise(tmp_path, photos, photo_run):
+    workdir = Workdir(tmp_path / "run")
+    began = runs.photo_config(photos, {"precision": "bfloat16"})
+    workdir.root.mkdir()
+    workdir.write_run(began, ("a", "b"))
+    auto = runs.photo_config(photos, {"precision": "auto"})
+    assert loop.check_earlier_run(auto, workdir).precision == "bfloat16"
+    told = runs.photo_config(photos, {"precision": "float32"})
+    with pytest.raises(ConfigError, match="another run: precision"):
+        loop.check_earlier_run(told, workdir)
+
+
 def test_other_classes_are_refused(tmp_path, photo_run, photos):
     other = runs.make_photos(tmp_path / "photos")
     for split in ("train", "val"):

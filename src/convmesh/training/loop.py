@@ -119,6 +119,8 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
         config = apply_overrides(config, {"init_from": earlier.init_from})
     if earlier.init_from and earlier.init_from == config.init_from:
         config = apply_overrides(config, not_set(config, dict(flatten(earlier))))
+    if config.precision == "auto":  # a run keeps what it began with, also on other devices
+        config = apply_overrides(config, {"precision": earlier.precision})
     check_resume(earlier, config)
     return config
 
