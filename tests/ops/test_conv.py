@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from convmesh import mesh as meshes
 from convmesh.mesh import DATA, MODEL, SPATIAL, P
 from convmesh.ops.conv import conv2d, pair
+from convmesh.programs.collectives import find_collectives
 
 
 def normal(*shape, seed=0):
@@ -316,3 +317,31 @@ def test_a_depthwise_convolution_moves_no_channels():
         text = jax.jit(functools.partial(conv2d, groups=8)).lower(x, kernel).compile().as_text()
     assert "convolution" in text
     assert not any(word in text for word in ("all-gather", "all-reduce", "collective-permute"))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 2, 4), (2, 2, 2, True)], ids=str)
+@pytest.mark.parametrize("channels", [(8, 8), (8, 16, 4), (8, 3)], ids=str)
+def test_several_arrays_are_convolved_as_one(shape, channels):
+    mesh = equality.make_mesh(shape)
+    parts = [normal(4, 8, 6, c, seed=c) for c in channels]
+    kernel = normal(3, 3, sum(channels), 8, seed=9)
+
+    def loss(function, parts, kernel):
+        return (jnp.sin(function(parts, kernel))).sum()
+
+    together = lambda parts, kernel: conv2d(jnp.concatenate(parts, -1), kernel)  # noqa: E731
+    wanted = jax.grad(functools.partial(loss, together), (0, 1))(parts, kernel)
+    gradients = jax.jit(jax.grad(functools.partial(loss, conv2d), (0, 1)))
+    equality.assert_equal(meshes.on_mesh(mesh, gradients)(parts, kernel), wanted)
+
+
+def test_several_arrays_are_not_moved_to_other_devices_before_they_are_convolved():
+    mesh = equality.make_mesh((4, 1, 2))
+    spec = NamedSharding(mesh, meshes.activation_spec((4, 8, 8, 8), mesh))
+    parts = [jax.ShapeDtypeStruct((4, 8, 8, 8), jnp.float32, sharding=spec)] * 2
+    kernel = jnp.ones((1, 1, 16, 16))
+    loss = lambda parts: conv2d(parts, kernel).sum()  # noqa: E731
+    program = meshes.on_mesh(mesh, jax.jit(jax.grad(loss))).lower(parts).compile()
+    kinds = {each.kind for each in find_collectives(program.as_text(), mesh)}
+    assert kinds <= {"all-gather", "reduce-scatter", "all-reduce"}

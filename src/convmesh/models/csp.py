@@ -5,6 +5,7 @@ half bypasses them: about half the arithmetic of a plain stage of that width. De
 and large pooling windows are not used, since they are slow where they are not fused.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ from convmesh.models.layers import ConvNorm, ResidualBlock, crop_to_cells, remat
 class CSPBlock(nn.Module):
     """Half of the channels through `depth` residual blocks, half around them, mixed by a 1x1.
 
-    [batch, rows, columns, c] -> [batch, rows, columns, features].
+    [batch, rows, columns, c], or several arrays with c channels in all -> [batch, rows, columns,
+    features].
     """
 
     features: int
@@ -26,7 +28,7 @@ class CSPBlock(nn.Module):
     norm_group: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array | Sequence[jax.Array], train: bool) -> jax.Array:
         options = {"dtype": self.dtype, "norm_group": self.norm_group}
         half = self.features // 2
         # Two convolutions, not one whose result is split: with channels sharded over devices, each
@@ -35,8 +37,7 @@ class CSPBlock(nn.Module):
         through = ConvNorm(half, 1, name="through", **options)(x, train)
         for i in range(self.depth):
             through = ResidualBlock(half, name=f"block{i + 1}", **options)(through, train)
-        both = jnp.concatenate([through, past], -1)
-        return ConvNorm(self.features, 1, name="merge", **options)(both, train)
+        return ConvNorm(self.features, 1, name="merge", **options)([through, past], train)
 
 
 class CSPBackbone(nn.Module):

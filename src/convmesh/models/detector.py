@@ -97,12 +97,10 @@ class Pyramid(nn.Module):
         for i in reversed(range(len(levels) - 1)):
             # If an image side is not a multiple of 32 there is a row or column too many.
             up = upsample_nearest(levels[i + 1])[:, : levels[i].shape[1], : levels[i].shape[2]]
-            both = jnp.concatenate([levels[i], up], -1)
-            levels[i] = mix(name=f"top_down{i}")(both, train)
+            levels[i] = mix(name=f"top_down{i}")([levels[i], up], train)
         for i in range(1, len(levels)):
             down = conv_norm(3, 2, name=f"down{i}")(levels[i - 1], train)
-            both = jnp.concatenate([levels[i], down], -1)
-            levels[i] = mix(name=f"bottom_up{i}")(both, train)
+            levels[i] = mix(name=f"bottom_up{i}")([levels[i], down], train)
         for i in range(len(levels), self.levels):
             levels.append(conv_norm(3, 2, name=f"down{i}")(levels[i - 1], train))
         return levels

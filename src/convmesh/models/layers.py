@@ -4,7 +4,7 @@ A model of these layers is written as for one device and runs on any mesh. `dtyp
 dtype; parameters and statistics are stored in at least float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ class Conv(nn.Module):
 
     [batch, rows, columns, c] -> [batch, rows / stride, columns / stride, features]. Kernel, stride,
     dilation and padding are one number or a pair (rows, columns); padding may be "SAME", which is
-    TensorFlow's (see `conv2d`).
+    TensorFlow's (see `conv2d`). Several arrays are taken as one of all their channels.
     """
 
     features: int
@@ -45,11 +45,13 @@ class Conv(nn.Module):
     bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Sequence[jax.Array]) -> jax.Array:
         param_dtype = at_least_float32(self.dtype)
-        shape = (*pair(self.kernel), x.shape[-1] // self.groups, self.features)
+        parts = x if isinstance(x, list | tuple) else (x,)
+        channels = sum(part.shape[-1] for part in parts)
+        shape = (*pair(self.kernel), channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, param_dtype)
-        x = conv2d(
+        y = conv2d(
             x,
             kernel,
             stride=self.stride,
@@ -62,8 +64,8 @@ class Conv(nn.Module):
             bias = self.param(
                 "bias", self.bias_init, (self.features,), at_least_float32(self.dtype)
             )
-            x = x + bias.astype(self.dtype)
-        return x
+            y = y + bias.astype(self.dtype)
+        return y
 
 
 class BatchNorm(nn.Module):
@@ -136,8 +138,8 @@ class ConvNorm(nn.Module):
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = Conv(
+    def __call__(self, x: jax.Array | Sequence[jax.Array], train: bool) -> jax.Array:
+        y = Conv(
             self.features,
             self.kernel,
             self.stride,
@@ -146,15 +148,15 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        x = BatchNorm(
+        y = BatchNorm(
             self.dtype,
             self.norm_group,
             self.momentum,
             self.epsilon,
             self.scale_init,
             name="norm",
-        )(x, train)
-        return x if self.activation is None else self.activation(x)
+        )(y, train)
+        return y if self.activation is None else self.activation(y)
 
 
 class ResidualBlock(nn.Module):

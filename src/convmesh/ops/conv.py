@@ -8,9 +8,11 @@ scatters of the backward pass, and `check_vma` verifies that none is missing.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from convmesh import mesh
@@ -24,7 +26,7 @@ SAME = "SAME"  # TensorFlow's padding
 
 
 def conv2d(
-    x: jax.Array,
+    x: jax.Array | Sequence[jax.Array],
     kernel: jax.Array,
     *,
     stride: Pair = 1,
@@ -38,7 +40,9 @@ def conv2d(
     Stride, padding and dilation are one number for both directions or a pair (rows, columns).
 
     Args:
-      x: [batch, rows, columns, c_in], any float type.
+      x: [batch, rows, columns, c_in], any float type; or several such arrays, whose channels follow
+        one another: each device gathers those of each, where a concatenation of arrays with sharded
+        channels would first move half of them to other devices.
       kernel: [kh, kw, c_in / groups, c_out], any float type; its gradient is summed over devices
         in that type, independent of `dtype`.
       stride: step of the window.
@@ -55,34 +59,50 @@ def conv2d(
     Raises:
       ValueError: channels or `groups` do not match, or `padding` is another word.
     """
-    dtype = dtype or x.dtype
-    _check_channels(x, kernel, groups)
+    parts = tuple(x) if isinstance(x, list | tuple) else (x,)
+    if len(parts) > 1 and not _have_one_layout(parts, groups):
+        parts = (jnp.concatenate(parts, axis=-1),)
+    # Shape and type of the whole input, in parts.
+    whole: Any = jax.eval_shape(lambda *parts: jnp.concatenate(parts, axis=-1), *parts)
+    dtype = dtype or whole.dtype
+    _check_channels(whole, kernel, groups)
     kh, kw = kernel.shape[:2]
     stride, dilation = pair(stride), pair(dilation)
-    pad_rows, pad_columns = _ends(padding, x.shape[1:3], (kh, kw), stride, dilation)
-    x = x.astype(dtype)
+    pad_rows, pad_columns = _ends(padding, whole.shape[1:3], (kh, kw), stride, dilation)
+    parts = tuple(part.astype(dtype) for part in parts)
 
     def local(x: jax.Array, kernel: jax.Array, pad_rows: tuple[int, int], groups: int) -> jax.Array:
         pads = (pad_rows, pad_columns)
         return local_conv(x, kernel.astype(dtype), stride, pads, dilation, groups)
 
     if mesh.current() is None:
-        return local(x, kernel, pad_rows, groups)
+        return local(_concatenated(parts), kernel, pad_rows, groups)
 
     shards = mesh.axis_size(SPATIAL)
-    halo = halo_rows(x.shape[1], shards, kh, stride[0], pad_rows, dilation[0])
-    layout = _layout(x, kernel, groups, halo)
+    halo = halo_rows(whole.shape[1], shards, kh, stride[0], pad_rows, dilation[0])
+    layout = _layout(parts[0], kernel, groups, halo)
     local_groups = groups // mesh.axis_size(MODEL) if layout.own_groups else groups
 
-    def sharded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        x, kernel = layout.gather(x, kernel)
+    def sharded(kernel: jax.Array, *parts: jax.Array) -> jax.Array:
+        kernel = layout.gather_kernel(kernel)
+        x = _concatenated([layout.gather(part) for part in parts])
         if halo is None or not layout.x[1]:
             return local(x, kernel, pad_rows, local_groups)
         return local(exchange(x, *halo, fill=0.0), kernel, (0, 0), local_groups)
 
-    record(f"convolution {kh}x{kw}", x, layout.x, layout.y, halo, layout.gathers_channels)
-    specs = (layout.x, layout.kernel)
-    return jax.shard_map(sharded, in_specs=specs, out_specs=layout.y)(x, kernel)
+    record(f"convolution {kh}x{kw}", whole, layout.x, layout.y, halo, layout.gathers_channels)
+    specs = (layout.kernel, *(layout.x for _ in parts))
+    return jax.shard_map(sharded, in_specs=specs, out_specs=layout.y)(kernel, *parts)
+
+
+def _have_one_layout(parts: Sequence[jax.Array], groups: int) -> bool:
+    """Whether a convolution can take the arrays as they are: sharded alike, and not by groups."""
+    sharded = {mesh.activation_spec(part.shape)[3] for part in parts}
+    return groups == 1 and len(sharded) == 1
+
+
+def _concatenated(parts: Sequence[jax.Array]) -> jax.Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
 def _ends(
@@ -109,7 +129,7 @@ def _ends(
     return rows, columns
 
 
-def _check_channels(x: jax.Array, kernel: jax.Array, groups: int) -> None:
+def _check_channels(x: Any, kernel: jax.Array, groups: int) -> None:
     c_in, c_out = kernel.shape[2:]
     if x.shape[-1] != c_in * groups or c_out % groups:
         raise ValueError(
@@ -131,8 +151,8 @@ class _Layout:
     def gathers_channels(self) -> bool:
         return bool(self.x[3]) and not self.own_groups
 
-    def gather(self, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Each device's kernel and input channels, inside the `shard_map`."""
+    def gather_kernel(self, kernel: jax.Array) -> jax.Array:
+        """Each device's kernel, inside the `shard_map`."""
         gathered = [i for i, axes in enumerate(self.kernel) if DATA in _axes(axes)]
         summed = tuple(a for a in ((SPATIAL,) if gathered else (DATA, SPATIAL)) if a in self.x)
         # In this order the gradient is scattered over data before it is summed over spatial, and
@@ -140,11 +160,15 @@ class _Layout:
         kernel = _replicated_over(kernel, summed)
         for i in gathered:
             kernel = lax.all_gather(kernel, DATA, axis=i, tiled=True)
+        return kernel
+
+    def gather(self, x: jax.Array) -> jax.Array:
+        """Each device's input channels, inside the `shard_map`."""
         if self.y[3] and not self.x[3]:
             x = _replicated_over(x, (MODEL,))
         if self.gathers_channels:
             x = lax.all_gather(x, MODEL, axis=3, tiled=True)
-        return x, kernel
+        return x
 
 
 def _layout(x: jax.Array, kernel: jax.Array, groups: int, halo: Halo) -> _Layout:
