@@ -15,6 +15,7 @@ from convmesh.inference.trained_model import (
     check_image_size,
     check_same_model,
     load_variables,
+    with_overrides,
 )
 from convmesh.steps.setup import make_setup
 from convmesh.workdir.checkpoints import Checkpoints
@@ -42,6 +43,24 @@ def test_variables_are_those_of_the_chosen_step(photo_run):
     assert any(not np.array_equal(a, b) for a, b in leaves)
     with pytest.raises(ConfigError, match="--step 5"):
         load_variables(setup, workdir, step=5)
+
+
+@pytest.mark.parametrize(
+    "changes, resize",
+    [
+        ({"data.image_size": (320, 320)}, 331),
+        ({"data.image_size": (112, 160)}, 116),
+        ({"data.image_size": (320, 320), "data.eval_resize": 350}, 350),
+        ({"data.image_size": (224, 224)}, 232),
+        ({}, 232),
+    ],
+)
+def test_the_resize_follows_another_image_size(changes, resize):
+    given = {"data.image_size": (224, 224), "data.eval_resize": 232}
+    trained = apply_overrides(defaults("classify"), given)
+    assert with_overrides(trained, changes).data.eval_resize == resize
+    trained.data.eval_resize = 0
+    assert with_overrides(trained, {"data.image_size": (320, 320)}).data.eval_resize == 0
 
 
 def test_a_run_without_checkpoint_has_no_variables(photo_run, tmp_path):

@@ -221,6 +221,13 @@ def test_what_the_published_weights_expect_is_in_the_config_and_overrides_come_l
     assert (tuple(data.image_size), data.eval_resize) == ((224, 224), 256)
 
 
+def test_with_another_image_size_the_resize_is_in_proportion(file, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "resnet50", MODELS["tiny_net"])
+    path, output = file(state_dict(1000)), tmp_path / "a"
+    import_weights(path, "resnet50", output, overrides=("data.image_size=448,448",))
+    assert Workdir(output).read_config().data.eval_resize == 464
+
+
 @pytest.mark.parametrize(
     "names_of, mean", [("torch_names", 0.5), ("lite_package_names", 127 / 255)]
 )

@@ -47,6 +47,11 @@ def test_the_same_classes_in_another_order_change_places():
     assert columns.source.tolist() == [1, 2, 0] and columns.taken.all()
     found = ClassOutputs((3, 3), same_names(NEW, NEW), False)
     assert found.find({"a": (5, 3)}, {"a": (5, 4)}, {"a": (5, 3)}) == {}
-    # Another name: the classes may have been renamed, so all columns stay where they are.
+    # A known class at another index: those of a name go by it, and the third is new.
     found = ClassOutputs((3, 3), same_names(NEW, ("dog", "cat", "cow")), False)
+    columns = found.find({"a": (5, 3)}, {"a": (5, 4)}, {"a": (5, 3)})["a"]
+    assert columns.taken.tolist() == [True, False, True]
+    assert columns.source[columns.taken].tolist() == [1, 0]
+    # All known ones at their index: the others may have been renamed, so all columns stay.
+    found = ClassOutputs((3, 3), same_names(NEW, ("cat", "cow", "dog")), False)
     assert found.find({"a": (5, 3)}, {"a": (5, 4)}, {"a": (5, 3)}) == {}

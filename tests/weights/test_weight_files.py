@@ -59,6 +59,20 @@ def test_the_content_tells_the_form_not_the_name(suffix, tmp_path):
         same(read_weights(str(path)), files.ARRAYS)
 
 
+@pytest.mark.parametrize("beginning", [b"\x80", b"PK"])
+def test_safetensors_whose_length_begins_as_another_form_does(beginning, tmp_path):
+    """The header's length, little-endian, comes first: any bytes may."""
+    plain = files.as_safetensors()
+    length = int.from_bytes(plain[:8], "little")
+    wanted = int.from_bytes(beginning, "little")
+    while wanted < length:
+        wanted += 256 ** len(beginning)
+    header = plain[8 : 8 + length].decode().ljust(wanted)  # spaces at its end are allowed
+    data = files.safetensors_file(header, plain[8 + length :])
+    assert data.startswith(beginning)
+    same(read_weights(written(tmp_path, data)), files.ARRAYS)
+
+
 def test_a_prefix_of_all_names_is_removed(tmp_path):
     for form in (files.as_safetensors, files.as_torch_zip):
         arrays = {f"module._orig_mod.{name}": array for name, array in files.ARRAYS.items()}
