@@ -76,10 +76,26 @@ def test_of_a_file_by_its_model_and_what_it_states(tmp_path):
 
 def test_of_the_hub_what_its_repository_states(monkeypatch, capsys):
     stated = {"data.pixel_mean": HALVES, "data.eval_resize": 300, "data.image_size": (288, 288)}
-    monkeypatch.setattr(init_from, "hub_input", lambda address, cache: stated)
+    monkeypatch.setattr(init_from, "hub_input", lambda address, cache, models: stated)
     halves = {"init_from": "hf://a/net", "data__image_size": (144, 144)}
     assert of(config(**halves)) == (HALVES, HALVES, 150, "bicubic")
     assert "trained for images of 288,288" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "task, changes, models",
+    [
+        ("classify", {}, ("efficientnet_lite0",)),
+        ("detect", {"model__backbone": "resnet18"}, ("resnet18", "detector_tiny")),
+        ("detect", {"model__name": "fcos_resnet50_fpn"}, ("fcos_resnet50_fpn", "resnet50")),
+        ("detect", {}, ("detector_tiny",)),
+    ],
+)
+def test_the_hub_is_asked_for_a_net_of_the_run(monkeypatch, task, changes, models):
+    asked = []
+    monkeypatch.setattr(init_from, "hub_input", lambda *given: asked.append(given) or {})
+    with_expected_input(config(task, init_from="hf://a/net", **changes))
+    assert [(address, found) for address, _, found in asked] == [("hf://a/net", models)]
 
 
 def test_of_a_run_or_an_import(photo_run, tmp_path):

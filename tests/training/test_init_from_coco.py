@@ -129,7 +129,7 @@ def test_of_the_hub_the_pixels_are_those_that_its_repository_states(tmp_path, mo
     write(path, TinyRetinaNet(classes=2))
     monkeypatch.setattr(init_from, "hub_weights", lambda address, cache, log: path)
     stated = {"data.pixel_mean": (0.5, 0.4, 0.3), "data.eval_interpolation": "bicubic"}
-    monkeypatch.setattr(init_from, "hub_input", lambda address, cache: stated)
+    monkeypatch.setattr(init_from, "hub_input", lambda address, cache, models: stated)
     _, found, _ = start(tmp_path, "hf://a/net", ("cat", "dog"))
     assert (
         "another mean and deviation: give --config.data.pixel_mean=0.5,0.4,0.3 " in found.notes[-1]

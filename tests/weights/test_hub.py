@@ -159,6 +159,38 @@ def test_a_damaged_config_is_refused(server, tmp_path, config, said):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "config, models, said",
+    [
+        (
+            {"architecture": "tf_efficientnet_b0", "pretrained_cfg": STATED},
+            ("efficientnet_b0",),
+            "the architecture tf_efficientnet_b0, which computes something else than "
+            "efficientnet_b0: that is timm's efficientnet_b0$",
+        ),
+        (
+            {"architecture": "tf_efficientnet_lite1"},
+            ("efficientnet_lite0",),
+            "timm's tf_efficientnet_lite0, and tf_efficientnet_lite1 is efficientnet_lite1 here$",
+        ),
+        ({"architecture": "resnetaa50"}, ("fcos_resnet50_fpn", "resnet50"), "timm's resnet50$"),
+        ({"model_type": "resnet", "downsample_in_bottleneck": True}, ("resnet50",), "has false$"),
+    ],
+)
+def test_a_stated_net_that_computes_something_else_is_refused(
+    server, tmp_path, config, models, said
+):
+    state(server, config)
+    with pytest.raises(ConfigError, match=f"init_from=hf://a/net: its config.json states .*{said}"):
+        hub_input("hf://a/net", tmp_path, models)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_form_of_timms_config(server, tmp_path):
+    state(server, {"architecture": "resnet50", **STATED})
+    assert hub_input("hf://a/net", tmp_path, ("resnet50",))["data.eval_resize"] == 303
+
+
 def test_a_config_of_another_program_states_nothing(server, tmp_path):
     state(server, {"model_type": "resnet"})
     assert hub_input("hf://a/net", tmp_path) == {}

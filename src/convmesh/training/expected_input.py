@@ -36,8 +36,8 @@ def with_expected_input(config: ConfigDict) -> ConfigDict:
     The scale of the pixels and, for a classifier, the resize before the crop, in proportion to
     `data.image_size`. A key that has another value than its default keeps it. Says on the console
     what it sets. Weights that cannot be found are left to `load_init_from`, but for those on the
-    hub: of these, the config.json is read. Raises DataError for a file that is damaged, and as
-    `hub_input`.
+    hub: of these, the files that describe them are read. Raises DataError for a file that is
+    damaged, and as `hub_input`.
     """
     expected = _expected(config) if config.init_from else {}
     changes = not_set(config, expected)
@@ -80,7 +80,7 @@ def _expected(config: ConfigDict) -> dict[str, Any]:
     if config.init_from in TABLES:
         return published_input(config.init_from, model)
     if config.init_from.startswith(SCHEME):  # the weights are downloaded later
-        return {**preprocessing_of(model), **input_on_hub(config.init_from)}
+        return {**preprocessing_of(model), **input_on_hub(config)}
     path = Path(os.path.expanduser(config.init_from))
     if path.is_file():
         return expected_input(path, model)

@@ -86,7 +86,7 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
     with stop.during(Phase.RESTORE):
         if setup.config.init_from in TABLES or setup.config.init_from.startswith(SCHEME):
             path = _downloaded(setup.config)
-            return _read_file(setup, path, input_on_hub(setup.config.init_from))
+            return _read_file(setup, path, input_on_hub(setup.config))
         return _read(setup, Path(os.path.expanduser(setup.config.init_from)))
 
 
@@ -137,6 +137,18 @@ def weights_model(config: ConfigDict) -> str:
     return backbone or name
 
 
+def possible_models(config: ConfigDict) -> tuple[str, ...]:
+    """The models whose weights a file may have for this run: its own and, for a detector, the
+    classifier that has the backbone; first the one that is meant more often.
+    """
+    name, backbone = config.model.name, config.model.backbone
+    if config.task != "detect":
+        return (name,)
+    inside = backbone or classifier_inside(name)
+    names = (inside, name) if backbone else (name, inside)
+    return tuple(each for each in names if each)
+
+
 def _downloaded(config: ConfigDict) -> Path:
     """The file of a key of TABLES, or of an address on the Hugging Face hub."""
     model, source, cache = weights_model(config), config.init_from, _cache()
@@ -150,14 +162,15 @@ def _downloaded(config: ConfigDict) -> Path:
     return _first_then_others(get)
 
 
-def input_on_hub(source: str) -> dict[str, Any]:
+def input_on_hub(config: ConfigDict) -> dict[str, Any]:
     """What weights on the Hugging Face hub expect of their input, see `hub_input`; {} for others.
 
     Every process must call it.
     """
-    if not source.startswith(SCHEME):
+    if not config.init_from.startswith(SCHEME):
         return {}
-    return _first_then_others(lambda: hub_input(source, _cache()))
+    models = possible_models(config)
+    return _first_then_others(lambda: hub_input(config.init_from, _cache(), models))
 
 
 def _cache() -> Path:

@@ -15,13 +15,14 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError, DataError, RunError, nearest, some
+from convmesh.weights.architectures import other_net
 from convmesh.weights.binary_file import printable
 from convmesh.weights.download import SECONDS, check_digest, fetch, reason
 from convmesh.weights.preprocessing import of_timm
@@ -29,6 +30,7 @@ from convmesh.weights.preprocessing import of_timm
 SCHEME = "hf://"
 USUAL = ("model.safetensors", "pytorch_model.bin")  # the first of them that a repository has
 CONFIG = "config.json"
+_STATED = "+stated"  # after an address: what its repository states
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".keras")
 _ANSWER = 2**24  # bytes of a longer answer are not read
 _FORM = f"{SCHEME}OWNER/NAME[@REVISION][/FILE]"
@@ -95,36 +97,53 @@ def hub_weights(address: str, cache: Path, log: Callable[[str], None]) -> Path:
     return path
 
 
-def hub_input(address: str, cache: Path) -> dict[str, Any]:
+def hub_input(address: str, cache: Path, models: Sequence[str] = ()) -> dict[str, Any]:
     """What the weights of `address` expect of their input, as keys of the config of a classifier.
 
     {} if its repository has no config.json of timm's. Without a network, what an earlier call has
-    read is taken from `cache`. Raises ConfigError and RunError as `hub_weights`, DataError if the
-    config.json is damaged.
+    read is taken from `cache`. Raises ConfigError and RunError as `hub_weights`, ConfigError if the
+    config.json states a net that none of `models` computes, DataError if it is damaged.
     """
-    wanted, kept = HubFile.parse(address), _kept(cache, f"{address}+{CONFIG}")
-    stated: Any
+    stated = _stated(address, cache)
     try:
-        answer = _ask(wanted, address)
-        names = [entry.get("rfilename") for entry in answer["siblings"] if isinstance(entry, dict)]
-        url = f"{_endpoint()}/{wanted.repository}/resolve/{answer.get('sha')}/{CONFIG}"
-        refused = f"init_from={address}: {_endpoint()} does not give its {CONFIG}"
-        stated = _read_json(url, refused) if CONFIG in names else {}
-    except RunError as error:
-        try:
-            stated = json.loads(kept.read_text())
-        except (OSError, ValueError):
-            raise error from None
-    stated = (stated.get("pretrained_cfg") or {}) if isinstance(stated, dict) else None
-    try:
-        found = of_timm(stated)
+        config = stated[CONFIG]
+        other = other_net(config, models)
+        # timm's first form has the keys beside the architecture.
+        of_weights = config if "architecture" in config else {}
+        found = of_timm(config.get("pretrained_cfg") or of_weights)
         apply_overrides(defaults("classify"), found)
     except (AttributeError, TypeError, ValueError, ConfigError) as error:
         said = printable(str(error))
         raise DataError(f"init_from={address}: its {CONFIG} is damaged: {said}") from None
+    if other:
+        raise ConfigError(f"init_from={address}: its {CONFIG} states {other}")
+    kept = _kept(cache, f"{address}{_STATED}")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"pretrained_cfg": stated}))
+    kept.write_text(json.dumps(stated))
     return found
+
+
+def _stated(address: str, cache: Path) -> dict[str, Any]:
+    """By its name what a file that describes the weights holds, {} if there is none; see `_kept`.
+
+    Raises ConfigError and RunError as `hub_weights`.
+    """
+    wanted = HubFile.parse(address)
+    try:
+        answer = _ask(wanted, address)
+        names = [entry.get("rfilename") for entry in answer["siblings"] if isinstance(entry, dict)]
+        stated = {}
+        for name in (CONFIG,):
+            url = f"{_endpoint()}/{wanted.repository}/resolve/{answer.get('sha')}/{name}"
+            refused = f"init_from={address}: {_endpoint()} does not give its {name}"
+            stated[name] = _read_json(url, refused) if name in names else {}
+        return stated
+    except RunError as error:
+        try:
+            kept = json.loads(_kept(cache, f"{address}{_STATED}").read_text())
+            return {name: kept[name] for name in (CONFIG,)}
+        except (OSError, ValueError, LookupError, TypeError):
+            raise error from None
 
 
 def _kept(cache: Path, name: str) -> Path:
