@@ -231,7 +231,9 @@ def test_with_another_image_size_the_resize_is_in_proportion(file, tmp_path, mon
 @pytest.mark.parametrize(
     "names_of, mean", [("torch_names", 0.5), ("lite_package_names", 127 / 255)]
 )
-def test_lite_has_the_pixels_of_whose_weights_they_are(tmp_path, monkeypatch, names_of, mean):
+def test_lite_has_the_pixels_of_whose_weights_they_are(
+    tmp_path, monkeypatch, capsys, names_of, mean
+):
     monkeypatch.setitem(MODELS, "efficientnet_lite0", ("classify", __name__, "TinyLite"))
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     net = TinyLite(classes=1000)
@@ -241,9 +243,14 @@ def test_lite_has_the_pixels_of_whose_weights_they_are(tmp_path, monkeypatch, na
     arrays = {name: np.ones(shape, "f4") for name, shape in shapes.items()}
     path.write_bytes(weight_files.as_safetensors(arrays))
     import_weights(path, "efficientnet_lite0", tmp_path / "a")
+    assumed = "assumed to be timm's tf_efficientnet_lite0 (TensorFlow's padding): "
+    assert (assumed in capsys.readouterr().out) == (names_of == "torch_names")
     data = Workdir(tmp_path / "a").read_config().data
     assert data.pixel_mean[0] == mean
     assert (tuple(data.image_size), data.eval_interpolation) == ((224, 224), "bicubic")
+    export_weights(tmp_path / "a", tmp_path / "again.safetensors")  # which states its model
+    import_weights(tmp_path / "again.safetensors", "efficientnet_lite0", tmp_path / "b")
+    assert "assumed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name, content", [("config.json", "{}"), ("photo.jpg", "x")])

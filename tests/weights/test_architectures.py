@@ -3,7 +3,7 @@
 import pytest
 
 from convmesh.models.registry import MODELS
-from convmesh.weights.architectures import OF_TIMM, other_net
+from convmesh.weights.architectures import OF_TIMM, assumed_net, other_net
 from convmesh.weights.preprocessing import OF_MODEL
 
 BASIC = {"model_type": "resnet", "hidden_act": "relu", "downsample_in_first_stage": False}
@@ -53,3 +53,14 @@ def test_the_same(config, model):
 def test_another(config, model, said):
     assert said in other_net(config, [model])
     assert model in other_net(config, [model])
+
+
+def test_what_a_file_does_not_tell_is_said():
+    said = assumed_net("efficientnet_lite0", "timm")
+    assert "timm's tf_efficientnet_lite0 (TensorFlow's padding)" in said
+    assert "does not tell it from efficientnet_lite0 (torch's padding)" in said
+    said = assumed_net("efficientnet_b3", "timm")
+    assert "timm's efficientnet_b3 (torch's padding)" in said
+    assert "from tf_efficientnet_b3 (TensorFlow's padding)" in said
+    assert assumed_net("efficientnet_b3", "torchvision") == ""
+    assert assumed_net("resnet50", "timm") == ""

@@ -24,6 +24,7 @@ from convmesh.models.depth import AFTER_STAGES, depth_of, in_backbone, path_name
 from convmesh.models.registry import MODELS, make_model
 from convmesh.steps.setup import Setup, make_setup, precision_on
 from convmesh.weights import preprocessing
+from convmesh.weights.architectures import assumed_net
 from convmesh.weights.binary_file import printable
 from convmesh.weights.class_names import checked, coco_classes, imagenet_classes
 from convmesh.weights.files import read_metadata, read_weights
@@ -88,6 +89,11 @@ class FittedWeights:
     naming: Naming
     variables: dict[str, Any]
     fit: Fit
+
+    def assumption(self) -> str:
+        """Which net the weights are taken for, where the file does not tell; "" where it does."""
+        stated = MODEL in self.file.metadata
+        return "" if stated else assumed_net(self.setup.model_name, self.naming.whose)
 
     def random_groups(self) -> Counter[str]:
         """How many arrays of the model the file lacks, by stage, or by layer outside of these."""

@@ -154,6 +154,8 @@ def _lines(weights: FittedWeights) -> Iterator[str]:
         f"{weights.file.path}: {taken} of the {all_of} arrays of {setup.model_name} "
         f"taken, by {weights.naming.whose}'s names"
     )
+    if assumption := weights.assumption():
+        yield assumption
     if random:
         groups = weights.random_groups()
         counts = ", ".join(f"{count} of {group}" for group, count in groups.items())

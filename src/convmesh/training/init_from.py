@@ -208,6 +208,8 @@ def _read_file(setup: Setup, path: Path, expected: Mapping[str, Any] | None = No
     leaves = jax.tree_util.tree_leaves_with_path(found.variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
     lines = [f"init_from: weights of {path}, by {found.naming.whose}'s names"]
+    if assumption := found.assumption():
+        lines.append(f"init_from: {assumption}")
     return _init_from(weights, lines, compared(setup, path, found.setup, found.variables))
 
 

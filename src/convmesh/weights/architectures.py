@@ -77,6 +77,23 @@ def other_net(config: Mapping[str, Any], models: Sequence[str]) -> str:
     return ""
 
 
+def assumed_net(model: str, whose: str) -> str:
+    """Which net the weights of a file are taken for, where its names are those of another too.
+
+    whose: the names that the file has, see `schemes.Naming`. "" where no other is known.
+    """
+    padding = {"efficientnet_lite": ("TensorFlow's", "torch's")}
+    padding["efficientnet_b"] = ("torch's", "TensorFlow's")
+    for family, (taken, other) in padding.items():
+        if model.startswith(family) and whose == "timm":
+            another = model if model in _LITE else f"tf_{model}"
+            return (
+                f"assumed to be timm's {OF_TIMM[model]} ({taken} padding): the file does not tell "
+                f"it from {another} ({other} padding), which computes something else"
+            )
+    return ""
+
+
 def _other_of_timm(stated: str, arguments: Any, known: Sequence[str]) -> str:
     """The same for an architecture of timm, and the arguments that it was made with."""
     shown = printable(stated)
