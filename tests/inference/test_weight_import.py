@@ -186,6 +186,22 @@ def test_a_partial_fit_is_refused_and_every_weight_that_does_not_fit_is_named(
         np.testing.assert_array_equal(found[name], arrays[name])
 
 
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        ("layer2.0.conv1.weight", np.nan, "not finite, first layer2.0.conv1.weight, 1 of its"),
+        ("bn1.running_var", -1.0, "negative variances, first bn1.running_var, 1 of its 8 values"),
+    ],
+)
+def test_values_that_no_trained_net_has_are_refused(file, names, tmp_path, name, value, said):
+    arrays, output = state_dict(), tmp_path / "imported"
+    arrays[name].flat[0] = value
+    path = file(arrays)
+    with pytest.raises(DataError, match=f"^{path}: 1 of its arrays have .*{said}"):
+        import_weights(path, "tiny_net", output, names, SMALL)
+    assert not output.exists()
+
+
 def test_classes_are_those_of_the_head(file, names, tmp_path):
     output = tmp_path / "imported"
     import_weights(file(state_dict(1000)), "tiny_net", output, overrides=SMALL)

@@ -360,6 +360,15 @@ def test_pixels_of_another_scale_are_noted(photos, photo_run, tmp_path):
     )
 
 
+def test_a_file_of_values_that_are_not_finite_is_refused(photos, tmp_path):
+    path = tmp_path / "net.pth"
+    arrays = write_torch_file(path, runs.TinyNet)
+    arrays["bn1.bias"][0] = np.nan
+    path.write_bytes(weight_files.as_torch_zip(arrays))
+    with pytest.raises(DataError, match=f"{path}: 1 of its arrays .* not finite, first bn1.bias"):
+        load(fresh(photos, path), tmp_path / "run")
+
+
 def test_a_file_that_cannot_be_read_is_named(photos, tmp_path):
     path = tmp_path / "net.pth"
     path.write_bytes(b"text")

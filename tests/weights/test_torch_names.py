@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from convmesh.errors import DataError
-from convmesh.weights.torch_names import Misshaped, from_torch, to_torch, with_epsilon
+from convmesh.weights.torch_names import (
+    Misshaped,
+    check_values,
+    from_torch,
+    to_torch,
+    with_epsilon,
+)
 
 NAMES = {
     "block1/conv": "layer1.0.conv",
@@ -163,3 +169,22 @@ def test_another_epsilon_changes_the_running_variances_alone(arrays):
     for name, array in arrays.items():
         shift = 1e-3 - 1e-5 if name.endswith("running_var") else 0
         np.testing.assert_allclose(changed[name], array + shift, rtol=1e-12)
+
+
+def test_values_that_no_trained_net_has_are_refused(arrays):
+    variances = {"layer1.0.bn.running_var": np.zeros(6), "count": np.array(7)}
+    good = {**arrays, **variances}
+    check_values("net.pth", good)
+    check_values("net.pth", with_epsilon(good, 0.0))
+    arrays["fc.bias"][[1, 4]] = np.nan, np.inf
+    arrays["fc.weight"][0, 0] = -np.inf
+    with pytest.raises(DataError) as error:
+        check_values("net.pth", arrays | variances)
+    assert str(error.value) == (
+        "net.pth: 2 of its arrays have values that are not finite, first fc.weight, 1 of its 42 "
+        "values: it is damaged, or its training failed"
+    )
+    negative = {"bn.running_var": np.array([1, -0.5, -2]), "bn.running_mean": np.array([-1.0])}
+    said = "1 of its arrays have negative variances, first bn.running_var, 2 of its 3 values"
+    with pytest.raises(DataError, match=said):
+        check_values("net.pth", negative)

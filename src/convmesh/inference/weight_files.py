@@ -31,7 +31,7 @@ from convmesh.weights.files import read_metadata, read_weights
 from convmesh.weights.keras_names import from_keras
 from convmesh.weights.published import COCO
 from convmesh.weights.schemes import LITE_PACKAGE, Naming, choose_naming, outputs_of
-from convmesh.weights.torch_names import Fit, from_torch, with_epsilon
+from convmesh.weights.torch_names import Fit, check_values, from_torch, with_epsilon
 from convmesh.workdir import checksums
 
 # What an exported file says of itself, beside the keys of `preprocessing.KEYS`.
@@ -113,12 +113,12 @@ def fit_weights(
 
     Its config has the preprocessing that these weights expect, then `overrides`. Raises ConfigError
     if there is no such model, or as `class_names` does, DataError if no weight has the name of one
-    of the model's.
+    of the model's, and as `check_values` for those that are taken.
     """
     if model not in MODELS:
         hint = nearest(model, MODELS) or f"; the models are {', '.join(MODELS)}"
         raise ConfigError(f"--model {model}: no such model{hint}")
-    file = _with_our_epsilon(file, model)
+    as_read, file = file, _with_our_epsilon(file, model)
     config = _config(file, model, overrides)
     two, three = (_abstract(config, classes, mesh) for classes in (2, 3))
     naming = choose_naming(two.model, two.variables, file.arrays)
@@ -136,6 +136,7 @@ def fit_weights(
     state = setup.abstract_state()
     abstract = {"params": state.params, "batch_stats": state.batch_stats}
     variables, fit = from_torch(naming.names, abstract, file.arrays)
+    check_values(str(file.path), {name: as_read.arrays[name] for name in fit.taken})
     return FittedWeights(file, setup, naming, variables, fit)
 
 

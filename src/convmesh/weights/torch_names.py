@@ -33,6 +33,8 @@ LEAVES = {
     "var": "running_var",
 }
 IGNORED = "num_batches_tracked"
+# `with_epsilon` makes variances of 0 as low as -1e-5, which an export has then.
+_LEAST_VARIANCE = -1.001e-5
 
 
 class Misshaped(NamedTuple):
@@ -113,6 +115,30 @@ def from_torch(
     return found, Fit(tuple(taken), tuple(missing), tuple(extra), tuple(misshaped))
 
 
+def check_values(source: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises DataError, in one line, for values that no trained net has.
+
+    These are values that are not finite, and negative running variances.
+    """
+    unlike = {
+        "values that are not finite": lambda name, array: ~np.isfinite(array),
+        "negative variances": lambda name, array: _is_variance(name) and array < _LEAST_VARIANCE,
+    }
+    for what, test in unlike.items():
+        counts = {name: np.count_nonzero(test(name, array)) for name, array in arrays.items()}
+        bad = {name: count for name, count in counts.items() if count}
+        if bad:
+            name, count = next(iter(bad.items()))
+            raise DataError(
+                f"{source}: {len(bad)} of its arrays have {what}, first {name}, {count} of its "
+                f"{arrays[name].size} values: it is damaged, or its training failed"
+            )
+
+
+def _is_variance(name: str) -> bool:
+    return name.rpartition(".")[2] == LEAVES["var"]
+
+
 def with_epsilon(
     arrays: Mapping[str, np.ndarray], epsilon: float, ours: float = 1e-5
 ) -> dict[str, np.ndarray]:
@@ -122,7 +148,7 @@ def with_epsilon(
     """
 
     def changed(name: str, array: np.ndarray) -> np.ndarray:
-        if name.rpartition(".")[2] != LEAVES["var"]:
+        if not _is_variance(name):
             return array
         return array.astype(np.float64) + (epsilon - ours)
 
