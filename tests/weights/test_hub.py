@@ -49,8 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_error(404)
                 return
             data = found if isinstance(found, bytes) else json.dumps(found).encode()
-        elif self.path.endswith(f"/resolve/{COMMIT}/config.json"):
-            data = json.dumps(self.configs[self.path.split("/resolve/")[0]]).encode()
+        elif (name := self.path.replace(f"/resolve/{COMMIT}", "")) in self.configs:
+            data = json.dumps(self.configs[name]).encode()
         elif "/resolve/" in self.path:  # as the hub does, from another address
             self.send_response(302)
             self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/blob")
@@ -116,11 +116,11 @@ def test_the_usual_file_is_downloaded_once_and_all_is_said_before(server, tmp_pa
 # --- what its weights expect ----------------------------------------------------------------------
 
 
-def state(server, config):
-    """Gives the repository a/net a config.json."""
-    plain = {"rfilename": "config.json", "size": 9}
+def state(server, config, name="config.json"):
+    """Gives the repository a/net a config.json, or another file."""
+    plain = {"rfilename": name, "size": 9}
     server.repositories["a/net/revision/main?blobs=true"]["siblings"].append(plain)
-    server.configs["/a/net"] = config
+    server.configs[f"/a/net/{name}"] = config
 
 
 def test_what_a_repository_of_timm_states(server, tmp_path, monkeypatch):
@@ -189,6 +189,61 @@ def test_a_stated_net_that_computes_something_else_is_refused(
 def test_the_first_form_of_timms_config(server, tmp_path):
     state(server, {"architecture": "resnet50", **STATED})
     assert hub_input("hf://a/net", tmp_path, ("resnet50",))["data.eval_resize"] == 303
+
+
+# As transformers writes it for ResNet.
+PREPROCESSOR = {
+    "crop_pct": 0.875,
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "ConvNextFeatureExtractor",
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.3, 0.4],
+    "resample": 3,
+    "size": 224,
+}
+
+
+def test_what_a_repository_of_transformers_states(server, tmp_path, monkeypatch):
+    state(server, {"model_type": "resnet"})
+    state(server, PREPROCESSOR, "preprocessor_config.json")
+    expected = {
+        "data.pixel_mean": (0.5, 0.4, 0.3),
+        "data.pixel_std": (0.2, 0.3, 0.4),
+        "data.eval_interpolation": "bicubic",
+        "data.image_size": (224, 224),
+        "data.eval_resize": 256,
+    }
+    assert hub_input("hf://a/net", tmp_path, ("resnet50",)) == expected
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert hub_input("hf://a/net", tmp_path, ("resnet50",)) == expected
+
+
+def test_what_timm_states_is_its_own(server, tmp_path):
+    state(server, PREPROCESSOR, "preprocessor_config.json")
+    state(server, {"architecture": "resnet50", "pretrained_cfg": STATED})
+    assert hub_input("hf://a/net", tmp_path)["data.eval_resize"] == 303
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"image_mean": [1, 2]}, "data.pixel_mean"),
+        ({"image_std": 3}, "not iterable"),
+        ({"size": {"longest_edge": 9}}, "height"),
+        ({"size": "x"}, "size: x is no size"),
+        ({"crop_pct": -1}, "crop_pct: -1.0 is not above 0"),
+        ({"rescale_factor": 0}, "division by zero"),
+        ({"resample": []}, "unhashable"),
+    ],
+)
+def test_a_damaged_file_of_transformers_is_refused(server, tmp_path, changes, said):
+    state(server, PREPROCESSOR | changes, "preprocessor_config.json")
+    with pytest.raises(
+        DataError, match=f"a/net: its preprocessor_config.json is damaged: .*{said}"
+    ):
+        hub_input("hf://a/net", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_config_of_another_program_states_nothing(server, tmp_path):

@@ -8,6 +8,7 @@ from convmesh.weights.preprocessing import (
     OF_DETECTOR,
     OF_MODEL,
     of_timm,
+    of_transformers,
     preprocessing_of,
 )
 
@@ -51,11 +52,63 @@ def test_some_of_it_as_it_is_published():
         ({"input_size": [3, 224, 224]}, {"data.image_size": (224, 224), "data.eval_resize": 256}),
         (
             {"input_size": [3, 224, 224], "crop_pct": 1, "crop_mode": "squash"},
-            {"data.image_size": (224, 224)},
+            {"data.image_size": (224, 224), "data.eval_resize": 0},
         ),
-        ({"input_size": [3, 160, 224], "crop_pct": 0.9}, {"data.image_size": (160, 224)}),
+        (
+            {"input_size": [3, 160, 224], "crop_pct": 0.9},
+            {"data.image_size": (160, 224), "data.eval_resize": 0},
+        ),
         ({"interpolation": "lanczos", "std": [1, 1, 1]}, {"data.pixel_std": (1, 1, 1)}),
     ],
 )
 def test_what_timm_states_of_its_weights(stated, expected):
     assert of_timm(stated) == expected
+
+
+def sized(size, resize, **more):
+    return {"data.image_size": size, "data.eval_resize": resize} | more
+
+
+CROPPED = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+
+
+@pytest.mark.parametrize(
+    "stated, expected",
+    [
+        ({}, {}),
+        ({"size": 224, "crop_pct": 0.875}, sized((224, 224), 256)),
+        ({"size": {"shortest_edge": 224}, "crop_pct": None}, sized((224, 224), 256)),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, sized((384, 384), 0)),
+        ({"size": {"shortest_edge": 256}} | CROPPED, sized((224, 224), 256)),
+        ({"size": 256, "do_center_crop": True, "crop_size": 224}, sized((224, 224), 256)),
+        ({"size": {"height": 240, "width": 320}}, sized((240, 320), 0)),
+        ({"size": {"height": 256, "width": 256}} | CROPPED, sized((224, 224), 0)),
+        ({"size": 224, "do_center_crop": False, "crop_size": 200}, sized((224, 224), 0)),
+        ({"size": 224, "do_resize": False}, {}),
+        ({"resample": 2}, {"data.eval_interpolation": "bilinear"}),
+        ({"resample": 3}, {"data.eval_interpolation": "bicubic"}),
+        ({"resample": 1}, {}),
+        (
+            {
+                "image_mean": [0.5, 0.4, 0.3],
+                "image_std": None,
+                "rescale_factor": 0.00392156862745098,
+            },
+            {"data.pixel_mean": (0.5, 0.4, 0.3)},
+        ),
+        (
+            {"image_mean": [127.5, 0, 0], "image_std": [51, 51, 51], "do_rescale": False},
+            {"data.pixel_mean": (0.5, 0, 0), "data.pixel_std": (0.2, 0.2, 0.2)},
+        ),
+        (
+            {"image_mean": [1, 0, 0], "image_std": [1, 1, 1], "rescale_factor": 2 / 255},
+            {"data.pixel_mean": (0.5, 0, 0), "data.pixel_std": (0.5, 0.5, 0.5)},
+        ),
+        (
+            {"image_mean": [1, 0, 0], "image_std": [9, 9, 9], "do_normalize": False},
+            {"data.pixel_mean": (0, 0, 0), "data.pixel_std": (1, 1, 1)},
+        ),
+    ],
+)
+def test_what_transformers_states_of_its_weights(stated, expected):
+    assert of_transformers(stated) == expected

@@ -107,8 +107,9 @@ def _other_of_timm(stated: str, arguments: Any, known: Sequence[str]) -> str:
             + (f"that is timm's {theirs}" if theirs else "timm has none that computes the same")
             + (f", and {shown} is {here[0]} here" if here else "")
         )
-    changed = [name for name in arguments or {} if name not in _HARMLESS]
-    if isinstance(arguments, Mapping) and changed:
+    arguments = arguments if isinstance(arguments, Mapping) else {}
+    changed = [name for name in arguments if name not in _HARMLESS]
+    if changed:
         value = _shown(arguments[changed[0]])
         return f"{printable(changed[0])}={value} of {shown}, with which it is not {same[0]}"
     return ""

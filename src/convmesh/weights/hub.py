@@ -1,9 +1,9 @@
 """Files of weights from the Hugging Face hub: `hf://OWNER/NAME[@REVISION][/FILE]`.
 
 The hub's API (`/api/models/REPO/revision/REVISION?blobs=true`) names the files of a repository with
-size and SHA-256. A repository of timm has a `config.json` that states what its weights expect of
-their input. As for the hub's own tools, $HF_ENDPOINT is another server, and $HF_TOKEN opens private
-repositories.
+size and SHA-256. What its weights expect of their input is in a repository of timm's `config.json`,
+or of transformers' `preprocessor_config.json`. As for the hub's own tools, $HF_ENDPOINT is another
+server, and $HF_TOKEN opens private repositories.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from convmesh.errors import ConfigError, DataError, RunError, nearest, some
 from convmesh.weights.architectures import other_net
 from convmesh.weights.binary_file import printable
 from convmesh.weights.download import SECONDS, check_digest, fetch, reason
-from convmesh.weights.preprocessing import of_timm
+from convmesh.weights.preprocessing import of_timm, of_transformers
 
 SCHEME = "hf://"
 USUAL = ("model.safetensors", "pytorch_model.bin")  # the first of them that a repository has
-CONFIG = "config.json"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _STATED = "+stated"  # after an address: what its repository states
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".keras")
 _ANSWER = 2**24  # bytes of a longer answer are not read
+_DAMAGED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, ConfigError)
 _FORM = f"{SCHEME}OWNER/NAME[@REVISION][/FILE]"
 
 
@@ -100,27 +101,33 @@ def hub_weights(address: str, cache: Path, log: Callable[[str], None]) -> Path:
 def hub_input(address: str, cache: Path, models: Sequence[str] = ()) -> dict[str, Any]:
     """What the weights of `address` expect of their input, as keys of the config of a classifier.
 
-    {} if its repository has no config.json of timm's. Without a network, what an earlier call has
-    read is taken from `cache`. Raises ConfigError and RunError as `hub_weights`, ConfigError if the
-    config.json states a net that none of `models` computes, DataError if it is damaged.
+    {} if its repository has no such file of timm or transformers. Without a network, what an
+    earlier call has read is taken from `cache`. Raises ConfigError and RunError as `hub_weights`,
+    ConfigError if the config.json states a net that none of `models` computes, DataError for a
+    damaged file.
     """
     stated = _stated(address, cache)
-    try:
-        config = stated[CONFIG]
-        other = other_net(config, models)
-        # timm's first form has the keys beside the architecture.
-        of_weights = config if "architecture" in config else {}
-        found = of_timm(config.get("pretrained_cfg") or of_weights)
-        apply_overrides(defaults("classify"), found)
-    except (AttributeError, TypeError, ValueError, ConfigError) as error:
-        said = printable(str(error))
-        raise DataError(f"init_from={address}: its {CONFIG} is damaged: {said}") from None
-    if other:
+    found: dict[str, Any] = {}
+    for name, read in ((PREPROCESSOR, of_transformers), (CONFIG, _of_timms_config)):
+        try:
+            found = read(stated[name]) or found  # timm's own come last
+            apply_overrides(defaults("classify"), found)
+        except _DAMAGED as error:
+            said = printable(str(error))
+            raise DataError(f"init_from={address}: its {name} is damaged: {said}") from None
+    if other := other_net(stated[CONFIG], models):
         raise ConfigError(f"init_from={address}: its {CONFIG} states {other}")
     kept = _kept(cache, f"{address}{_STATED}")
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(stated))
     return found
+
+
+def _of_timms_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As `of_timm`, for a config.json; {} for that of another program."""
+    # timm's first form has the keys beside the architecture.
+    first_form = config if "architecture" in config else {}
+    return of_timm(config.get("pretrained_cfg") or first_form)
 
 
 def _stated(address: str, cache: Path) -> dict[str, Any]:
@@ -133,7 +140,7 @@ def _stated(address: str, cache: Path) -> dict[str, Any]:
         answer = _ask(wanted, address)
         names = [entry.get("rfilename") for entry in answer["siblings"] if isinstance(entry, dict)]
         stated = {}
-        for name in (CONFIG,):
+        for name in (CONFIG, PREPROCESSOR):
             url = f"{_endpoint()}/{wanted.repository}/resolve/{answer.get('sha')}/{name}"
             refused = f"init_from={address}: {_endpoint()} does not give its {name}"
             stated[name] = _read_json(url, refused) if name in names else {}
@@ -141,7 +148,7 @@ def _stated(address: str, cache: Path) -> dict[str, Any]:
     except RunError as error:
         try:
             kept = json.loads(_kept(cache, f"{address}{_STATED}").read_text())
-            return {name: kept[name] for name in (CONFIG,)}
+            return {name: kept[name] for name in (CONFIG, PREPROCESSOR)}
         except (OSError, ValueError, LookupError, TypeError):
             raise error from None
 

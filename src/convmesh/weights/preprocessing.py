@@ -8,6 +8,7 @@ expect another resize, as the first ones of torchvision's ResNet-50 do: 256.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,6 +99,11 @@ LITE_PACKAGE = {
     "data.pixel_std": (128 / 255, 128 / 255, 128 / 255),
 }
 _TIMM_CROP = 0.875  # where nothing is stated (`timm.data.DEFAULT_CROP_PCT`)
+# Of transformers' `resample`, numbers of PIL, and of its image processor of ConvNeXt: the part that
+# it crops, and the side from which on it distorts an image instead.
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}
+_CONVNEXT_CROP = 224 / 256
+_CONVNEXT_DISTORTED = 384
 # The keys that an exported file states.
 KEYS = tuple(_FIRST.to_config())
 
@@ -111,7 +117,7 @@ def of_timm(stated: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of the config for a `pretrained_cfg` of timm, as `resolve_data_config` reads it.
 
     The shorter side becomes the input's divided by `crop_pct`, rounded down (`transforms_factory`).
-    What is not stated has no key; nor have a resize that is no centre crop of a square, and an
+    A resize that is no centre crop of a square becomes 0. What is not stated has no key; nor has an
     interpolation that is none of ours. Raises TypeError or ValueError for values of another form;
     whether numbers are in the range of their keys is not checked.
     """
@@ -126,6 +132,61 @@ def of_timm(stated: Mapping[str, Any]) -> dict[str, Any]:
         part = float(stated.get("crop_pct", _TIMM_CROP))
         if not 0 < part <= 1:
             raise ValueError(f"crop_pct: {part} is not above 0 and at most 1")
-        if height == width and stated.get("crop_mode", "center") == "center":
-            found["data.eval_resize"] = int(height / part)
+        centred = height == width and stated.get("crop_mode", "center") == "center"
+        found["data.eval_resize"] = int(height / part) if centred else 0
     return found
+
+
+def of_transformers(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the config for a `preprocessor_config.json` of transformers.
+
+    As `of_timm`; the image processors of ConvNeXt, which ResNet and RegNet have too, and those with
+    `do_center_crop`.
+    """
+    found = _pixels_of_transformers(stated)
+    resample = stated.get("resample")
+    if resample in _RESAMPLE:
+        found["data.eval_interpolation"] = _RESAMPLE[resample]
+    size = stated.get("size")
+    if size is None or not stated.get("do_resize", True):
+        return found
+    height, width, shorter = _size_of_transformers(size)
+    resize = 0  # distorted to that size
+    if "crop_pct" in stated:
+        part = float(stated["crop_pct"] or _CONVNEXT_CROP)
+        if not 0 < part <= 1:
+            raise ValueError(f"crop_pct: {part} is not above 0 and at most 1")
+        resize = int(height / part) if height < _CONVNEXT_DISTORTED else 0
+    elif stated.get("do_center_crop") and "crop_size" in stated:
+        resize = shorter
+        height, width, _ = _size_of_transformers(stated["crop_size"])
+    return found | {"data.image_size": (height, width), "data.eval_resize": resize}
+
+
+def _pixels_of_transformers(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and deviation of RGB / 255; stated are those of RGB times `rescale_factor`."""
+    factor = float(stated.get("rescale_factor", 1 / 255)) if stated.get("do_rescale", True) else 1.0
+    scale = factor * 255
+    scale = 1.0 if math.isclose(scale, 1.0) else scale
+    keys = {"data.pixel_mean": stated.get("image_mean"), "data.pixel_std": stated.get("image_std")}
+    if not stated.get("do_normalize", True):
+        keys = {"data.pixel_mean": (0.0, 0.0, 0.0), "data.pixel_std": (1.0, 1.0, 1.0)}
+    return {
+        key: tuple(value / scale for value in values)
+        for key, values in keys.items()
+        if values is not None
+    }
+
+
+def _size_of_transformers(size: Any) -> tuple[int, int, int]:
+    """Height, width and, where only the shorter side is stated, that, else 0; of a whole number
+    or {"shortest_edge"} or {"height", "width"}.
+    """
+    if isinstance(size, Mapping):
+        side = size.get("shortest_edge")
+        height, width = (side, side) if side else (size["height"], size["width"])
+    else:
+        side = height = width = size
+    if not all(type(each) is int and each > 0 for each in (height, width)):
+        raise ValueError(f"size: {size} is no size of an image")
+    return height, width, side or 0
