@@ -115,6 +115,7 @@ def test_an_export_is_imported_bit_for_bit_with_all_that_it_states(file, names, 
         assert same({name: opened.get_tensor(name) for name in opened.keys()}, arrays)  # noqa: SIM118
     stated = read_metadata(exported)
     assert json.loads(stated["model.name"]) == "tiny_net"
+    assert json.loads(stated["model.backbone"]) == ""
     assert json.loads(stated["classes"]) == list(runs.CLASSES)
     import_weights(exported, "tiny_net", second)
     assert same(arrays_of(second), arrays)
@@ -307,6 +308,7 @@ def test_metadata_of_an_export_that_were_damaged_are_named(tmp_path):
     good = weight_files.as_safetensors(arrays)
     for said, message in (
         ({"classes": "[1]"}, "no list of class names"),
+        ({"model.name": "3"}, "its metadata model.name or model.backbone is no name"),
         ({"classes": "{"}, "its metadata classes is no JSON"),
         ({"classes": '["a"]'}, "has 4 outputs, but names 1 classes"),
         ({"data.eval_resize": '"x"'}, "its metadata: data.eval_resize"),

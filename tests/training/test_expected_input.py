@@ -85,10 +85,10 @@ def test_of_the_hub_what_its_repository_states(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "task, changes, models",
     [
-        ("classify", {}, ("efficientnet_lite0",)),
-        ("detect", {"model__backbone": "resnet18"}, ("resnet18", "detector_tiny")),
-        ("detect", {"model__name": "fcos_resnet50_fpn"}, ("fcos_resnet50_fpn", "resnet50")),
-        ("detect", {}, ("detector_tiny",)),
+        ("classify", {}, ["efficientnet_lite0"]),
+        ("detect", {"model__backbone": "resnet18"}, ["resnet18", "detector_tiny"]),
+        ("detect", {"model__name": "fcos_resnet50_fpn"}, ["fcos_resnet50_fpn", "resnet50"]),
+        ("detect", {}, ["detector_tiny"]),
     ],
 )
 def test_the_hub_is_asked_for_a_net_of_the_run(monkeypatch, task, changes, models):

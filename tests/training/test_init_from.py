@@ -15,13 +15,15 @@ import weight_files
 
 from convmesh.config import apply_overrides, defaults, to_json
 from convmesh.errors import ConfigError, DataError
-from convmesh.inference.weight_import import import_weights
+from convmesh.inference.weight_export import export_weights
+from convmesh.inference.weight_import import ImportOptions, import_weights
 from convmesh.models.registry import MODELS
 from convmesh.models.resnet import ResNet
 from convmesh.steps.setup import make_run_mesh, make_setup
 from convmesh.training import init_from
 from convmesh.training.init_from import compared, load_init_from
 from convmesh.training.signals import StopSignal
+from convmesh.weights.schemes import own_names
 from convmesh.weights.torch_names import names_of_leaves, to_torch
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
@@ -349,6 +351,38 @@ def test_a_detectors_backbone_starts_from_a_classifiers_file_or_import(
     for name, array in exported.items():
         np.testing.assert_array_equal(array, arrays[name])
     assert f"{len(exported)} of this model's" in start.notes[1]
+
+
+def test_an_exported_detector_with_another_backbone_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "small_resnet", ("classify", __name__, "SmallResNet"))
+    changes = {"model.name": "detector_tiny", "model.backbone": "small_resnet"}
+    changes |= {"data.image_size": (64, 64), "data.root": "x", "train.batch_size": 8}
+    config = apply_overrides(defaults("detect"), changes)
+    mesh, classes = make_run_mesh(config), ("cat", "dog")
+    net = make_setup(config, classes, mesh, 8)
+    state = net.abstract_state()
+    abstract = {"params": state.params, "batch_stats": state.batch_stats}
+    shapes = names_of_leaves(own_names(abstract), abstract)
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.uniform(0.1, 1, shape).astype("f4") for name, shape in shapes.items()}
+    first, exported = tmp_path / "first.safetensors", tmp_path / "exported.safetensors"
+    first.write_bytes(weight_files.as_safetensors(arrays))
+    (tmp_path / "names.txt").write_text("cat\ndog")
+    import_weights(
+        first,
+        "detector_tiny",
+        tmp_path / "run",
+        ImportOptions(str(tmp_path / "names.txt")),
+        {"model.backbone": "small_resnet", "data.image_size": (64, 64)},
+    )
+    export_weights(tmp_path / "run", exported)
+    import_weights(exported, "detector_tiny", tmp_path / "again")  # the file states its backbone
+    assert Workdir(tmp_path / "again").read_run() == Workdir(tmp_path / "run").read_run()
+
+    for source in (tmp_path / "run", exported):
+        config.init_from = str(source)
+        found = load(make_setup(config, classes, mesh, 8), tmp_path / "new")
+        assert f"{len(arrays)} of this model's {len(arrays)} arrays start" in found.notes[1]
 
 
 def test_pixels_of_another_scale_are_noted(photos, photo_run, tmp_path):

@@ -112,11 +112,15 @@ def test_of_classes_of_the_same_name_the_outputs_are_taken(tmp_path, monkeypatch
     assert "randomly initialised" not in "".join(found.notes)
 
 
-def test_of_the_classifier_the_backbone_is_taken(tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", ["imagenet", "file"])
+def test_of_the_classifier_the_backbone_is_taken(tmp_path, monkeypatch, source):
     path = tmp_path / "net.pth"
     arrays = write(path, TinyResNet(classes=1000))
-    publish(monkeypatch, "imagenet", "tiny_classifier", path)
-    _, found, after = start(tmp_path, "imagenet", ("cat", "dog"))
+    if source == "imagenet":
+        publish(monkeypatch, "imagenet", "tiny_classifier", path)
+    else:
+        source = str(path)
+    _, found, after = start(tmp_path, source, ("cat", "dog"))
     taken = {k: v for k, v in after.items() if k.startswith("backbone.body.")}
     assert len(taken) == len(arrays) - 2
     for name, array in taken.items():

@@ -12,7 +12,7 @@ from convmesh import mesh as meshes
 from convmesh.distributed import console, processes
 from convmesh.errors import ConfigError, RunError
 from convmesh.inference.trained_model import available_mesh, load_variables
-from convmesh.inference.weight_files import CLASSES, MODEL
+from convmesh.inference.weight_files import BACKBONE, CLASSES, MODEL
 from convmesh.steps.setup import Setup, make_setup
 from convmesh.weights.preprocessing import KEYS
 from convmesh.weights.safetensors_form import to_bytes
@@ -34,7 +34,7 @@ def export_weights(
 
     They have torchvision's names (timm's for EfficientNet-Lite) and torch's layout; models that
     torchvision does not have, the paths of our layers joined by dots. The file's metadata state the
-    model, its classes and preprocessing, as JSON.
+    model and its backbone, its classes and preprocessing, as JSON.
 
     Args:
       workdir: of a run or an import.
@@ -62,7 +62,8 @@ def export_weights(
 def _write(arrays: dict[str, np.ndarray], setup: Setup, output: str | os.PathLike[str]) -> None:
     """Writes the file. Raises RunError."""
     config = setup.config
-    stated = {MODEL: config.model.name, CLASSES: list(setup.classes)}
+    stated = {MODEL: config.model.name, BACKBONE: config.model.backbone}
+    stated[CLASSES] = list(setup.classes)
     for key in KEYS:
         group, _, name = key.partition(".")
         stated[key] = config[group][name]

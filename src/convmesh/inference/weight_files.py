@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from convmesh.config.load import Overrides
 from convmesh.errors import ConfigError, DataError, nearest, some
 from convmesh.inference.trained_model import with_overrides
 from convmesh.models.depth import AFTER_STAGES, depth_of, in_backbone, path_names
-from convmesh.models.registry import MODELS, make_model
+from convmesh.models.registry import MODELS, make_backbone, make_model
 from convmesh.steps.setup import Setup, make_setup, precision_on
 from convmesh.weights import preprocessing
 from convmesh.weights.architectures import assumed_net
@@ -31,13 +31,31 @@ from convmesh.weights.files import read_metadata, read_weights
 from convmesh.weights.keras_names import from_keras
 from convmesh.weights.published import COCO
 from convmesh.weights.schemes import LITE_PACKAGE, Naming, choose_naming, outputs_of
-from convmesh.weights.torch_names import Fit, check_values, from_torch, with_epsilon
+from convmesh.weights.torch_names import (
+    Fit,
+    check_values,
+    from_torch,
+    names_of_leaves,
+    with_epsilon,
+)
 from convmesh.workdir import checksums
 
 # What an exported file says of itself, beside the keys of `preprocessing.KEYS`.
-MODEL, CLASSES = "model.name", "classes"
+MODEL, BACKBONE, CLASSES = "model.name", "model.backbone", "classes"
 # Of an imported model: no training state is kept beside the weights.
 _NOT_TRAINED = {"ema.decay": 0.0, "optimizer.name": "sgd", "optimizer.momentum": 0.0}
+
+
+class Net(NamedTuple):
+    """A model by name, and the classifier whose backbone a detector has in place of its own."""
+
+    name: str
+    backbone: str = ""
+
+    def to_config(self) -> dict[str, str]:
+        """The values by key; a classifier has no backbone."""
+        detector = MODELS[self.name][0] == "detect"
+        return {MODEL: self.name, **({BACKBONE: self.backbone} if detector else {})}
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,20 @@ class WeightFile:
         if (renamed := from_keras(path, arrays)) is not None:
             return cls(Path(path), renamed, metadata, "Keras")
         return cls(Path(path), arrays, metadata)
+
+    def net(self) -> Net | None:
+        """The net that the file itself states; None without, or if it is none of ours.
+
+        Raises DataError if damaged.
+        """
+        if MODEL not in self.metadata:
+            return None
+        name = self._stated(MODEL)
+        backbone = self._stated(BACKBONE) if BACKBONE in self.metadata else ""
+        if not (isinstance(name, str) and isinstance(backbone, str)):
+            raise DataError(f"{self.path}: its metadata {MODEL} or {BACKBONE} is no name")
+        known = name in MODELS and (not backbone or make_backbone(backbone) is not None)
+        return Net(name, backbone) if known else None
 
     def class_names(self) -> tuple[str, ...] | None:
         """The names that the file itself states; None without. Raises DataError if damaged."""
@@ -150,17 +182,33 @@ def _with_our_epsilon(file: WeightFile, model: str) -> WeightFile:
     return replace(file, arrays=with_epsilon(file.arrays, weights.epsilon))
 
 
-def expected_input(path: str | os.PathLike[str], model: str) -> dict[str, Any]:
-    """What the weights of a file expect of the input of `model`, as keys of the config.
+def fitting_net(file: WeightFile, nets: Sequence[Net]) -> Net:
+    """The net that the file states, or the one of `nets`, of which the file has most arrays.
+
+    By their names; of equally good ones the stated one, then the first.
+    """
+    stated = file.net()
+    nets = list(dict.fromkeys([*([stated] if stated else []), *nets]))
+
+    def count(net: Net) -> int:
+        abstract = _abstract(_published_config(net.name, net.to_config()), 2)
+        names = choose_naming(abstract.model, abstract.variables, file.arrays).names
+        return sum(name in file.arrays for name in names_of_leaves(names, abstract.variables))
+
+    return nets[0] if len(nets) == 1 else max(nets, key=count)
+
+
+def expected_input(path: str | os.PathLike[str], nets: Sequence[Net]) -> dict[str, Any]:
+    """What the weights of a file, of one of `nets`, expect of its input, as keys of the config.
 
     {} if neither the model nor the file says it. Raises DataError for a damaged file.
     """
     file = WeightFile.read(path)
-    config = _config(file, model, {})
-    abstract = _abstract(config, 2)
+    net = fitting_net(file, nets)
+    abstract = _abstract(_config(file, net.name, net.to_config()), 2)
     naming = choose_naming(abstract.model, abstract.variables, file.arrays)
     more = preprocessing.LITE_PACKAGE if naming.whose == LITE_PACKAGE else {}
-    return {**preprocessing.preprocessing_of(model), **more, **file.preprocessing()}
+    return {**preprocessing.preprocessing_of(net.name), **more, **file.preprocessing()}
 
 
 def default_class_names(
@@ -178,12 +226,19 @@ def default_class_names(
     return stated
 
 
+def _published_config(model: str, more: Mapping[str, Any]) -> ConfigDict:
+    """The config of a model: what its published weights expect, then `more`."""
+    values = {MODEL: model, **_NOT_TRAINED, **preprocessing.preprocessing_of(model)}
+    return apply_overrides(defaults(MODELS[model][0]), {**values, **more})
+
+
 def _config(
     file: WeightFile, model: str, overrides: Overrides, more: Mapping[str, Any] | None = None
 ) -> ConfigDict:
-    """The config of the model of a file: what its weights expect, and then `overrides`."""
-    values = {"model.name": model, **_NOT_TRAINED, **preprocessing.preprocessing_of(model)}
-    config = apply_overrides(defaults(MODELS[model][0]), {**values, **(more or {})})
+    """The config of the model of a file: what it states, its weights expect, then `overrides`."""
+    stated = file.net()
+    backbone = stated.to_config() if stated and stated.name == model else {}
+    config = _published_config(model, {**backbone, **(more or {})})
     try:
         config = apply_overrides(config, file.preprocessing())
     except ConfigError as error:

@@ -15,7 +15,7 @@ from convmesh.config.tree import flatten
 from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.weight_files import expected_input
-from convmesh.training.init_from import input_on_hub, split_path, weights_model
+from convmesh.training.init_from import input_on_hub, possible_nets, split_path, weights_model
 from convmesh.weights.hub import SCHEME
 from convmesh.weights.preprocessing import preprocessing_of
 from convmesh.weights.published import TABLES, published_input
@@ -83,7 +83,7 @@ def _expected(config: ConfigDict) -> dict[str, Any]:
         return {**preprocessing_of(model), **input_on_hub(config)}
     path = Path(os.path.expanduser(config.init_from))
     if path.is_file():
-        return expected_input(path, model)
+        return expected_input(path, possible_nets(config))
     workdir = Workdir(split_path(path)[0])
     try:
         return dict(flatten(workdir.read_config())) if workdir.has_run() else {}

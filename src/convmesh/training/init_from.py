@@ -18,7 +18,14 @@ from convmesh import mesh as meshes
 from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, some
 from convmesh.inference.trained_model import check_same_weights
-from convmesh.inference.weight_files import WeightFile, default_class_names, fit_weights, group_of
+from convmesh.inference.weight_files import (
+    Net,
+    WeightFile,
+    default_class_names,
+    fit_weights,
+    fitting_net,
+    group_of,
+)
 from convmesh.models.depth import in_backbone, is_frozen, path_names
 from convmesh.models.registry import classifier_inside
 from convmesh.steps.setup import Setup, make_setup
@@ -137,16 +144,16 @@ def weights_model(config: ConfigDict) -> str:
     return backbone or name
 
 
-def possible_models(config: ConfigDict) -> tuple[str, ...]:
-    """The models whose weights a file may have for this run: its own and, for a detector, the
+def possible_nets(config: ConfigDict) -> tuple[Net, ...]:
+    """The nets whose weights a file may have for this run: its own and, for a detector, the
     classifier that has the backbone; first the one that is meant more often.
     """
     name, backbone = config.model.name, config.model.backbone
     if config.task != "detect":
-        return (name,)
+        return (Net(name),)
     inside = backbone or classifier_inside(name)
-    names = (inside, name) if backbone else (name, inside)
-    return tuple(each for each in names if each)
+    own, classifier = (Net(name, backbone),), (Net(inside),) if inside else ()
+    return classifier + own if backbone else own + classifier
 
 
 def _downloaded(config: ConfigDict) -> Path:
@@ -169,7 +176,7 @@ def input_on_hub(config: ConfigDict) -> dict[str, Any]:
     """
     if not config.init_from.startswith(SCHEME):
         return {}
-    models = possible_models(config)
+    models = [net.name for net in possible_nets(config)]
     return _first_then_others(lambda: hub_input(config.init_from, _cache(), models))
 
 
@@ -185,7 +192,7 @@ def _first_then_others(get: Callable[[], T]) -> T:
 
 
 def _read_file(setup: Setup, path: Path, expected: Mapping[str, Any] | None = None) -> InitFrom:
-    """The weights of a file in the run's model or, for a detector, in its backbone's classifier.
+    """The weights of a file in the net of which it has most: see `possible_nets`.
 
     expected: what they expect of their input, where it is known from elsewhere.
     """
@@ -194,17 +201,20 @@ def _read_file(setup: Setup, path: Path, expected: Mapping[str, Any] | None = No
         stated = {"weights": checksums.sha256(path)[:8]}
         same_run.check_same(stated, "give every process the same file", "read its weights")
 
-    model = weights_model(config)
+    net = fitting_net(file, possible_nets(config))
 
     def class_names(outputs: int | None) -> tuple[str, ...]:
         if outputs is None or outputs == len(setup.classes):
-            return default_class_names(file, outputs, model) or setup.classes
-        names = default_class_names(file, outputs, model)
+            return default_class_names(file, outputs, net.name) or setup.classes
+        names = default_class_names(file, outputs, net.name)
         return names or tuple(f"output {i}" for i in range(outputs))
 
     overrides = {k: v for k, v in (expected or {}).items() if k.startswith("data.pixel_")}
-    overrides |= {"precision": config.precision, "data.image_size": config.data.image_size}
-    found = fit_weights(file, model, class_names, setup.mesh, overrides)
+    overrides |= net.to_config() | {
+        "precision": config.precision,
+        "data.image_size": config.data.image_size,
+    }
+    found = fit_weights(file, net.name, class_names, setup.mesh, overrides)
     leaves = jax.tree_util.tree_leaves_with_path(found.variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
     lines = [f"init_from: weights of {path}, by {found.naming.whose}'s names"]
