@@ -111,6 +111,26 @@ def test_numbers_of_an_untyped_storage(tmp_path):
         read(tmp_path, files.torch_zip(files.pickled(two), {"0": data}))
 
 
+@pytest.mark.parametrize("bit", ["neg", "conj"])
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_numbers_stored_with_another_sign_are_refused(tmp_path, version, bit):
+    """As torch.save writes a view by torch._neg_view."""
+    of = files.storage("0", "Float", 3)
+    rebuild = Global("torch._utils", f"_rebuild_tensor_{version}")
+    dtype = (Global("torch", "float32"),) if version == "v3" else ()
+
+    def archive(metadata):
+        tensor = Call(rebuild, (of, 0, (3,), (1,), False, {}, *dtype, metadata))
+        return files.torch_zip(files.pickled({"a": tensor}), {"0": NUMBERS[:3].tobytes()})
+
+    for plain in ({}, {bit: False}, None):
+        assert read(tmp_path, archive(plain))["a"].tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=rf"a tensor states {bit}: .* TENSOR.resolve_{bit}\(\)"):
+        read(tmp_path, archive({bit: True}))
+    with pytest.raises(DataError, match="metadata are no dictionary"):
+        read(tmp_path, archive([1]))
+
+
 def test_storages_of_the_legacy_form_must_fit_its_tensors(tmp_path):
     value = {"a": files.tensor(files.storage("1", "Float", 4, legacy=True), (4,))}
     data = files.pickled(value)

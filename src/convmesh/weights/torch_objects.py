@@ -101,8 +101,11 @@ def find_storage(persistent_id: Any) -> Storage:
     return Storage(key, form, count, view)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+def _tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, *more: Any
+) -> Tensor:  # requires_grad, hooks, metadata
     """torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
+    _check_no_sign(more[2:])
     if not isinstance(storage, Storage) or storage.form == "untyped":
         raise Refused("its pickle is damaged: a tensor has no typed storage")
     return _checked(storage, storage.form, (offset, shape, strides))
@@ -112,10 +115,27 @@ def _untyped_tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *more: Any
 ) -> Tensor:  # requires_grad, hooks, dtype, metadata
     """torch._utils._rebuild_tensor_v3."""
+    _check_no_sign(more[3:])
     dtype = more[2] if len(more) > 2 else None
     if not isinstance(storage, Storage) or not isinstance(dtype, _NumberType):
         raise Refused("its pickle is damaged: a tensor has no storage or type")
     return _checked(storage, dtype.form, (offset, shape, strides))
+
+
+def _check_no_sign(metadata: tuple[Any, ...]) -> None:
+    """Raise Refused if a tensor's numbers are to be negated or conjugated: lazily, by its metadata.
+
+    metadata: none, or the dictionary of torch._utils.get_tensor_metadata.
+    """
+    for stated in metadata[:1]:
+        if not isinstance(stated, dict) and stated is not None:
+            raise Refused("its pickle is damaged: a tensor's metadata are no dictionary")
+        for bit in ("neg", "conj"):
+            if stated and stated.get(bit):
+                raise Refused(
+                    f"a tensor states {bit}: its numbers are stored with another sign; save "
+                    f"TENSOR.resolve_{bit}()"
+                )
 
 
 def _checked(storage: Storage, form: str, place: tuple[Any, Any, Any]) -> Tensor:
