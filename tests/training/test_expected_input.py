@@ -8,6 +8,7 @@ import runs
 import weight_files
 
 from convmesh.config import apply_overrides, defaults
+from convmesh.config.tree import flatten
 from convmesh.models.efficientnet import EfficientNetLite0
 from convmesh.training import init_from, loop
 from convmesh.training.expected_input import with_expected_input
@@ -80,6 +81,15 @@ def test_of_the_hub_what_its_repository_states(monkeypatch, capsys):
     halves = {"init_from": "hf://a/net", "data__image_size": (144, 144)}
     assert of(config(**halves)) == (HALVES, HALVES, 150, "bicubic")
     assert "trained for images of 288,288" in capsys.readouterr().err
+
+
+def test_nothing_is_said_of_what_is_so_already(monkeypatch, capsys):
+    same = dict(flatten(config(init_from="").data))
+    stated = {f"data.{key}": list(same[key]) for key in ("pixel_mean", "pixel_std")}
+    monkeypatch.setattr(init_from, "hub_input", lambda address, cache, models: stated)
+    wanted = of(config(init_from="", model__name="small_cnn"))
+    assert of(config(init_from="hf://a/net", model__name="small_cnn")) == wanted
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

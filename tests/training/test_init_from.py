@@ -239,6 +239,24 @@ def test_what_does_not_exist_is_refused(photos, photo_run, tmp_path):
         load(setup, tmp_path)
 
 
+@pytest.mark.parametrize("word, meant", [("Imagenet", "imagenet"), ("cocoo", "coco")])
+def test_a_word_that_is_nearly_one_of_the_tables_is_told(photos, tmp_path, word, meant):
+    with pytest.raises(ConfigError, match=f"init_from={word}: .* there; did you mean {meant}?"):
+        load(fresh(photos, word), tmp_path)
+
+
+def test_a_file_that_names_no_classes_says_whose_outputs_are_taken(photos, tmp_path):
+    path = tmp_path / "net.pth"
+    write_torch_file(path, runs.TinyNet, classes=len(runs.CLASSES))
+    notes = load(fresh(photos, path), tmp_path / "run").notes
+    assert notes[:3] == (
+        f"init_from: weights of {path}, by torchvision's names",
+        "init_from: the file does not name its 4 classes; its outputs are taken for this run's, in "
+        "their order: blue, green, grey, ... (4 in all)",
+        "init_from: 32 of this model's 32 arrays start from them",
+    )
+
+
 def test_a_model_that_shares_nothing_is_refused(photos, photo_run, tmp_path):
     setup = fresh(photos, photo_run, model__name="small_cnn")
     with pytest.raises(ConfigError, match="none of its weights fits; its model is tiny_net, this"):

@@ -140,7 +140,7 @@ def test_of_the_hub_the_pixels_are_those_that_its_repository_states(tmp_path, mo
     )
 
 
-def test_whose_weights_are_meant():
+def test_whose_weights_are_meant(monkeypatch):
     def model(**changes):
         changes = {key.replace("__", "."): value for key, value in changes.items()}
         return weights_model(apply_overrides(defaults("detect"), {"model.name": NAME} | changes))
@@ -149,6 +149,9 @@ def test_whose_weights_are_meant():
     assert model(init_from="imagenet") == "tiny_classifier"
     assert model(init_from="imagenet", model__backbone="resnet18") == "resnet18"
     assert model(init_from="net.pth") == NAME
+    # None are published of it, with whatever backbone: `published_weights` says so.
+    assert model(init_from="coco", model__backbone="resnet18") == NAME
+    monkeypatch.setitem(published.TABLES["coco"], NAME, Published("net-0.pth", 1.0))
     with pytest.raises(ConfigError, match="init_from=coco: .* own backbone only; leave"):
         model(init_from="coco", model__backbone="resnet18")
 

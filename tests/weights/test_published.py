@@ -73,6 +73,9 @@ def test_what_is_in_the_cache_is_not_downloaded_again(tmp_path, monkeypatch):
 def test_a_model_without_published_weights_is_refused_with_the_nearest(tmp_path):
     with pytest.raises(ConfigError, match="no weights of resnet1 are.*did you mean resnet18"):
         published_weights("imagenet", "resnet1", tmp_path, print)
+    said = "^init_from=coco: no weights of detector_small are published; .*; or take imagenet, of"
+    with pytest.raises(ConfigError, match=said):
+        published_weights("coco", "detector_small", tmp_path, print)
 
 
 def test_every_detector_of_torchvision_has_a_line():

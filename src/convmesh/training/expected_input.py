@@ -62,7 +62,8 @@ def not_set(config: ConfigDict, expected: Mapping[str, Any]) -> dict[str, Any]:
         if used and wanted is not None and values[key] == default:
             if key == _RESIZE:
                 wanted = _in_proportion(wanted, expected.get(_SIZE), values[_SIZE])
-            if wanted != default:
+            # A config that was read from a file has lists for tuples.
+            if (tuple(wanted) if isinstance(wanted, list) else wanted) != default:
                 changes[key] = wanted
     return changes
 

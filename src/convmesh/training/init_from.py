@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
 from convmesh.distributed import compile_cache, console, processes, same_run
-from convmesh.errors import ConfigError, some
+from convmesh.errors import ConfigError, nearest, some
 from convmesh.inference.trained_model import check_same_weights
 from convmesh.inference.weight_files import (
     Net,
@@ -103,9 +103,10 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     root, step = split_path(path)
     source = Workdir(root)
     if not source.checkpoints_folder.is_dir():
+        hint = nearest(path.name.casefold(), TABLES) if len(path.parts) == 1 else ""
         raise ConfigError(
-            f"init_from={path}: no checkpoints there; give the workdir of a run or an import, "
-            "WORKDIR/checkpoints/STEP, or a file of weights"
+            f"init_from={path}: no checkpoints there{hint}; give the workdir of a run or an "
+            "import, WORKDIR/checkpoints/STEP, or a file of weights"
         )
     try:
         config, classes = source.read_run()
@@ -134,11 +135,13 @@ def _read(setup: Setup, path: Path) -> InitFrom:
 def weights_model(config: ConfigDict) -> str:
     """The model whose weights `init_from` has: the run's or, of a backbone, its classifier."""
     name, backbone, source = config.model.name, config.model.backbone, config.init_from
-    if backbone and source == "coco":
-        raise ConfigError(
-            f"init_from=coco: the weights of {name} are published for its own backbone only; leave "
-            "model.backbone empty, or take imagenet"
-        )
+    if source == "coco":
+        if backbone and name in TABLES[source]:
+            raise ConfigError(
+                f"init_from=coco: the weights of {name} are published for its own backbone only; "
+                "leave model.backbone empty, or take imagenet"
+            )
+        return name
     if config.task == "detect" and source == "imagenet":
         return backbone or classifier_inside(name) or name
     return backbone or name
@@ -203,10 +206,17 @@ def _read_file(setup: Setup, path: Path, expected: Mapping[str, Any] | None = No
 
     net = fitting_net(file, possible_nets(config))
 
+    unnamed = []
+
     def class_names(outputs: int | None) -> tuple[str, ...]:
-        if outputs is None or outputs == len(setup.classes):
-            return default_class_names(file, outputs, net.name) or setup.classes
         names = default_class_names(file, outputs, net.name)
+        if names is None and outputs == len(setup.classes):
+            unnamed.append(
+                f"init_from: the file does not name its {outputs} classes; its outputs are taken "
+                f"for this run's, in their order: {some(setup.classes)}"
+            )
+        if outputs is None or outputs == len(setup.classes):
+            return names or setup.classes
         return names or tuple(f"output {i}" for i in range(outputs))
 
     overrides = {k: v for k, v in (expected or {}).items() if k.startswith("data.pixel_")}
@@ -218,6 +228,7 @@ def _read_file(setup: Setup, path: Path, expected: Mapping[str, Any] | None = No
     leaves = jax.tree_util.tree_leaves_with_path(found.variables)
     weights = {_name(key_path): leaf for key_path, leaf in leaves}
     lines = [f"init_from: weights of {path}, by {found.naming.whose}'s names"]
+    lines += unnamed
     if assumption := found.assumption():
         lines.append(f"init_from: {assumption}")
     return _init_from(weights, lines, compared(setup, path, found.setup, found.variables))

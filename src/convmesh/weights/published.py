@@ -119,6 +119,7 @@ def published_weights(keyword: str, model: str, cache: Path, log: Callable[[str]
     weights = table.get(model)
     if weights is None:
         hint = nearest(model, table) or f"; there are some of {', '.join(table)}"
+        hint += "; or take imagenet, of which a detector gets its backbone" * (table is COCO)
         raise ConfigError(f"init_from={keyword}: no weights of {model} are published{hint}")
     if weights.package:
         path = _installed(weights)
