@@ -14,24 +14,21 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 COLORS = ("#d00000", "#0070d0", "#008050", "#b06000", "#7030c0", "#c02080")
 
 
-def detect(session, image):
+def detect(image):
     """Return boxes [n, 4] (x0, y0, x1, y1 in pixels), labels [n] and scores [n], best first."""
     model_input = session.get_inputs()[0]
-    pixels = np.asarray(image)[None]  # uint8 [1, height, width, 3], RGB, of any size
-    if isinstance(model_input.shape[0], int):  # exported for a fixed batch: repeat the image
-        pixels = np.repeat(pixels, model_input.shape[0], axis=0)
+    batch = model_input.shape[0]  # a number if exported for a fixed batch: repeat the image
+    pixels = np.asarray(image)[None].repeat(batch if isinstance(batch, int) else 1, axis=0)
     names = ["boxes", "labels", "scores", "valid"]
-    *found, valid = (array[0] for array in session.run(names, {model_input.name: pixels}))
-    return [array[valid] for array in found]
-
-
-def draw(canvas, box, text, color, size):
-    """Draw a box and its text."""
-    font = ImageFont.load_default(max(12, size / 40))
-    canvas.rectangle(box.tolist(), outline=color, width=max(2, round(size / 300)))
-    corner = (box[0], max(0, box[1] - 1.4 * font.size))
-    canvas.rectangle(canvas.textbbox(corner, text, font), fill=color, outline=color, width=2)
-    canvas.text(corner, text, "white", font)
+    found = (array[0] for array in session.run(names, {model_input.name: pixels}))
+    boxes, labels, scores, valid = found
+    kept, areas = [], (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for i in np.flatnonzero(valid & (scores >= args.threshold))[:100]:  # as `convmesh predict`
+        ends, starts = np.minimum(boxes[i], boxes[kept]), np.maximum(boxes[i], boxes[kept])
+        both = (ends[:, 2:] - starts[:, :2]).clip(0).prod(axis=1)
+        if not (both > iou * (areas[i] + areas[kept] - both)).any():  # of whatever class
+            kept.append(i)
+    return boxes[kept], labels[kept], scores[kept]
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -41,7 +38,8 @@ parser.add_argument("--output", type=Path, default=Path("found"))
 parser.add_argument("--threshold", type=float, default=0.3)
 args = parser.parse_args()
 session = onnxruntime.InferenceSession(args.model)
-classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+about = session.get_modelmeta().custom_metadata_map
+classes, iou = json.loads(about["classes"]), float(about["iou_threshold"])
 args.output.mkdir(parents=True, exist_ok=True)
 for file in sorted(args.images.iterdir()) if args.images.is_dir() else [args.images]:
     try:
@@ -49,10 +47,11 @@ for file in sorted(args.images.iterdir()) if args.images.is_dir() else [args.ima
     except OSError as error:
         print(f"{file}: not read: {error}")
         continue
-    found, canvas = detect(session, image), ImageDraw.Draw(image)
-    for box, label, score in zip(*found, strict=True):
-        if score >= args.threshold:
-            text = f"{classes[label]} {score:.2f}"
-            print(f"{file}: {text} at {box.round().astype(int).tolist()}")
-            draw(canvas, box, text, COLORS[label % len(COLORS)], min(image.size))
+    canvas, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, min(image.size) / 40))
+    for box, label, score in zip(*detect(image), strict=True):
+        text, color = f"{classes[label]} {score:.2f}", COLORS[label % len(COLORS)]
+        print(f"{file}: {text} at {box.round().astype(int).tolist()}")
+        canvas.rectangle(box.tolist(), outline=color, width=max(2, round(min(image.size) / 300)))
+        corner = (box[0], max(0, box[1] - 1.4 * font.size))
+        canvas.text(corner, text, "white", font, stroke_width=2, stroke_fill=color)
     image.save(args.output / f"{file.name}.png")

@@ -12,11 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from convmesh.cli import command_line
+
 FOLDER = Path(__file__).parent.parent.parent / "examples"
 CLASSES = ["red", "green", "blue"]
 
 
-def write_model(path, nodes, outputs, constants, batch="batch"):
+def write_model(path, nodes, outputs, constants, batch="batch", **about):
     """An ONNX file with the input of the exported ones, uint8 [batch, height, width, 3]."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, "height", "width", 3])
     graph = helper.make_graph(
@@ -27,7 +29,7 @@ def write_model(path, nodes, outputs, constants, batch="batch"):
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {"classes": json.dumps(CLASSES)})
+    helper.set_model_props(model, {"classes": json.dumps(CLASSES), **about})
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
@@ -43,34 +45,49 @@ def classifier(tmp_path):
         helper.make_node("Div", ["means", "sums"], ["probabilities"]),
     ]
     outputs = [("probabilities", TensorProto.FLOAT, batch, 3)]
-    return write_model(tmp_path / "c.onnx", nodes, outputs, {"last": np.array([1])}, batch)
+    file, constants = tmp_path / "c.onnx", {"last": np.array([1])}
+    return write_model(file, nodes, outputs, constants, batch, task="classify")
 
 
-@pytest.fixture
-def detector(tmp_path):
-    """A box from a quarter to a half of the image, of the class green; three that do not count."""
-    fractions = np.array([[[0.25, 0.25, 0.5, 0.5], *[[0, 0, 1, 1]] * 3]], np.float32)
+def write_detector(path, found):
+    """A detector that finds the same in each image: tuples of box (fractions), label, score, valid.
+
+    Best first.
+    """
+    boxes, labels, scores, valid = zip(*found, strict=True)
+    numbers = ("scores", "class_confidence", "box_confidence")
     nodes = [
         helper.make_node("Shape", ["image"], ["shape"]),
         helper.make_node("Gather", ["shape", "sides"], ["whole"]),
         helper.make_node("Cast", ["whole"], ["whole_float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["fractions", "whole_float"], ["boxes"]),
-        *(helper.make_node("Identity", [f"{n}_"], [n]) for n in ("labels", "scores", "valid")),
+        *(
+            helper.make_node("Identity", [f"{name}_"], [name])
+            for name in ("labels", "valid", *numbers)
+        ),
     ]
     constants = {
-        "fractions": fractions,
+        "fractions": np.array([boxes], np.float32),
         "sides": np.array([2, 1, 2, 1]),
-        "labels_": np.array([[1, 0, 0, 0]]),
-        "scores_": np.array([[0.875, 0.25, 0.9, 0.9]], np.float32),
-        "valid_": np.array([[True, True, False, False]]),
+        "labels_": np.array([labels]),
+        "valid_": np.array([valid]),
+        **{f"{name}_": np.array([scores], np.float32) for name in numbers},
     }
     outputs = [
-        ("boxes", TensorProto.FLOAT, 1, 4, 4),
-        ("labels", TensorProto.INT64, 1, 4),
-        ("scores", TensorProto.FLOAT, 1, 4),
-        ("valid", TensorProto.BOOL, 1, 4),
+        ("boxes", TensorProto.FLOAT, 1, len(found), 4),
+        ("labels", TensorProto.INT64, 1, len(found)),
+        *((name, TensorProto.FLOAT, 1, len(found)) for name in numbers),
+        ("valid", TensorProto.BOOL, 1, len(found)),
     ]
-    return write_model(tmp_path / "d.onnx", nodes, outputs, constants)
+    return write_model(path, nodes, outputs, constants, task="detect", iou_threshold="0.5")
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A box from a quarter to a half of the image, of the class green; three that do not count."""
+    whole = [0, 0, 1, 1]
+    found = [([0.25, 0.25, 0.5, 0.5], 1, 0.875, True), (whole, 0, 0.25, True)]
+    return write_detector(tmp_path / "d.onnx", [*found, *[(whole, 0, 0.9, False)] * 2])
 
 
 @pytest.fixture
@@ -111,6 +128,29 @@ def test_a_file_and_a_threshold(detector, photos, tmp_path):
     low = run("onnx_detect.py", detector, file, "--output", tmp_path / "b", "--threshold", "0.2")
     assert len(low) == 2 and low[1].endswith("red 0.25 at [0, 0, 200, 100]")
     assert not run("onnx_detect.py", detector, file, "--output", tmp_path, "--threshold", "0.95")
+
+
+def test_the_same_detections_as_predict(photos, tmp_path):
+    """An object under two classes, one of one class beside it, and an overlap just below 0.5."""
+    quarter = [0.25, 0.25, 0.5, 0.5]
+    found = [
+        (quarter, 1, 0.9, True),
+        ([0.25, 0.25, 0.5, 0.48], 0, 0.8, True),
+        ([0.6, 0.6, 0.9, 0.9], 2, 0.7, True),
+        ([0.25, 0.25, 0.5, 0.37], 2, 0.6, True),
+        (quarter, 2, 0.5, True),
+        (quarter, 0, 0.2, True),
+    ]
+    file, photo = write_detector(tmp_path / "d.onnx", found), photos / "a.png"
+    lines = run("onnx_detect.py", file, photo, "--output", tmp_path / "drawn")
+    predict = ["predict", "--model", str(file), str(photo), "--output", str(tmp_path / "out")]
+    assert command_line.main(predict) == 0
+    [entry] = json.loads((tmp_path / "out/predictions.json").read_text())
+    expected = [
+        f"{photo}: {d['class']} {d['score']:.2f} at {[round(side) for side in d['box']]}"
+        for d in entry["detections"]
+    ]
+    assert lines == expected and len(lines) == 3
 
 
 def test_a_folder_is_classified_and_drawn(classifier, photos, tmp_path):
