@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from convmesh.inference.split_predictions import image_truth
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 Found = dict[str, Any]
 COMPARED = 0.05  # the score from which detections are compared one by one; the AP compares all
+BEST = 10  # of an image, compared from half of its best score on, however low that is
+FEW = 10  # results, below which the check says little
+DULL = 10  # times the tolerance: probabilities that vary less say little of the image
 FIRST = 40  # images of the split that are compared detection by detection
 
 
@@ -51,12 +54,14 @@ class Differences:
     """What was compared, and how far apart it is."""
 
     tolerance: Tolerance
+    lowest: float = 0.0  # the score below which a detection is left out by the run
     images: int = 0
     compared: int = 0  # detections of the run, or probabilities
     alone: int = 0  # detections that only one of the two has
     pixels: float = 0.0  # the largest difference of the others
     score: float = 0.0
     example: str = ""  # an image with a difference
+    probabilities: list[np.ndarray] = field(default_factory=list)  # the run's of each image
 
     def add(self, name: str, ours: Found, theirs: Found) -> None:
         """Compares the predictions for one image: `to_host` of the run, and of the file."""
@@ -69,20 +74,16 @@ class Differences:
     def _add_classes(self, ours: Found, theirs: Found) -> None:
         by_class = [found["scores"][np.argsort(found["labels"])] for found in (ours, theirs)]
         differences = np.abs(by_class[0] - by_class[1])
+        self.probabilities.append(by_class[0])
         self.compared += len(differences)
         self.score = max(self.score, float(differences.max()))
         self.alone += int((~(differences <= self.tolerance.score)).sum())
 
     def _add_detections(self, ours: Found, theirs: Found) -> None:
-        left = list(range(len(theirs["scores"])))
-        for i in np.flatnonzero(ours["scores"] >= COMPARED).tolist():
+        wanted, left = self._counting(ours), list(range(len(theirs["scores"])))
+        for i in wanted:
             self.compared += 1
-            apart = {j: _apart(ours, i, theirs, j) for j in left}
-            same = {
-                j: (pixels, score)
-                for j, (pixels, score) in apart.items()
-                if pixels <= self.tolerance.pixels and score <= self.tolerance.score
-            }
+            same = {j: apart for j in left if (apart := self._same(ours, i, theirs, j))}
             if not same:
                 self.alone += 1
                 continue
@@ -90,7 +91,26 @@ class Differences:
             left.remove(nearest)
             pixels, score = same[nearest]
             self.pixels, self.score = max(self.pixels, pixels), max(self.score, score)
-        self.alone += int((theirs["scores"][left] >= COMPARED + self.tolerance.score).sum())
+        others = set(range(len(ours["scores"]))) - set(wanted)
+        for j in set(left) & set(self._counting(theirs)):
+            self.alone += not any(self._same(ours, i, theirs, j) for i in others)
+
+    def _counting(self, found: Found) -> list[int]:
+        """The detections that the other has to have, too: the good ones, and the best.
+
+        A rounding may move others across the number of detections or the lowest score.
+        """
+        scores = found["scores"]
+        lowest = np.full(len(scores), COMPARED)
+        lowest[:BEST] = min(COMPARED, scores.max(initial=0) / 2)
+        # A NaN counts.
+        return np.flatnonzero(~(scores < np.maximum(lowest, 1.1 * self.lowest))).tolist()
+
+    def _same(self, ours: Found, i: int, theirs: Found, j: int) -> tuple[float, float] | None:
+        """How far two detections are apart, see `_apart`; None if they are not the same."""
+        pixels, score = _apart(ours, i, theirs, j)
+        close = pixels <= self.tolerance.pixels and score <= self.tolerance.score
+        return (pixels, score) if close else None
 
     def describe(self) -> str:
         """One line."""
@@ -147,26 +167,18 @@ def compare(
     Raises ExportDiffers.
     """
     task = setup.config.task
-    hard = Differences(tolerance)
+    lowest = getattr(setup.task, "score_threshold", 0.0)
+    hard = Differences(tolerance, lowest)
     for name, image in hard_images():
         theirs = found_in(run(image), task)
         hard.add(name, next(iter(predict([image]))), theirs)
     log(f"hard images: {hard.describe()}")
     hard.check()
-    if source is None:
-        return
-    metrics = _compare_split(run, predict, setup, source, tolerance, log)
-    name = setup.task.best_metric
-    of_run, of_file = metrics[0][name], metrics[1][name]
-    if of_run is None and of_file is None:
-        log(f"{name} of split {source.split} is undefined")
-        return
-    log(f"{name} of split {source.split}: {of_run:.4f} of the run, {of_file:.4f} of the file")
-    if not abs(of_run - of_file) <= tolerance.metric:
-        raise ExportDiffers(
-            f"the exported file has a {name} of {of_file:.4f}, the run {of_run:.4f} (allowed: "
-            f"{tolerance.metric:g}); nothing was written"
-        )
+    split = Differences(tolerance, lowest)
+    if source is not None:
+        _compare_split(run, predict, setup, source, split, log)
+    if doubt := _doubt(hard, split):
+        log(doubt)
 
 
 def _compare_split(
@@ -174,12 +186,11 @@ def _compare_split(
     predict: Callable[[list[np.ndarray]], Iterator[Any]],
     setup: Any,
     source: Source,
-    tolerance: Tolerance,
+    split: Differences,
     log: Callable[[str], Any],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The metrics of the split, of the run and of the file; checks the first images one by one."""
-    split, truth = Differences(tolerance), []
-    ours, theirs = [], []
+) -> None:
+    """Compares the first images of the split one by one, in `split`, and the metrics of all."""
+    ours, theirs, truth = [], [], []
     for index, record in _readable(source):
         found = next(iter(predict([record.image])))
         exported = found_in(run(record.image), setup.config.task)
@@ -193,7 +204,34 @@ def _compare_split(
     log(f"split {source.split}: {split.describe()}")
     split.check()
     metrics = [setup.task.metrics(truth, found, setup.classes) for found in (ours, theirs)]
-    return metrics[0], metrics[1]
+    name = setup.task.best_metric
+    of_run, of_file = metrics[0][name], metrics[1][name]
+    if of_run is None and of_file is None:
+        log(f"{name} of split {source.split} is undefined")
+        return
+    log(f"{name} of split {source.split}: {of_run:.4f} of the run, {of_file:.4f} of the file")
+    if not abs(of_run - of_file) <= split.tolerance.metric:
+        raise ExportDiffers(
+            f"the exported file has a {name} of {of_file:.4f}, the run {of_run:.4f} (allowed: "
+            f"{split.tolerance.metric:g}); nothing was written"
+        )
+
+
+def _doubt(*parts: Differences) -> str:
+    """A line on what the comparisons do not prove, or ''."""
+    images = sum(part.images for part in parts)
+    results = sum(part.compared for part in parts)
+    probabilities = [array for part in parts for array in part.probabilities]
+    if not probabilities:
+        found = f"the run finds only {results} objects in these {images} images"
+        return f"{found}, so that they hardly check the file" if results < FEW else ""
+    varies = float(np.ptp(probabilities, axis=0).max())
+    if varies >= DULL * parts[0].tolerance.score:
+        return ""
+    return (
+        f"the run's probabilities hardly depend on the image (by {varies:.1g} over {images} "
+        "images), so that they hardly check what the file does with images"
+    )
 
 
 def _readable(source: Source) -> Iterator[tuple[int, Record]]:
