@@ -197,6 +197,8 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(photo_run, tmp_path, mo
         export(photo_run, tmp_path / "a.bin", ExportOptions())
     with pytest.raises(ConfigError, match="no such folder|config.json"):
         export(tmp_path / "no-run", tmp_path / "a.onnx", ExportOptions())
+    with pytest.raises(ConfigError, match="--nms none: tiny_net is a classifier.* leave it out"):
+        export(photo_run, tmp_path / "a.onnx", ExportOptions(nms="none"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match="package onnxruntime is not installed; pip install"):
         export(photo_run, tmp_path / "a.onnx", ExportOptions())

@@ -92,6 +92,11 @@ def prepare(
     trained, classes = files.read_run()
     config = with_overrides(trained, overrides)
     check_same_model(trained, config, files)
+    if options.nms != "inside" and config.task != "detect":
+        raise ConfigError(
+            f"--nms {options.nms}: {config.model.name} is a classifier, which suppresses nothing; "
+            "leave it out"
+        )
     if processes.count() > 1:
         raise ConfigError("export: start it as one process; it needs no more")
     config.precision = "float32"  # what the file is compared with, too
