@@ -164,6 +164,15 @@ def test_a_run_in_bfloat16_is_compared_in_float32(photo_run, tmp_path, capfd):
     assert "the run computed in bfloat16: compared in float32" in said and "top1 of split" in said
 
 
+def test_the_licence_of_imported_weights(photo_run, tmp_path):
+    run = runs.copy(photo_run, tmp_path / "run")
+    licence = exporting.prepare(run, ExportOptions()).about["license"]
+    assert "trained with convmesh (Apache-2.0) from random weights" in licence
+    (run / "weights.txt").write_text("conv.kernel: taken\n")  # as `import-weights` writes it
+    licence = exporting.prepare(run, ExportOptions()).about["license"]
+    assert "were imported into convmesh" in licence and "random" not in licence
+
+
 def test_a_file_that_differs_is_not_left_behind(photo_run, tmp_path, monkeypatch):
     def with_a_fault(program, about):
         import jax

@@ -109,7 +109,8 @@ def prepare(
 
     exported = exported_setup(setup, options.precision, options.nms)
     program = Program(exported, meshes.on_host(setup.mesh, variables), options.batch)
-    about = metadata(exported, options.precision, options.nms)
+    imported = not trained.init_from and files.weights_file.exists()
+    about = metadata(exported, options.precision, options.nms, imported)
     setup = dataclasses.replace(setup, task=exported.task)
     predictor = (Detector if config.task == "detect" else Classifier)(setup, variables, 1)
     return Prepared(program, about, setup, predictor, source, step)

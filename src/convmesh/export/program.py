@@ -80,8 +80,11 @@ def exported_setup(setup: Setup, precision: str, nms: str) -> Setup:
     return dataclasses.replace(setup, model=setup.model.clone(dtype=DTYPES[precision]), task=task)
 
 
-def metadata(setup: Setup, precision: str, nms: str) -> dict[str, Any]:
-    """What an exported file says about itself, in the order of its importance."""
+def metadata(setup: Setup, precision: str, nms: str, imported: bool = False) -> dict[str, Any]:
+    """What an exported file says about itself, in the order of its importance.
+
+    imported: whether the run began as a file of weights, not with random ones.
+    """
     config = setup.config
     view = EvalView.of(config)
     detect = config.task == "detect"
@@ -101,12 +104,18 @@ def metadata(setup: Setup, precision: str, nms: str) -> dict[str, Any]:
         },
         "precision": precision,
         **({"nms": nms, "iou_threshold": setup.task.iou_threshold} if detect else {}),
-        "license": _licence(config.init_from),
+        "license": _licence(config.init_from, imported),
         "convmesh": importlib.metadata.version("convmesh"),
     }
 
 
-def _licence(init_from: str) -> str:
+def _licence(init_from: str, imported: bool) -> str:
+    if imported:
+        return (
+            "These weights, or those that they were trained from, were imported into convmesh "
+            "(Apache-2.0) from a file of weights; its licence and those of the images that they "
+            "learned from apply."
+        )
     start = f"weights of init_from={init_from}" if init_from else "random weights"
     return (
         "These weights belong to whoever trained them. They were trained with convmesh "
