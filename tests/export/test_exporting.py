@@ -18,6 +18,7 @@ from convmesh.errors import ConfigError, RunError
 from convmesh.export import exporting, self_check
 from convmesh.export.exporting import export
 from convmesh.export.options import ExportOptions
+from convmesh.inference.onnx_digest import is_intact
 from convmesh.inference.onnx_model import OnnxModel
 
 pytestmark = pytest.mark.usefixtures("tiny_net")
@@ -64,6 +65,7 @@ def test_what_a_detectors_file_says(detector_file):
     operators = [node.op_type for node in model.graph.node]
     assert operators.count("NonMaxSuppression") == 1
     assert "BatchNormalization" not in operators and "Sqrt" in operators
+    assert list(about)[-1] == "sha256" and is_intact(detector_file.read_bytes())
     opset = model.opset_import[0].version
     assert opset >= 17
 

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convmesh.cli import command_line
 from convmesh.errors import ConfigError, DataError
+from convmesh.inference.onnx_digest import with_digest
 from convmesh.inference.onnx_model import OnnxModel
 
 
@@ -105,6 +106,40 @@ def test_a_truncated_file(tmp_path):
         file.write_bytes(data[:part])
         with pytest.raises(DataError, match="a.onnx: "):
             OnnxModel(file)
+
+
+def test_a_changed_byte_anywhere(tmp_path):
+    whole = with_digest(detector(tmp_path / "a.onnx").read_bytes())
+    file = tmp_path / "b.onnx"
+    file.write_bytes(whole)
+    assert len(OnnxModel(file)([IMAGE])) == 1
+    model = onnx.load(file)
+    assert len(model.metadata_props[-1].value) == 64
+    onnx.save(model, tmp_path / "same.onnx")
+    assert (tmp_path / "same.onnx").read_bytes() == whole
+    boxes = whole.index(np.float32([10, 10, 1, 1]).tobytes())
+    for at in (boxes, len(whole) - 100, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match="b.onnx: is damaged, or another tool changed it; "):
+            OnnxModel(file)
+    file.write_bytes(whole[:boxes] + bytes(8) + whole[boxes + 8 :])
+    with pytest.raises(DataError, match="remove its metadata entry sha256"):
+        OnnxModel(file)
+
+
+def test_a_file_that_another_tool_changed(tmp_path):
+    file = tmp_path / "a.onnx"
+    file.write_bytes(with_digest(detector(file).read_bytes()))
+    model = onnx.load(file)
+    model.metadata_props.add(key="author", value="me")
+    onnx.save(model, file)
+    with pytest.raises(DataError, match="a.onnx: is damaged, or another tool changed it; "):
+        OnnxModel(file)
+    del model.metadata_props[-2]
+    onnx.save(model, file)
+    assert len(OnnxModel(file)([IMAGE])) == 1
 
 
 def test_no_file_and_no_onnxruntime(tmp_path, monkeypatch):

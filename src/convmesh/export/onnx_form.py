@@ -16,11 +16,13 @@ from convmesh.export.onnx_arrays import constant, tensor
 from convmesh.export.onnx_graph import Graph
 from convmesh.export.onnx_trace import Converter
 from convmesh.export.program import IMAGE, Program
+from convmesh.inference.onnx_digest import with_digest
 
 
 def to_onnx(program: Program, about: dict[str, Any]) -> bytes:
     """The ONNX model (opset 18) of a program; `about` becomes its metadata, as JSON.
 
+    The last entry of the metadata is the digest of `inference.onnx_digest`.
     Raises NotConvertible if the program holds an operation that has no conversion.
     """
     traced, outputs = program.trace()
@@ -36,4 +38,4 @@ def to_onnx(program: Program, about: dict[str, Any]) -> bytes:
         for name, array in zip(outputs, found, strict=True)
     }
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
-    return graph.model(results, texts).SerializeToString()
+    return with_digest(graph.model(results, texts).SerializeToString())

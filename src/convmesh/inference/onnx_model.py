@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from convmesh.errors import ConfigError, DataError, first_line
+from convmesh.inference.onnx_digest import KEY, has_digest, is_intact
 from convmesh.tasks.detection import keep_distinct
 
 ONNX = ".onnx"
@@ -113,13 +114,23 @@ def _open(file: Path) -> Any:
         ) from None
     if not file.is_file():
         raise ConfigError(f"--model {file}: no such file")
+    data = file.read_bytes()
+    changed = DataError(
+        f"{file}: is damaged, or another tool changed it; export it again, or remove its metadata "
+        f"entry {KEY}, which is that of another content"
+    )
+    if has_digest(data) and not is_intact(data):
+        raise changed
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(
-            file.read_bytes(), options, providers=onnxruntime.get_available_providers()
+        session = onnxruntime.InferenceSession(
+            data, options, providers=onnxruntime.get_available_providers()
         )
     except Exception as error:  # onnxruntime has a class for each of its codes
         raise DataError(
             f"{file}: damaged, or no ONNX file that onnxruntime runs: {first_line(error)}"
         ) from None
+    if KEY in session.get_modelmeta().custom_metadata_map and not has_digest(data):
+        raise changed
+    return session
