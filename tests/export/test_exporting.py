@@ -175,6 +175,13 @@ def test_the_licence_of_imported_weights(photo_run, tmp_path):
     assert "were imported into convmesh" in licence and "random" not in licence
 
 
+def test_the_data_sets_own_ids_of_classes(scene_run, tmp_path):
+    run = runs.copy(scene_run, tmp_path / "run")
+    assert "category_ids" not in exporting.prepare(run, ExportOptions()).about
+    (run / "category_ids.json").write_text("[1, 2, 3, 5, 8, 13, 21, 34, 55, 89]")
+    assert exporting.prepare(run, ExportOptions()).about["category_ids"][-1] == 89
+
+
 def test_a_file_that_differs_is_not_left_behind(photo_run, tmp_path, monkeypatch):
     def with_a_fault(program, about):
         import jax

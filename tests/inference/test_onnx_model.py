@@ -7,15 +7,18 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from convmesh.cli import command_line
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.onnx_digest import with_digest
 from convmesh.inference.onnx_model import OnnxModel
+from convmesh.inference.prediction import predict_files
 
 
-def detector(path, batch="batch", **metadata):
+def detector(path, batch="batch", image=("image", "UINT8", ["h", "w", 3]), **metadata):
     """A file whose detections are the same for each image: three, of which one is not valid."""
+    name, kind, shape = image
     boxes = np.array([[0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30]], np.float32)[None]
     scores = np.array([[0.9, 0.8, 0.4]], np.float32)
     outputs = {
@@ -26,7 +29,7 @@ def detector(path, batch="batch", **metadata):
         "class_confidence": scores,
         "valid": np.array([[True, True, True]]),
     }
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, "h", "w", 3])
+    image = helper.make_tensor_value_info(name, getattr(TensorProto, kind), [batch, *shape])
     graph = helper.make_graph(
         [
             helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
@@ -64,6 +67,82 @@ def test_detections_above_the_threshold_without_those_that_overlap_better_ones(t
     assert found["classes"] == ["cat", "dog"]
 
 
+def test_an_input_of_another_name(tmp_path):
+    file = detector(tmp_path / "a.onnx", image=("pixels", "UINT8", ["h", "w", 3]))
+    assert len(OnnxModel(file)([IMAGE])) == 1
+
+
+def test_a_classifier_with_fewer_names_than_probabilities(tmp_path):
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "h", "w", 3])
+    value = numpy_helper.from_array(np.full((1, 3), 0.3, np.float32))
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 3])
+    node = helper.make_node("Constant", [], ["probabilities"], value=value)
+    graph = helper.make_graph([node], "classifier", [image], [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {"task": "classify", "classes": '["cat", "dog"]'})
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(DataError, match="has 3 probabilities of each image, but 2 `classes`"):
+        OnnxModel(tmp_path / "a.onnx")
+
+
+def test_a_file_that_onnxruntime_cannot_run_on_an_image(tmp_path, monkeypatch):
+    model = OnnxModel(detector(tmp_path / "a.onnx"))
+
+    class Session:
+        get_outputs = model._session.get_outputs
+
+        def run(self, *_):
+            raise RuntimeError("no memory\nat line 3")
+
+    model._session = Session()
+    with pytest.raises(DataError, match="cannot run it on an image of 40 x 50: no memory$"):
+        model([IMAGE])
+
+
+def predict(*arguments):
+    return command_line.main(["predict", *map(str, arguments)])
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "b.png")
+    return tmp_path / "b.png"
+
+
+def test_category_ids_of_the_file(tmp_path, photo):
+    file = detector(tmp_path / "a.onnx", category_ids="[7, 90]")
+    assert predict("--model", file, photo, "--output", tmp_path / "out") == 0
+    [entry] = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [found["category_id"] for found in entry["detections"]] == [7, 90]
+
+
+def test_more_detections_than_the_file_finds(tmp_path, photo, capfd):
+    flags = "--model", detector(tmp_path / "a.onnx"), photo, "--output", tmp_path / "out"
+    assert predict(*flags, "--max-detections", 101) == 2
+    said = capfd.readouterr().err
+    assert "--max-detections 101: " in said and "a.onnx finds at most 3 in an image" in said
+    assert not (tmp_path / "out").exists()
+    assert predict(*flags) == 0
+    assert "overlap" not in capfd.readouterr().out
+
+
+def test_a_file_without_suppression_says_so(tmp_path, photo, capfd):
+    file = detector(tmp_path / "a.onnx", nms="none")
+    assert predict("--model", file, photo, "--output", tmp_path / "out") == 0
+    assert "a.onnx: exported with --nms none: the detections of an object overlap" in (
+        capfd.readouterr().out
+    )
+
+
+def test_a_folder_that_is_called_like_a_file(tmp_path, photo, capfd):
+    folder = tmp_path / "run.onnx"
+    folder.mkdir()
+    assert predict("--model", folder, photo, "--output", tmp_path / "out") == 2
+    assert "run.onnx: is a folder; give a trained run as --workdir" in capfd.readouterr().err
+    with pytest.raises(ConfigError, match=r"run.onnx/config.json: missing"):
+        predict_files(folder, [str(photo)], tmp_path / "out")
+
+
 def test_a_fixed_batch_is_filled(tmp_path):
     assert len(OnnxModel(detector(tmp_path / "a.onnx", batch=3))([IMAGE, IMAGE])) == 2
 
@@ -79,6 +158,11 @@ def test_a_fixed_batch_is_filled(tmp_path):
         ({"classes": "7"}, "its metadata `classes` are no list of names"),
         ({"iou_threshold": "high"}, "its metadata `iou_threshold` is no number"),
         ({"classes": '["cat"]'}, "finds class 1 of 1"),
+        ({"category_ids": "[1, 2, 3]"}, "has 3 category ids, but 2 `classes`"),
+        ({"category_ids": '["a", 2]'}, "its metadata `category_ids` are no list of integers"),
+        ({"image": ("image", "FLOAT", ["h", "w", 3])}, "its input is image tensor.float."),
+        ({"image": ("image", "UINT8", ["h", "w"])}, "not a file of `convmesh export`: its input"),
+        ({"image": ("image", "UINT8", [48, 64, 3])}, "takes images of 48 x 64 .* export it again"),
     ],
 )
 def test_a_file_of_something_else(tmp_path, metadata, message):

@@ -74,6 +74,8 @@ def predict(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         raise ConfigError(
             f"--model {args.model}: name a file of `convmesh export --format onnx`, NAME.onnx"
         )
+    elif os.path.isdir(args.model):
+        raise ConfigError(f"--model {args.model}: is a folder; give a trained run as --workdir")
     elif args.iou is not None:
         raise ConfigError("--iou: suppression is inside the file; --workdir takes --iou")
 

@@ -111,6 +111,8 @@ def prepare(
     program = Program(exported, meshes.on_host(setup.mesh, variables), options.batch)
     imported = not trained.init_from and files.weights_file.exists()
     about = metadata(exported, options.precision, options.nms, imported)
+    if config.task == "detect" and (ids := files.read_category_ids(classes)):
+        about["category_ids"] = list(ids)
     setup = dataclasses.replace(setup, task=exported.task)
     predictor = (Detector if config.task == "detect" else Classifier)(setup, variables, 1)
     return Prepared(program, about, setup, predictor, source, step)

@@ -281,9 +281,10 @@ def _load(trained: str | os.PathLike[str], options: PredictOptions) -> tuple[Pre
     """The model of a workdir or an ONNX file, and the function that describes its predictions."""
     model: Detector | Classifier | OnnxModel
     category_ids = None
-    if Path(trained).suffix == ONNX:
+    if Path(trained).suffix == ONNX and not Path(trained).is_dir():
         model = OnnxModel(trained, options.threshold, options.max_detections)
-        task = model.task
+        task, category_ids = model.task, model.category_ids
+        _check_exported(model, str(trained), options.max_detections)
     else:
         workdir = Workdir(trained)
         config, _ = workdir.read_run()
@@ -294,6 +295,21 @@ def _load(trained: str | os.PathLike[str], options: PredictOptions) -> tuple[Pre
     if task == "classify":
         return model, functools.partial(classes_output, classes=model.classes, top_k=options.top_k)
     return model, functools.partial(detections_output, category_ids=category_ids)
+
+
+def _check_exported(model: OnnxModel, file: str, max_detections: int) -> None:
+    """Raise ConfigError if a file cannot find so many detections; say if it has all candidates."""
+    most = model.most
+    if most is not None and max_detections > max(most, DEFAULT_OPTIONS.max_detections):
+        raise ConfigError(
+            f"--max-detections {max_detections}: {file} finds at most {most} in an image, which is "
+            "set inside the file; --workdir takes more"
+        )
+    if model.task == "detect" and not model.suppresses:
+        console.print_result(
+            f"{file}: exported with --nms none: the detections of an object overlap, and its best "
+            "is not chosen"
+        )
 
 
 def _load_trained(workdir: Workdir, task: str, options: PredictOptions) -> Detector | Classifier:
