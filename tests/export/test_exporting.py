@@ -1,5 +1,6 @@
 """`convmesh export`: a file that predicts as the run does, or no file."""
 
+import contextlib
 import errno
 import json
 import os
@@ -134,7 +135,7 @@ def test_another_size_and_no_suppression(scene_run, tmp_path):
     "options", [ExportOptions("stablehlo"), ExportOptions(precision="float16")]
 )
 def test_other_forms(photo_run, tmp_path, options, capfd):
-    file = tmp_path / "photos.onnx"
+    file = tmp_path / f"photos.{options.format}"
     export(photo_run, file, options)
     assert file.stat().st_size > 1000
     assert "top1 of split val" in capfd.readouterr().out
@@ -208,11 +209,29 @@ def test_a_full_disk_leaves_nothing(photo_run, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_file_that_appears_meanwhile_stays(tmp_path, monkeypatch, linked):
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not linked:
+        monkeypatch.setattr(exporting.os, "link", no_links)
+    path = tmp_path / "a.onnx"
+    for mine in (b"first", b"second"):
+        with contextlib.ExitStack() as stack:
+            if mine == b"second":
+                stack.enter_context(pytest.raises(RunError, match="a.onnx: another program has"))
+            stack.enter_context(exporting._new_file(path)).write_bytes(mine)
+    assert os.listdir(tmp_path) == ["a.onnx"] and path.read_bytes() == b"first"
+
+
 def test_what_is_wrong_is_said_before_anything_is_loaded(photo_run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="there is no folder"):
         export(photo_run, tmp_path / "none" / "a.onnx", ExportOptions())
     with pytest.raises(ConfigError, match="a.bin: end its name with .onnx"):
         export(photo_run, tmp_path / "a.bin", ExportOptions())
+    with pytest.raises(ConfigError, match="a.onnx: .onnx is the name of ONNX files; end it with"):
+        export(photo_run, tmp_path / "a.onnx", ExportOptions("stablehlo"))
     with pytest.raises(ConfigError, match="no such folder|config.json"):
         export(tmp_path / "no-run", tmp_path / "a.onnx", ExportOptions())
     with pytest.raises(ConfigError, match="--nms none: tiny_net is a classifier.* leave it out"):

@@ -123,6 +123,10 @@ def check_output(output: str | os.PathLike[str], options: ExportOptions) -> None
     path = Path(output)
     if options.format == "onnx" and path.suffix != ONNX:
         raise ConfigError(f"--output {output}: end its name with {ONNX}")
+    if options.format != "onnx" and path.suffix.lower() == ONNX:
+        raise ConfigError(
+            f"--output {output}: {ONNX} is the name of ONNX files; end it with .{options.format}"
+        )
     if os.path.lexists(path):
         raise ConfigError(f"--output {output}: exists; name a new file")
     if not path.parent.is_dir():
@@ -156,7 +160,10 @@ def _evaluation_split(setup: Setup) -> Source | None:
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` that becomes `path` at the end, and is removed after an error."""
+    """A file beside `path` that becomes `path` at the end, and is removed after an error.
+
+    Raises RunError if it cannot be written, or if there is a `path` by then.
+    """
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
         os.close(handle)
@@ -166,11 +173,26 @@ def _new_file(path: Path) -> Iterator[Path]:
     try:
         yield file
         file.chmod(0o644)
-        os.replace(file, path)
+        _put_in_place(file, path)
+    except FileExistsError:
+        raise RunError(
+            f"{path}: another program has written it meanwhile, and it stays; name a new file"
+        ) from None
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         file.unlink(missing_ok=True)
+
+
+def _put_in_place(file: Path, path: Path) -> None:
+    """Gives `file` the name `path`. Raises FileExistsError if that is taken."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        path.open("xb").close()
+        os.replace(file, path)
 
 
 def write(program: Program, about: dict[str, Any], file: Path, form: str) -> Run:
