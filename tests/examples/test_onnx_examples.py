@@ -4,8 +4,10 @@ import ast
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from convmesh.cli import command_line
+from convmesh.data.images import read_image
 
 FOLDER = Path(__file__).parent.parent.parent / "examples"
 CLASSES = ["red", "green", "blue"]
@@ -103,10 +106,15 @@ def photos(tmp_path):
     return folder
 
 
+def call(example, *arguments):
+    """The ended process."""
+    command = [sys.executable, str(FOLDER / example), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+
+
 def run(example, *arguments):
     """The printed lines."""
-    call = [sys.executable, str(FOLDER / example), *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, encoding="utf-8", check=False)
+    done = call(example, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -115,7 +123,7 @@ def test_a_folder_is_detected_and_drawn(detector, photos, tmp_path):
     first, second, third = run("onnx_detect.py", detector, photos, "--output", tmp_path / "out")
     assert first == f"{photos}/a.png: green 0.88 at [50, 25, 100, 50]"
     assert second == f"{photos}/b.jpg: green 0.88 at [25, 50, 50, 100]"  # upright
-    assert third.startswith(f"{photos}/c.txt: not read: ")
+    assert third.startswith(f"{photos}/c.txt: left out: ")
     drawn = np.asarray(Image.open(tmp_path / "out/a.png.png"))
     assert drawn.shape == (100, 200, 3)
     assert (drawn[40, 50] == (0, 0x70, 0xD0)).all() and (drawn[40, 75] == (255, 0, 0)).all()
@@ -159,9 +167,46 @@ def test_a_folder_is_classified_and_drawn(classifier, photos, tmp_path):
     )
     assert first.startswith(f"{photos}/a.png: red 1.000, ")
     assert second.startswith(f"{photos}/b.jpg: blue ") and second.count(",") == 1
-    assert third.startswith(f"{photos}/c.txt: not read: ")
+    assert third.startswith(f"{photos}/c.txt: left out: ")
     drawn = np.asarray(Image.open(tmp_path / "out/b.jpg.png"))
     assert drawn.shape == (200, 100, 3) and (drawn[:40] > 200).all(-1).any()
+
+
+@pytest.mark.parametrize("example", ["onnx_detect.py", "onnx_classify.py"])
+def test_another_file_in_the_place_of_the_model(detector, classifier, photos, tmp_path, example):
+    other = classifier if "detect" in example else detector
+    foreign = write_model(tmp_path / "f.onnx", [], [("pixels", TensorProto.FLOAT, 1, 1, 1, 3)], {})
+    for model in (other, foreign, photos / "c.txt", tmp_path / "none.onnx"):
+        done = call(example, model, photos, "--output", tmp_path / "out")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert f"{model}: no {'detect' if 'detect' in example else 'classifi'}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("example", ["onnx_detect.py", "onnx_classify.py"])
+def test_a_bad_image_does_not_end_a_folder(detector, classifier, photos, tmp_path, example):
+    huge = bytearray((photos / "a.png").read_bytes())
+    huge[16:24] = (60_000).to_bytes(4) * 2  # width and height in the header
+    huge[29:33] = zlib.crc32(bytes(huge[12:29])).to_bytes(4)
+    (photos / "a.png").write_bytes(huge)
+    model = detector if "detect" in example else classifier
+    first, second, _ = run(example, model, photos, "--output", tmp_path / "out")
+    assert "a.png: left out: Image size (3600000000 pixels) exceeds" in first
+    assert "b.jpg: " in second and "left out" not in second
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_grey_images_of_16_bits_are_read_as_predict_reads_them(
+    detector, classifier, tmp_path, suffix
+):
+    values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    file = tmp_path / f"grey{suffix}"
+    cv2.imwrite(str(file), values)
+    for example, model in (("onnx_detect.py", detector), ("onnx_classify.py", classifier)):
+        out = tmp_path / example
+        run(example, model, file, "--output", out)
+        drawn = np.asarray(Image.open(out / f"{file.name}.png"))
+        np.testing.assert_array_equal(drawn[60:], read_image(str(file))[60:])
 
 
 @pytest.mark.parametrize("example", ["onnx_detect.py", "onnx_classify.py"])
