@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -207,6 +208,19 @@ def test_a_full_disk_leaves_nothing(photo_run, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="photos.onnx: cannot be written: No space left"):
         export(photo_run, tmp_path / "photos.onnx", ExportOptions())
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing(photo_run, tmp_path, monkeypatch, number):
+    def interrupted(*_):
+        assert len(os.listdir(tmp_path)) == 1
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(exporting, "compare", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        export(photo_run, tmp_path / "photos.onnx", ExportOptions())
+    assert ended.value.code == 128 + number
+    assert os.listdir(tmp_path) == [] and signal.getsignal(number) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("linked", [True, False])

@@ -6,9 +6,12 @@ import contextlib
 import dataclasses
 import functools
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -17,7 +20,7 @@ import numpy as np
 from convmesh import mesh as meshes
 from convmesh.data.record import Source
 from convmesh.data.splits import open_eval
-from convmesh.distributed import console, processes
+from convmesh.distributed import console, processes, stop_signals
 from convmesh.errors import ConfigError, ConvmeshError, RunError, some
 from convmesh.export.options import ExportOptions
 from convmesh.export.program import Program, exported_setup, metadata
@@ -57,7 +60,7 @@ def export(
     prepared = prepare(workdir, options, overrides)
     log = console.print_result
     log(f"{workdir}: checkpoint of step {prepared.step} as {options.format}")
-    with _new_file(Path(output)) as file:
+    with _ending_in_order(), _new_file(Path(output)) as file:
         run = write(prepared.program, prepared.about, file, options.format)
         tolerance = TOLERANCES[options.precision]
         compare(run, prepared.predictor.found, prepared.setup, prepared.source, tolerance, log)
@@ -156,6 +159,27 @@ def _evaluation_split(setup: Setup) -> Source | None:
         "(--config.data.root=DIR says where the data is)"
     )
     return None
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Signals that would end the process at once end it by SystemExit, so that files are removed.
+
+    Only in the main thread, which alone can have handlers.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    default = [n for n in stop_signals.to_handle() if signal.getsignal(n) == signal.SIG_DFL]
+    handled = default if threading.current_thread() is threading.main_thread() else []
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
