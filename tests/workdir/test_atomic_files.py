@@ -116,7 +116,7 @@ def test_a_file_is_written_whole_or_left_as_it_was(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/"):
         atomic_files.write_atomically(path, "third" * random.randint(1, 9))
     assert path.read_text() == "second"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

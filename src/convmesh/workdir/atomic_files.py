@@ -8,7 +8,7 @@ from pathlib import Path
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Writes a file; after a crash or a full disk it has its old or its new content.
 
-    A file that already has this content is not written again. Raises OSError.
+    A file that already has this content is not written again. Raises OSError that names `path`.
     """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
@@ -21,8 +21,10 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        if error.filename2 is None:  # a full disk names no file, an unwritable folder a hidden one
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 
