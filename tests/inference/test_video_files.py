@@ -1,5 +1,8 @@
 """Video files: frames and times as they were written, and what is wrong with damaged files."""
 
+import resource
+import signal
+
 import cv2
 import numpy as np
 import pytest
@@ -98,6 +101,26 @@ def test_a_full_disk_is_noticed(tmp_path, monkeypatch):
         writer.__exit__(None, None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
     assert (tmp_path / "a.mp4").read_bytes() == whole
+
+
+def test_frames_that_cannot_be_written_are_not_printed_one_by_one(tmp_path, capfd):
+    level = cv2.utils.logging.getLogLevel()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    rng = np.random.default_rng(0)
+    try:
+        with (
+            pytest.raises(RunError, match="frames could be written; is the disk full"),
+            VideoWriter(tmp_path / "a.mp4", 30, (240, 320)) as writer,
+        ):
+            for _ in range(20):
+                writer.write(rng.integers(0, 256, (240, 320, 3), np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert capfd.readouterr().err == "" and not list(tmp_path.iterdir())
+    assert cv2.utils.logging.getLogLevel() == level
 
 
 class FullDisk:

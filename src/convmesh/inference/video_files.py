@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,8 @@ SUFFIXES = frozenset(".mp4 .avi .mov .mkv .webm .m4v".split())
 _CODEC = "mp4v"  # MPEG-4 part 2, the one that every build of OpenCV can write
 # FFmpeg prints what it finds wrong; we do. OpenCV reads this when the first file is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+_quiet_lock = threading.Lock()
+_quiet_levels: list[int] = []  # what the level was when each of those within `_quiet` entered
 # Frames per second where a file states none, or more than this.
 _USUAL_RATE, _MAX_RATE = 25.0, 1000.0
 
@@ -144,7 +147,8 @@ class VideoWriter:
         bottom, right = self._padding
         if bottom or right:
             image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        with _quiet():
+            self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         self._written += 1
 
     def __enter__(self) -> Self:
@@ -184,9 +188,17 @@ class VideoWriter:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep OpenCV from printing; what fails is reported by our own messages."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    """Keep OpenCV from printing; what fails is reported by our own messages.
+
+    Its level is that of the process, and frames are read and written in several threads: the first
+    to enter sets it, and the last to leave restores it.
+    """
+    with _quiet_lock:
+        _quiet_levels.append(cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT))
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        with _quiet_lock:
+            level = _quiet_levels.pop()
+            if not _quiet_levels:
+                cv2.utils.logging.setLogLevel(level)
