@@ -165,7 +165,8 @@ def test_a_run_in_bfloat16_is_compared_in_float32(photo_run, tmp_path, capfd):
     (run / "config.json").write_text(json.dumps(config))
     export(run, tmp_path / "photos.onnx", ExportOptions())
     said = capfd.readouterr().out
-    assert "the run computed in bfloat16: compared in float32" in said and "top1 of split" in said
+    assert "the run computed in bfloat16: compared in float32; predict and eval of the run" in said
+    assert "itself round to bfloat16" in said and "top1 of split" in said
 
 
 def test_the_licence_of_imported_weights(photo_run, tmp_path):

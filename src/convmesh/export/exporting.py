@@ -35,7 +35,7 @@ from convmesh.inference.trained_model import (
     with_overrides,
 )
 from convmesh.ops.forms import plain_form
-from convmesh.steps.setup import Setup, make_setup
+from convmesh.steps.setup import Setup, make_setup, precision_on
 from convmesh.workdir.layout import Workdir
 
 
@@ -107,8 +107,13 @@ def prepare(
     check_image_size(setup, trained)
     source = _evaluation_split(setup)
     variables, step = load_variables(setup, files, options.step, options.best)
-    if trained.precision not in ("auto", config.precision):
-        console.print_result(f"the run computed in {trained.precision}: compared in float32")
+    precision = trained.precision
+    precision = precision_on(trained, setup.mesh) if precision == "auto" else precision
+    if precision != config.precision:
+        console.print_result(
+            f"the run computed in {precision}: compared in float32; predict and eval of the run "
+            f"itself round to {precision}, so that they differ more from the file"
+        )
 
     exported = exported_setup(setup, options.precision, options.nms)
     program = Program(exported, meshes.on_host(setup.mesh, variables), options.batch)
