@@ -41,8 +41,7 @@ def conv2d(
 
     Args:
       x: [batch, rows, columns, c_in], any float type; or several such arrays, whose channels follow
-        one another: each device gathers those of each, where a concatenation of arrays with sharded
-        channels would first move half of them to other devices.
+        one another (see `_parts`).
       kernel: [kh, kw, c_in / groups, c_out], any float type; its gradient is summed over devices
         in that type, independent of `dtype`.
       stride: step of the window.
@@ -59,11 +58,7 @@ def conv2d(
     Raises:
       ValueError: channels or `groups` do not match, or `padding` is another word.
     """
-    parts = tuple(x) if isinstance(x, list | tuple) else (x,)
-    if len(parts) > 1 and not _have_one_layout(parts, groups):
-        parts = (jnp.concatenate(parts, axis=-1),)
-    # Shape and type of the whole input, in parts.
-    whole: Any = jax.eval_shape(lambda *parts: jnp.concatenate(parts, axis=-1), *parts)
+    parts, whole = _parts(x, groups)
     dtype = dtype or whole.dtype
     _check_channels(whole, kernel, groups)
     kh, kw = kernel.shape[:2]
@@ -95,10 +90,16 @@ def conv2d(
     return jax.shard_map(sharded, in_specs=specs, out_specs=layout.y)(kernel, *parts)
 
 
-def _have_one_layout(parts: Sequence[jax.Array], groups: int) -> bool:
-    """Whether a convolution can take the arrays as they are: sharded alike, and not by groups."""
-    sharded = {mesh.activation_spec(part.shape)[3] for part in parts}
-    return groups == 1 and len(sharded) == 1
+def _parts(x: jax.Array | Sequence[jax.Array], groups: int) -> tuple[tuple[jax.Array, ...], Any]:
+    """The arrays of an input, and the shape and type of the whole.
+
+    Several arrays stay apart if they are sharded alike: each device then gathers the channels of
+    each, where a concatenation of sharded channels would first move half of them to other devices.
+    """
+    parts = tuple(x) if isinstance(x, list | tuple) else (x,)
+    if groups > 1 or len({mesh.activation_spec(part.shape)[3] for part in parts}) > 1:
+        parts = (_concatenated(parts),)
+    return parts, jax.eval_shape(lambda *parts: _concatenated(parts), *parts)
 
 
 def _concatenated(parts: Sequence[jax.Array]) -> jax.Array:
