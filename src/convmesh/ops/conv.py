@@ -37,14 +37,12 @@ def conv2d(
 ) -> jax.Array:
     """2-D convolution (cross-correlation, as in torch), NHWC by HWIO.
 
-    Stride, padding and dilation are one number for both directions or a pair (rows, columns).
-
     Args:
       x: [batch, rows, columns, c_in], any float type; or several such arrays, whose channels follow
         one another (see `_parts`).
       kernel: [kh, kw, c_in / groups, c_out], any float type; its gradient is summed over devices
         in that type, independent of `dtype`.
-      stride: step of the window.
+      stride: step of the window; like padding and dilation one number or a pair (rows, columns).
       padding: zeros at each end; torch's by default, dilation * (k - 1) // 2. "SAME" is
         TensorFlow's: as few as give ceil(n / stride) windows, the smaller half of them first.
       dilation: spacing of the kernel's taps.
