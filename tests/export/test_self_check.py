@@ -72,8 +72,12 @@ def test_the_best_of_an_image_are_compared_however_low_their_scores():
     found = differences(ours, detections(**scores))
     found.check()
     assert found.compared == 2  # from half of the best
+    found = differences(ours, moved)
+    assert (found.low, found.low_alone) == (2, 4)
+    found.check()
+    found.add("b.jpg", ours, moved)
     with pytest.raises(ExportDiffers):
-        differences(ours, moved).check()
+        found.check()
     found = Differences(STRICT, lowest=0.0105)
     found.add("a.jpg", ours, moved)
     assert found.compared == 1  # what is just above may be just below
@@ -84,8 +88,18 @@ def test_one_of_low_score_that_only_the_file_has():
     lone = {name: value[:1] for name, value in ours.items()}
     both = {name: value[[0, 0]].copy() for name, value in theirs.items()}
     both["boxes"][1] += 100
-    with pytest.raises(ExportDiffers):
-        differences(lone, both).check()
+    assert differences(lone, both).low_alone == 1
+    assert differences(both, lone).low_alone == 1
+    found = Differences(STRICT)
+    for _ in range(100):
+        found.add("a.jpg", lone, lone)
+    for _ in range(5):
+        found.add("b.jpg", lone, both)
+    found.check()
+    for _ in range(5):
+        found.add("b.jpg", lone, both)
+    with pytest.raises(ExportDiffers, match="b.jpg"):
+        found.check()
 
 
 def test_a_grave_fault_shows_with_an_untrained_detector(tmp_path):
