@@ -35,10 +35,14 @@ def test_the_same(config, model):
     "config, model, said",
     [
         ({"architecture": "efficientnet_lite0"}, "efficientnet_lite0", "tf_efficientnet_lite0"),
-        ({"architecture": "resnetaa50"}, "resnet50", "that is timm's resnet50"),
-        ({"architecture": "regnety_008"}, "regnet_y_800mf", "that is timm's regnety_008_tv"),
-        ({"architecture": "tf_efficientnetv2_s"}, "efficientnet_v2_s", "timm has none that"),
-        ({"architecture": "mobilenetv3_small_100"}, "mobilenet_v3_small", "timm has none that"),
+        ({"architecture": "resnetaa50"}, "resnet50", "take weights of timm's resnet50"),
+        (
+            {"architecture": "regnety_008"},
+            "regnet_y_800mf",
+            "take weights of timm's regnety_008_tv",
+        ),
+        ({"architecture": "tf_efficientnetv2_s"}, "efficientnet_v2_s", "timm has none that is"),
+        ({"architecture": "mobilenetv3_small_100"}, "mobilenet_v3_small", "timm has none that is"),
         (
             {"architecture": "resnet50", "model_args": {"act_layer": "gelu"}},
             "resnet50",

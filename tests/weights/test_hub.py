@@ -165,13 +165,13 @@ def test_a_damaged_config_is_refused(server, tmp_path, config, said):
         (
             {"architecture": "tf_efficientnet_b0", "pretrained_cfg": STATED},
             ("efficientnet_b0",),
-            "the architecture tf_efficientnet_b0, which computes something else than "
-            "efficientnet_b0: that is timm's efficientnet_b0$",
+            "timm's architecture tf_efficientnet_b0, which computes something else than "
+            "efficientnet_b0 here; take weights of timm's efficientnet_b0$",
         ),
         (
             {"architecture": "tf_efficientnet_lite1"},
             ("efficientnet_lite0",),
-            "timm's tf_efficientnet_lite0, and tf_efficientnet_lite1 is efficientnet_lite1 here$",
+            "_lite0, or for tf_efficientnet_lite1 name the model efficientnet_lite1$",
         ),
         ({"architecture": "resnetaa50"}, ("fcos_resnet50_fpn", "resnet50"), "timm's resnet50$"),
         ({"model_type": "resnet", "downsample_in_bottleneck": True}, ("resnet50",), "has false$"),

@@ -103,9 +103,9 @@ def _other_of_timm(stated: str, arguments: Any, known: Sequence[str]) -> str:
         here = [name for name, theirs in OF_TIMM.items() if stated == theirs]
         theirs = OF_TIMM[known[0]]
         return (
-            f"the architecture {shown}, which computes something else than {known[0]}: "
-            + (f"that is timm's {theirs}" if theirs else "timm has none that computes the same")
-            + (f", and {shown} is {here[0]} here" if here else "")
+            f"timm's architecture {shown}, which computes something else than {known[0]} here; "
+            + (f"take weights of timm's {theirs}" if theirs else "timm has none that is the same")
+            + (f", or for {shown} name the model {here[0]}" if here else "")
         )
     arguments = arguments if isinstance(arguments, Mapping) else {}
     changed = [name for name in arguments if name not in _HARMLESS]
