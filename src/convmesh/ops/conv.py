@@ -44,7 +44,7 @@ def conv2d(
         in that type, independent of `dtype`.
       stride: step of the window; like padding and dilation one number or a pair (rows, columns).
       padding: zeros at each end; torch's by default, dilation * (k - 1) // 2. "SAME" is
-        TensorFlow's: as few as give ceil(n / stride) windows, the smaller half of them first.
+        TensorFlow's: as few as give ceil(n / stride) windows, the smaller half first.
       dilation: spacing of the kernel's taps.
       groups: blocks of channels convolved separately; c_in for a depthwise convolution.
       dtype: type of the arithmetic and of the result; `x`'s by default.
@@ -59,8 +59,7 @@ def conv2d(
     parts, whole = _parts(x, groups)
     dtype = dtype or whole.dtype
     _check_channels(whole, kernel, groups)
-    kh, kw = kernel.shape[:2]
-    stride, dilation = pair(stride), pair(dilation)
+    (kh, kw), stride, dilation = kernel.shape[:2], pair(stride), pair(dilation)
     pad_rows, pad_columns = _ends(padding, whole.shape[1:3], (kh, kw), stride, dilation)
     parts = tuple(part.astype(dtype) for part in parts)
 
@@ -71,8 +70,8 @@ def conv2d(
     if mesh.current() is None:
         return local(_concatenated(parts), kernel, pad_rows, groups)
 
-    shards = mesh.axis_size(SPATIAL)
-    halo = halo_rows(whole.shape[1], shards, kh, stride[0], pad_rows, dilation[0])
+    rows, shards = whole.shape[1], mesh.axis_size(SPATIAL)
+    halo = halo_rows(rows, shards, kh, stride[0], pad_rows, dilation[0])
     layout = _layout(parts[0], kernel, groups, halo)
     local_groups = groups // mesh.axis_size(MODEL) if layout.own_groups else groups
 
@@ -84,7 +83,7 @@ def conv2d(
         return local(exchange(x, *halo, fill=0.0), kernel, (0, 0), local_groups)
 
     record(f"convolution {kh}x{kw}", whole, layout.x, layout.y, halo, layout.gathers_channels)
-    specs = (layout.kernel, *(layout.x for _ in parts))
+    specs = (layout.kernel, *[layout.x] * len(parts))
     return jax.shard_map(sharded, in_specs=specs, out_specs=layout.y)(kernel, *parts)
 
 
