@@ -90,10 +90,11 @@ def _reach_bound(values: jax.Array, k: int | jax.Array) -> jax.Array:
 def _indices_of_largest(values: jax.Array, k: int) -> jax.Array:
     """The indices of the `k` largest of the last axis, in ascending order: int32 [..., k]."""
     taken = _reach_bound(values, k)
-    # The index of the j-th that is taken is the number of values before which fewer than j are.
-    slots = jnp.arange(k, dtype=jnp.int32)[:, None]
-    before = _running_count(taken)[..., None, :] <= slots
-    return before.sum(axis=-1, dtype=jnp.int32)
+    # The j-th that is taken is the first up to which j are; found by halving, in little memory.
+    counts = _running_count(taken).reshape(-1, values.shape[-1])
+    wanted = jnp.arange(1, k + 1, dtype=jnp.int32)
+    find = jax.vmap(lambda count: jnp.searchsorted(count, wanted, method="scan"))
+    return find(counts).reshape(*values.shape[:-1], k).astype(jnp.int32)
 
 
 def _count(flags: jax.Array) -> jax.Array:
