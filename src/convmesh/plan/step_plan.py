@@ -94,7 +94,7 @@ def plan_step(config: ConfigDict, topology: Topology) -> Plan:
     setup = noise_setup(config, mesh)
     step, state, batch = abstract_step(setup)
     before = time.perf_counter()
-    compiled, refusal = _compile(step, state, batch)
+    compiled, refusal = _compile(step, state, batch, meshes.platform(mesh))
     seconds = time.perf_counter() - before
     memory = _memory(setup, topology, state, batch, compiled, refusal)
     flops, traffic, collectives, predicted = step_flops(setup) / mesh.size, 0, [], None
@@ -121,10 +121,15 @@ def plan_step(config: ConfigDict, topology: Topology) -> Plan:
     )
 
 
-def _compile(step: Any, state: TrainState, batch: Any) -> tuple[Any, str]:
+# Without a GPU nothing can be tuned, and XLA then takes tiles for some products that it refuses.
+_OPTIONS_ELSEWHERE = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
+
+
+def _compile(step: Any, state: TrainState, batch: Any, platform: str) -> tuple[Any, str]:
     """The compiled step, or None and what the compiler says of a program that is too large."""
+    options = _OPTIONS_ELSEWHERE.get(platform)
     try:
-        return step.lower(state, batch).compile(), ""
+        return step.lower(state, batch).compile(compiler_options=options), ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise DataError(f"plan: the compiler refuses the step: {first_line(error)}") from error
