@@ -2,6 +2,7 @@
 
     make proof                                              # over an hour on 2 cores
     PYTHONPATH=tests python tools/equality_table.py NAME ...    # real models on (2, 2, 2)
+    PYTHONPATH=tests python tools/equality_table.py --kept      # what a stopped proof has measured
 
 `make test` runs a part of it. The reference is the same program on one device, in float64; a cell
 is the largest difference in any leaf, relative to that leaf's largest value.
@@ -31,6 +32,7 @@ from ops import test_conv, test_pool  # noqa: E402
 from convmesh.steps.mesh_check import EXACT, differences  # noqa: E402
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "equality.md"
+KEPT = sys.argv[1:] == ["--kept"]
 BY_NAME = "## Real nets by name"
 CELLS = OUTPUT.parent.parent / "build" / "equality.jsonl"
 OPS = {
@@ -69,13 +71,15 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def measured(name: str, layout, compute) -> float:
+def measured(name: str, layout, compute) -> float | None:
     """`compute()`, kept in build/, so that a stopped `make proof` goes on where it was."""
     key = [source_digest(), name, list(layout)]
     known = [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
     for *old, error in known:
-        if old == key:
+        if old == key or (KEPT and old[1:] == key[1:]):
             return error
+    if KEPT:
+        return None
     error = compute()
     CELLS.parent.mkdir(exist_ok=True)
     with CELLS.open("a") as file:
@@ -105,13 +109,18 @@ def rows(layouts):
         jax.clear_caches()
 
 
+def shown_cell(error: float | None) -> str:
+    """A cell of a table; "-" where it was not measured."""
+    return "-" if error is None else f"{error:.0e}" + (" **!**" if error > EXACT else "")
+
+
 def table(layouts) -> str:
     """A Markdown table: a row for each thing that is compared, a column for each layout."""
     titles = [" ".join(map(str, to[:3])) + (" fsdp" if len(to) == 4 else "") for to in layouts]
     lines = ["| data spatial model | " + " | ".join(titles) + " |"]
     lines.append("|---" * (len(titles) + 1) + "|")
     for name, found in rows(layouts):
-        shown = [f"{found[to]:.0e}" + (" **!**" if found[to] > EXACT else "") for to in layouts]
+        shown = [shown_cell(found[to]) for to in layouts]
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
@@ -135,7 +144,7 @@ def kept_by_hand() -> str:
 
 def main() -> None:
     """Writes the tables; exits with 1 if anything is not equal."""
-    if sys.argv[1:]:
+    if sys.argv[1:] and not KEPT:
         compare_real(sys.argv[1:])
     day = time.strftime("%Y-%m-%d")
     tables = [table(equality.ALL_LAYOUTS), table(equality.WHOLE_LAYOUTS)]
@@ -143,7 +152,7 @@ def main() -> None:
 
 Written by `make proof` (`tools/equality_table.py`): float64, 8 simulated CPU devices, JAX
 {jax.__version__}, {day}. A cell is the worst difference from the one-device result, relative to the
-largest value of its leaf; at most {EXACT:.0e} counts as equal.
+largest value of its leaf; at most {EXACT:.0e} counts as equal; `-` was not run.
 
 Operations: results and both gradients of each case of `tests/ops`. Tiny nets: loss, every gradient
 leaf, batch statistics, parameters, momentum and EMA after 3 SGD steps with clipping.

@@ -69,7 +69,7 @@ def test_rounds_alternate_and_their_medians_count(monkeypatch):
 
         return measure
 
-    monkeypatch.setattr(input, "_cores", lambda: 3)
+    monkeypatch.setattr(input, "usable_cores", lambda: 3)
     monkeypatch.setattr(input, "_decoded", timed("decoded", [1.0, 9.0, 2.0]))
     monkeypatch.setattr(input, "_loaded", timed("ours", [5.0, 4.0, 7.0]))
     monkeypatch.setattr(input, "_torch_loaded", timed("torch", [1.0, 2.0, 8.0, 4.0, 3.0, 9.0]))
@@ -118,7 +118,7 @@ def test_the_recipe_is_measured_with_up_to_as_many_workers_as_cores(
     for name in ("a.jpg", "b.JPEG", "c.png"):
         (tmp_path / name).touch()
     seen = []
-    monkeypatch.setattr(input, "_cores", lambda: 6)
+    monkeypatch.setattr(input, "usable_cores", lambda: 6)
     measured = lambda config, *rest: seen.append(rest) or cost()  # noqa: E731
     monkeypatch.setattr(input, "measure_input", measured)
     config = apply_overrides(defaults("classify"), {"data.root": str(tmp_path)})
