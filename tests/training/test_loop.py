@@ -15,7 +15,7 @@ from convmesh.cli import command_line
 from convmesh.config import load_config
 from convmesh.data.splits import open_train
 from convmesh.models.registry import MODELS
-from convmesh.programs import flops
+from convmesh.programs import accelerators
 from convmesh.training import loop, step_clock
 from convmesh.training.run import Run, checkpoint_meta
 from convmesh.weights import published
@@ -122,7 +122,8 @@ def test_the_seconds_of_a_step_are_without_its_save_and_evaluation(tmp_path, pho
 def test_utilisation_where_the_peak_is_known(tmp_path, photos, photo_run, monkeypatch):
     rows = read_metrics(photo_run / "metrics.jsonl")
     assert not any("mfu" in row for row in rows)
-    monkeypatch.setitem(flops.PEAKS, "cpu", {"float32": 1e12})
+    chip = accelerators.Chip("cpu", "cpu", bfloat16=0, float32=1e12, bandwidth=1e11)
+    monkeypatch.setattr(accelerators, "CHIPS", (*accelerators.CHIPS, chip))
     config = runs.photo_config(photos, {"train.steps": 2, "eval.every_steps": 0})
     workdir = runs.train(config, tmp_path / "run")
     for row in read_metrics(workdir / "metrics.jsonl")[:2]:
