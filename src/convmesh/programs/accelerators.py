@@ -3,7 +3,9 @@
 Sources: for TPUs the pages "System architecture" of Google Cloud's documentation
 (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, tpu7x), for NVIDIA's and AMD's GPUs the data
 sheet of each product. Rates are dense, without sparsity. `memory` of TPUs is what libtpu 0.0.42
-says is available when a program is too large; of GPUs what the driver reports.
+says is available when a program is too large (v2 to TPU7x without v3: read off); of GPUs what the
+driver reports, not read off by us. Rates of TPU v5p, v6e and TPU7x were compared with those pages
+on 2026-11-29, the others not again.
 """
 
 import dataclasses
