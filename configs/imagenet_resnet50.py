@@ -10,10 +10,10 @@ the learning rate goes with it, 0.1 for each 256 images, up to 8,192 (Goyal et a
     --config.train.batch_size=8192 --config.optimizer.learning_rate=3.2
 
 None of the numbers below is a result of this recipe. Expected top-1: 76. Published with nearly the
-same recipe: 76.1 (torchvision's IMAGENET1K_V1 weights), 76.3 (Goyal et al., batches of 8,192). Reason why it may
-differ: batch statistics are those of groups of 32 images (Goyal et al. take them over the 32 of a
-device), not of the whole batch, which would cost two sums over all devices in each of the 53 batch
-norms, there and back.
+same recipe: 76.1 (torchvision's IMAGENET1K_V1 weights), 76.3 (Goyal et al., batches of 8,192).
+Reason why it may differ: batch statistics are those of groups of 32 images (Goyal et al. take them
+over the 32 of a device), not of the whole batch, which would cost two sums over all devices in each
+of the 53 batch norms, there and back.
 """
 
 from convmesh.config import defaults
