@@ -29,6 +29,16 @@ PROGRAMS = {
         "v5e:4x4",
         ["train.batch_size=128", "mesh.fsdp=true", "model.norm_group=0"],
     ),
+    "demo, rows over 2, 16 TPU chips": (
+        "demo",
+        "v5e:4x4",
+        ["train.batch_size=32", "mesh.data=8", "mesh.spatial=2"],
+    ),
+    "demo, rows over 2, 256 TPU chips": (
+        "demo",
+        "v5e:16x16",
+        ["train.batch_size=512", "mesh.data=128", "mesh.spatial=2"],
+    ),
     "ResNet-50, ghost norms, 256 TPU chips": ("imagenet_resnet50", "v5e:16x16", POD),
     "ResNet-50, ghost norms, 16 TPU chips": (
         "imagenet_resnet50",
@@ -48,6 +58,7 @@ PROGRAMS = {
         ["mesh.data=4", "mesh.spatial=2", "mesh.model=2", "mesh.fsdp=true", "train.batch_size=32"],
     ),
     "COCO, 4 TPU chips": ("coco", "v5e:2x2", [*COCO, "train.batch_size=128"]),
+    "COCO, 256 TPU chips": ("coco", "v5e:16x16", [*COCO, "train.batch_size=8192"]),
     "COCO, rows over 2, 4 TPU chips": (
         "coco",
         "v5e:2x2",
@@ -71,6 +82,7 @@ def row(name: str) -> dict:
     found = open_topology(topology)
 
     from convmesh import mesh as meshes
+    from convmesh.plan.step_plan import compile_step
     from convmesh.programs.collectives import find_collectives, total_collectives
     from convmesh.steps.noise import abstract_step, noise_setup
     from convmesh.steps.setup import make_run_mesh
@@ -80,7 +92,9 @@ def row(name: str) -> dict:
     setup = noise_setup(config, mesh)
     step, state, batch = abstract_step(setup)
     before = time.process_time()
-    compiled = step.lower(state, batch).compile()
+    compiled, refusal = compile_step(step, state, batch, meshes.platform(mesh))
+    if compiled is None:
+        raise SystemExit(f"{name}: too large: {refusal}")
     seconds = time.process_time() - before
     text, stats = compiled.as_text(), compiled.memory_analysis()
     totals = total_collectives(find_collectives(text, mesh), mesh)

@@ -524,3 +524,40 @@ def test_what_is_sent_while_the_device_computes_is_overlapped(between, wanted):
 def test_a_collective_without_a_start_is_not_overlapped():
     text = program(all_reduce("replica_groups={}, "))
     assert not find_collectives(text, equality.make_mesh(CUBE))[0].overlapped
+
+
+ASYNC = """
+%start_1 (p: f32[2,3]) -> (f32[2,3], u32[]) {
+  %p = f32[2,3] parameter(0)
+  %r.1 = f32[2,3] all-reduce(%p), channel_id=1, replica_groups={}, to_apply=%add
+  ROOT %c.1 = (f32[2,3], u32[]) custom-call(%r.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.7 (p.2: f32[2,3], q: f32[2,3]) -> (f32[2,3], f32[2,3]) {
+  %p.2 = f32[2,3] parameter(0)
+  %q = f32[2,3] parameter(1)
+  %r.2 = f32[2,3] all-reduce(%p.2), channel_id=1, replica_groups={}, to_apply=%add
+  %m = f32[2,3] multiply(%q, %q)
+  ROOT %t = (f32[2,3], f32[2,3]) tuple(%r.2, %m)
+}
+
+%done_1 (p.3: f32[2,3]) -> f32[2,3] {
+  %p.3 = f32[2,3] parameter(0)
+  %r.3 = f32[2,3] all-reduce(%p.3), channel_id=1, replica_groups={}, to_apply=%add
+  ROOT %c.3 = f32[2,3] custom-call(%r.3), custom_call_target="AsyncCollectiveDone"
+}
+"""
+
+
+def test_a_sum_that_a_tpu_fuses_with_arithmetic_is_counted_once_and_overlapped():
+    text = program(
+        "%s = (f32[2,3], u32[]) fusion(%x), kind=kCustom, calls=%start_1",
+        "%f = (f32[2,3], f32[2,3]) fusion(%x, %x), kind=kCustom, calls=%async_collective_fusion.7",
+        "%d = f32[2,3] fusion(%x), kind=kCustom, calls=%done_1",
+        all_reduce("replica_groups={}, "),
+        computations=ASYNC,
+    )
+    mesh = equality.make_mesh(CUBE)
+    assert [each.overlapped for each in find_collectives(text, mesh)] == [True, False]
+    (total,) = total_collectives(find_collectives(text, mesh), mesh)
+    assert (total.count, total.bytes, total.overlapped) == (2, 48, 24)

@@ -1,31 +1,33 @@
 """Batches read ahead, and the step at which an error of reading is known."""
 
-import types
+import contextlib
+import threading
+import time
 
 import pytest
 
 from convmesh.distributed import processes
-from convmesh.training.read_ahead import ReadAhead
+from convmesh.training.read_ahead import Placed, ReadAhead, ReadBatch
 
 
 class Numbers:
     """Batches 1, 2, ...; the one of `broken` cannot be read."""
 
     def __init__(self, broken=None):
-        self.read, self.broken, self.counts = 0, broken, types.SimpleNamespace()
+        self.read, self.broken = 0, broken
 
     def __next__(self):
         if self.read + 1 == self.broken:
             raise OSError("unreadable")
         self.read += 1
-        self.counts = f"counts up to {self.read}"
-        return self.read
+        return ReadBatch(self.read, -self.read, f"counts up to {self.read}")
 
 
 def used(batches, steps, until=99):
     """(batch, counts, how many were read, whether the error is known) of each step."""
     ahead, seen = ReadAhead(batches, steps), []
-    for batch, counts in ahead:
+    for batch, on_mesh, counts in ahead:
+        assert on_mesh == -batch
         seen.append((batch, counts, batches.read, ahead.error is not None))
         if batch == until:
             break
@@ -64,3 +66,83 @@ def test_too_early_an_error_ends_the_run_before_its_first_step(monkeypatch, coun
 def test_a_step_later_it_does_not(monkeypatch, count, broken):
     monkeypatch.setattr(processes, "count", lambda: count)
     assert next(iter(ReadAhead(Numbers(broken), 9))).batch == 1
+
+
+class Arrays:
+    """Batches 1, 2, ...; reading and placing are events."""
+
+    def __init__(self, broken=None):
+        self.read, self.broken, self.counts, self.placed = 0, broken, "", []
+
+    def __next__(self):
+        if self.read + 1 == self.broken:
+            raise OSError("unreadable")
+        self.read += 1
+        self.counts = f"counts up to {self.read}"
+        return self.read
+
+    def place(self, step, batch):
+        self.placed.append((step, batch, threading.current_thread()))
+        return f"{batch} on the mesh"
+
+
+def wait_until(condition):
+    """Waits until the condition holds, for 30 s at most."""
+    end = time.monotonic() + 30
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_batches_are_read_and_placed_in_a_thread_two_before_they_are_used():
+    arrays = Arrays()
+    with contextlib.closing(Placed(arrays, range(5, 99), arrays.place)) as placed:
+        wait_until(lambda: len(arrays.placed) == 2)
+        time.sleep(0.05)
+        assert arrays.read == 2
+        assert next(placed) == (1, "1 on the mesh", "counts up to 1")
+        assert next(placed) == (2, "2 on the mesh", "counts up to 2")
+        wait_until(lambda: len(arrays.placed) == 4)
+    assert arrays.read == 4
+    assert [step_and_batch[:2] for step_and_batch in arrays.placed] == [
+        (5, 1), (6, 2), (7, 3), (8, 4),
+    ]  # fmt: skip
+    assert threading.main_thread() not in {thread for *_, thread in arrays.placed}
+
+
+def test_no_batch_is_read_beyond_the_last_step():
+    arrays = Arrays()
+    placed = Placed(arrays, range(1, 3), arrays.place)
+    assert [next(placed).batch for _ in range(2)] == [1, 2]
+    placed.close()
+    assert arrays.read == 2
+
+
+def test_an_error_takes_the_place_of_its_batch_and_ends_the_thread():
+    arrays = Arrays(broken=2)
+    placed = Placed(arrays, range(1, 9), arrays.place)
+    assert next(placed).batch == 1
+    with pytest.raises(OSError, match="unreadable"):
+        next(placed)
+    wait_until(lambda: not placed._thread.is_alive())
+    placed.close()
+
+
+def test_an_error_of_placing_does_too():
+    def full(step, batch):
+        raise MemoryError("no room")
+
+    placed = Placed(Arrays(), range(1, 9), full)
+    with pytest.raises(MemoryError, match="no room"):
+        next(placed)
+    placed.close()
+
+
+@pytest.mark.parametrize("used_before", [0, 1, 2])
+def test_closing_ends_the_thread_whatever_it_does(used_before):
+    arrays = Arrays()
+    placed = Placed(arrays, range(1, 99), arrays.place)
+    for _ in range(used_before):
+        next(placed)
+    placed.close()
+    assert not placed._thread.is_alive()

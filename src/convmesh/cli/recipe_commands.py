@@ -44,7 +44,9 @@ def plan(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
     if args.picture:
         check_picture(args.picture)
-    options = PlanOptions(args.json, args.picture, args.images, args.price, args.search)
+    options = PlanOptions(
+        args.json, args.picture, args.images, args.price, args.search, args.largest
+    )
     plan_recipe(config, topology, options)
 
 

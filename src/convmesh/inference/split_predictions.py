@@ -58,15 +58,26 @@ def predict_all(
 
     own: list[_Pair] = []
     bad = left_out = 0
+    running: tuple[EvalBatch, Any] | None = None
+
+    def finish(batch: EvalBatch, outputs: dict[str, np.ndarray]) -> None:
+        nonlocal bad, left_out
+        own.extend(_pairs(setup.task, batch, outputs, shard))
+        for record in _owned_records(batch, shard):
+            bad += record.bad_boxes - record.left_out_boxes
+            left_out += record.left_out_boxes
+
     with eval_batches(source, config, batch_size, shard) as batches:
-        for batch in batches:
+        for batch in batches:  # it is read and placed while the one before is predicted
             each_batch()
             image = meshes.make_global_batch(mesh, Batch(image=batch.image), shard).image
-            outputs = jax.device_get(predict(variables, image))
-            own += _pairs(setup.task, batch, outputs, shard)
-            for record in _owned_records(batch, shard):
-                bad += record.bad_boxes - record.left_out_boxes
-                left_out += record.left_out_boxes
+            # One step at a time: several would block each other on simulated devices.
+            done = running and (running[0], jax.device_get(running[1]))
+            running = batch, predict(variables, image)
+            if done:
+                finish(*done)  # meanwhile
+        if running:
+            finish(running[0], jax.device_get(running[1]))
         unreadable = batches.counts.unreadable
     gathered, numbers = processes.gather(own), processes.gather((unreadable, bad, left_out))
     pairs = sorted((pair for part in gathered for pair in part), key=lambda pair: pair[0])

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from convmesh.distributed import console
 from convmesh.errors import ConfigError, RunError
+from convmesh.plan.largest import find_largest_batch
 from convmesh.plan.picture import draw_plan
 from convmesh.plan.roofline import ASSUMPTIONS
 from convmesh.plan.step_plan import Plan, changes_that_fit, largest_batch, plan_step
@@ -28,7 +29,7 @@ _MB = 1e6
 class PlanOptions:
     """as_json: print one JSON object. picture: a PNG to draw the plan into, or "". images: of the
     training set, for a recipe that counts epochs. price: of one device for an hour. search: rank
-    meshes.
+    meshes. largest: find the largest batch that fits.
     """
 
     as_json: bool = False
@@ -36,34 +37,55 @@ class PlanOptions:
     images: int = 0
     price: float = 0.0
     search: bool = False
+    largest: bool = False
 
 
 def plan(config: ConfigDict, topology: Topology, options: PlanOptions) -> None:
     """Plans the recipe and prints it. Raises RunError if the step does not fit its devices."""
+    if options.search and options.largest:
+        raise ConfigError("plan: --search and --largest cannot be combined; give one of them")
     if options.images and not config.train.steps and config.train.epochs:
         config.train.steps = max(
             1, round(config.train.epochs * options.images / config.train.batch_size)
         )
     # Reports of data that is prepared are no part of a JSON object.
     aside = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
+    bounds: tuple[Plan | None, Plan | None] | None = None
     with aside:
-        ranked = _search(config, topology) if options.search else [plan_step(config, topology)]
+        if options.largest:
+            bounds = find_largest_batch(config, topology)
+            ranked = [each for each in bounds if each is not None][:1]
+            config.train.batch_size = ranked[0].batch
+        else:
+            ranked = _search(config, topology) if options.search else [plan_step(config, topology)]
     if options.search:
         _print_ranked(ranked, options)
     else:
-        _print_one(config, ranked[0], options)
+        _print_one(config, ranked[0], options, bounds)
     if options.picture:
         draw_plan(ranked[0], options.picture)
     if not ranked[0].memory.fits:
         raise RunError(does_not_fit(ranked[0]))
 
 
-def _print_one(config: ConfigDict, found: Plan, options: PlanOptions) -> None:
+def _print_one(
+    config: ConfigDict,
+    found: Plan,
+    options: PlanOptions,
+    bounds: tuple[Plan | None, Plan | None] | None,
+) -> None:
     data = found.devices // max(1, config.mesh.spatial * config.mesh.model)
     changes = changes_that_fit(config, found, data)
+    fits, refused = (each and each.batch for each in bounds or (None, None))
     if options.as_json:
-        console.print_result(json.dumps(as_json(found, options.price)))
+        described = as_json(found, options.price)
+        if bounds:
+            described |= {"largest_batch_size": fits, "too_large_batch_size": refused}
+        console.print_result(json.dumps(described))
     else:
+        if bounds:
+            more = f"; {refused} does not" if refused else ""
+            console.print_result(f"compiled: batch {fits or 'none'} fits{more}\n")
         console.print_result(plan_table(found, options.price))
         if changes:
             console.print_result("it would fit with one of (estimated):")

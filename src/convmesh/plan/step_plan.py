@@ -94,7 +94,7 @@ def plan_step(config: ConfigDict, topology: Topology) -> Plan:
     setup = noise_setup(config, mesh)
     step, state, batch = abstract_step(setup)
     before = time.perf_counter()
-    compiled, refusal = _compile(step, state, batch, meshes.platform(mesh))
+    compiled, refusal = compile_step(step, state, batch, meshes.platform(mesh))
     seconds = time.perf_counter() - before
     memory = _memory(setup, topology, state, batch, compiled, refusal)
     flops, traffic, collectives, predicted = step_flops(setup) / mesh.size, 0, [], None
@@ -125,8 +125,11 @@ def plan_step(config: ConfigDict, topology: Topology) -> Plan:
 _OPTIONS_ELSEWHERE = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
-def _compile(step: Any, state: TrainState, batch: Any, platform: str) -> tuple[Any, str]:
-    """The compiled step, or None and what the compiler says of a program that is too large."""
+def compile_step(step: Any, state: TrainState, batch: Any, platform: str) -> tuple[Any, str]:
+    """The compiled step, or None and what the compiler says of a program that is too large.
+
+    Raises DataError if the compiler refuses it for another reason.
+    """
     options = _OPTIONS_ELSEWHERE.get(platform)
     try:
         return step.lower(state, batch).compile(compiler_options=options), ""

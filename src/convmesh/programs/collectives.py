@@ -150,9 +150,27 @@ def _visit(
                 )
             )
         for role, called in instruction.called:
+            part = _async_part(program, called)
+            if part == "later":
+                continue  # counted at its start
+            overlapped = overlapped or part == "start"
             inner = _calls_of(instruction, role, calls)
             inner = dataclasses.replace(inner, overlapped=overlapped)
             _visit(program, called, inner, mesh, found)
+
+
+def _async_part(program: Program, computation: str) -> str:
+    """Which part of an asynchronous collective a fused computation is: "start", "later" or "".
+
+    XLA for TPUs writes one as several fusions that each contain the collective: its start, those
+    that compute while it runs, and its done.
+    """
+    if computation.startswith("async_collective_fusion"):
+        return "later"
+    targets = [each.attributes for each in program.computations[computation]]
+    if any('custom_call_target="AsyncCollectiveStart"' in text for text in targets):
+        return "start"
+    return "later" if any('"AsyncCollectiveDone"' in text for text in targets) else ""
 
 
 _COMPUTES = ("fusion", "convolution", "dot", "custom-call", "while", "call", "reduce-window")

@@ -1,21 +1,72 @@
-"""Reads batches some steps before they are used, so that an error is known in time to save."""
+"""Reads batches some steps before they are used, and places them on the mesh meanwhile.
+
+An error of reading is so known in time to save, and no step waits for the copy of its batch.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from convmesh.data.loading.background import lower_thread_priority
 from convmesh.data.loading.batches import Batches, DataCounts
 from convmesh.distributed import processes
 from convmesh.training.same_examples import Check
 
 
 class ReadBatch(NamedTuple):
-    """A batch, and the counts of the examples up to it."""
+    """A batch, the same on the mesh, and the counts of the examples up to it."""
 
     batch: Any
+    on_mesh: Any
     counts: DataCounts
+
+
+class Placed:
+    """A thread that reads the batches of `steps` one after another and places them on the mesh.
+
+    At most two wait to be used. An error ends it, and is raised in place of its batch.
+    """
+
+    def __init__(self, batches: Batches, steps: range, place: Callable[[int, Any], Any]) -> None:
+        """Starts the thread; `close` ends it. `place(step, batch)` copies to the devices."""
+        self._batches, self._steps, self._place = batches, steps, place
+        self._ready: queue.Queue[ReadBatch | Exception] = queue.Queue(maxsize=1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True, name="place batches")
+        self._thread.start()
+
+    def __next__(self) -> ReadBatch:
+        found = self._ready.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """Waits for the batch that is being read, and ends the thread."""
+        self._closed.set()
+        with contextlib.suppress(queue.Empty):  # it may be waiting for room
+            self._ready.get_nowait()
+        self._thread.join()
+
+    def _read(self) -> None:
+        lower_thread_priority()
+        for step in self._steps:
+            found: ReadBatch | Exception
+            try:
+                batch = next(self._batches)
+                found = ReadBatch(batch, self._place(step, batch), self._batches.counts)
+            except Exception as error:  # of the data, of a worker, of the system, of the device
+                found = error
+            if self._closed.is_set():
+                return
+            self._ready.put(found)
+            if self._closed.is_set() or isinstance(found, Exception):
+                return
 
 
 class ReadAhead:
@@ -26,8 +77,8 @@ class ReadAhead:
     (`StepAgreement`), so with several processes two batches are read ahead, else one.
     """
 
-    def __init__(self, batches: Batches, steps: int, check: Check | None = None) -> None:
-        """Reads nothing yet. `check` compares each batch between processes."""
+    def __init__(self, batches: Placed, steps: int, check: Check | None = None) -> None:
+        """Takes nothing yet. `check` compares each batch between processes."""
         self._batches, self._left, self._check = batches, steps, check
         self._ahead = 1 if processes.count() == 1 else 2
         self._read: deque[ReadBatch] = deque()
@@ -46,13 +97,13 @@ class ReadAhead:
 
     def _fill(self) -> None:
         while self.error is None and self._left and len(self._read) <= self._ahead:
-            batch = None
+            read = None
             try:
-                batch = next(self._batches)
-            except Exception as error:  # of the data, of a worker, of the system
+                read = next(self._batches)
+            except Exception as error:
                 self.error = error
             if self._check is not None:
-                self.error = self._check(batch, self.error)
-            if self.error is None:
+                self.error = self._check(read and read.batch, self.error)
+            if self.error is None and read is not None:
                 self._left -= 1
-                self._read.append(ReadBatch(batch, self._batches.counts))
+                self._read.append(read)

@@ -18,6 +18,7 @@ from convmesh.data.loading.warm_cache import warm_cache
 from convmesh.data.record import Source, identity
 from convmesh.data.splits import RunData
 from convmesh.distributed import compile_cache, console, processes
+from convmesh.distributed.batch import Batch
 from convmesh.errors import ConvmeshError, DataError, RunError, Stopped, first_line
 from convmesh.inference.evaluation import evaluate_variables
 from convmesh.steps.compiled import TrainSteps
@@ -28,7 +29,7 @@ from convmesh.training.hooks import Hook
 from convmesh.training.init_from import InitFrom
 from convmesh.training.one_run import check_same_workdir
 from convmesh.training.progress import Progress
-from convmesh.training.read_ahead import ReadAhead
+from convmesh.training.read_ahead import Placed, ReadAhead
 from convmesh.training.resume_report import notes_on_restart, notes_on_resume
 from convmesh.training.same_examples import example_check
 from convmesh.training.save_timer import SaveTimer
@@ -220,36 +221,40 @@ class Run:
 
     # The steps.
 
-    def batches(self) -> Generator[tuple[int, TrainBatch], None, None]:
-        """Yields (step, batch) for each remaining step; ends early if a hook has called `finish`.
+    def batches(self) -> Generator[tuple[int, Batch], None, None]:
+        """Yields (step, global batch on the mesh) for each remaining step.
 
-        At the end, `counts` is summed over the processes.
+        Ends early if a hook has called `finish`. At the end, `counts` is summed over the processes.
         """
         setup, start = self.setup, self.start_step
         source, shard = self.data.train, setup.train_shard()
         with train_batches(source, setup.config, start, shard, setup.steps) as batches:
             check = example_check(setup.config, shard, source)
-            ahead = ReadAhead(batches, setup.steps - start, check)
-            read = iter(ahead)
-            while not self._is_last_step:
-                for hook in self.hooks:
-                    hook.before_step(self, self.step + 1)
-                before = time.perf_counter()
-                batch, self.own_counts = next(read)
-                self._waited, self._read_error = time.perf_counter() - before, ahead.error
-                for hook in self.hooks:
-                    hook.on_batch(self, self.step + 1, batch)
-                yield self.step + 1, batch
+            steps = range(start + 1, setup.steps + 1)
+            with contextlib.closing(Placed(batches, steps, self._place)) as placed:
+                ahead = ReadAhead(placed, len(steps), check)
+                read = iter(ahead)
+                while not self._is_last_step:
+                    for hook in self.hooks:
+                        hook.before_step(self, self.step + 1)
+                    before = time.perf_counter()
+                    batch, on_mesh, self.own_counts = next(read)
+                    self._waited, self._read_error = time.perf_counter() - before, ahead.error
+                    for hook in self.hooks:
+                        hook.on_batch(self, self.step + 1, batch)
+                    yield self.step + 1, on_mesh
             self.flush()
             self.counts = sum(processes.gather(self.own_counts), DataCounts())
 
-    def take_step(self, step: int, batch: TrainBatch) -> None:
-        """Dispatches a step; while it runs, the hooks get the metrics of the previous step."""
+    def _place(self, step: int, batch: TrainBatch) -> Batch:
         config = self.setup.config
         size = size_of_step(input_sizes(config), config.train.seed, step)
-        on_mesh = meshes.make_global_batch(self.setup.mesh, batch, self.setup.train_shard(size[0]))
-        program = self.steps.get(on_mesh) or self._compile(step, on_mesh)
-        self.state, metrics = program(self.state, on_mesh)
+        return meshes.make_global_batch(self.setup.mesh, batch, self.setup.train_shard(size[0]))
+
+    def take_step(self, step: int, batch: Batch) -> None:
+        """Dispatches a step; while it runs, the hooks get the metrics of the previous step."""
+        program = self.steps.get(batch) or self._compile(step, batch)
+        self.state, metrics = program(self.state, batch)
         self.step = step
         self.flush()
         self._pending_metrics = step, metrics
