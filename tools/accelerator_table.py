@@ -55,14 +55,14 @@ PROGRAMS = {
     "COCO, 2 x 8 H100, all axes, fsdp": (
         "coco",
         "2xh100:8",
-        ["mesh.data=4", "mesh.spatial=2", "mesh.model=2", "mesh.fsdp=true", "train.batch_size=32"],
+        ["mesh.data=4", "mesh.spatial=2", "mesh.model=2", "mesh.fsdp=true", "train.batch_size=128"],
     ),
     "COCO, 4 TPU chips": ("coco", "v5e:2x2", [*COCO, "train.batch_size=128"]),
     "COCO, 256 TPU chips": ("coco", "v5e:16x16", [*COCO, "train.batch_size=8192"]),
     "COCO, rows over 2, 4 TPU chips": (
         "coco",
         "v5e:2x2",
-        ["mesh.data=2", "mesh.spatial=2", "train.batch_size=64"],
+        ["mesh.data=2", "mesh.spatial=2", "train.batch_size=128"],
     ),
 }
 _SORT = re.compile(r"= \(?\w+\[([\d,]*)\][^=]* sort\(.*dimensions=\{(\d+)\}")
@@ -101,7 +101,7 @@ def row(name: str) -> dict:
     return {
         "program": f"{name}: {recipe}, {setup.precision}",
         "topology": f"{topology}; {meshes.describe(mesh)}",
-        "batch a device": config.train.batch_size // mesh.shape["data"],
+        "images a device": config.train.batch_size // mesh.size,
         "CPU s": round(seconds),
         "arguments (aliased), MB": f"{stats.argument_size_in_bytes / 1e6:.1f} "
         f"({stats.alias_size_in_bytes / 1e6:.1f})",

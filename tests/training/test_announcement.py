@@ -40,14 +40,16 @@ def logged(tmp_path, monkeypatch, notes=(), options=None, start_step=0, cached="
     asked = []
     monkeypatch.setattr(announcement, "layout_notes", lambda of: notes if of is setup else ())
     monkeypatch.setattr(
-        announcement, "known_options", lambda mesh: asked.append(mesh) or options or {}
+        announcement.devices,
+        "compiler_options",
+        lambda platform: asked.append(platform) or options or {},
     )
     run = fake_run(tmp_path, start_step, source=Split(3, "train[:3]"), setup=setup)
     run.data.eval = Split(2, "val")
     run.data.cached = cached
     run.state.params = {"a": np.zeros((1000, 1000)), "b": {"c": np.zeros(500_000)}}
     announcement.Announcement().on_start(run)
-    assert asked == [mesh]
+    assert asked == ["cpu"]
     return run.logged
 
 

@@ -20,36 +20,21 @@ _PATIENCE_FLAG, _PATIENCE_SECONDS = "--xla_cpu_collective_call_terminate_timeout
 # without this option, 6.7 s with it (2 cores, batch 16, 224 px).
 #
 # GPU: collectives are scheduled to overlap with arithmetic (NVIDIA's JAX images set the same flag).
-#
-# TPU: gradients are summed in pieces, of which the large ones are sent while the device computes,
-# as far as the compiler finds an operation to fuse them with (docs/accelerators.md has the compiled
-# programs; none was timed). Without a limit on the pieces all are one sum after the last one.
+# TPU: no option was shown to improve on XLA's defaults (docs/accelerators.md), so none is set.
 _COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
     "cpu": {"xla_disable_hlo_passes": "cse_barrier_expander"},
     "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
-    "tpu": {
-        "xla_enable_async_all_reduce": True,
-        "xla_tpu_enable_async_collective_fusion": True,
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
-        "xla_jf_crs_combiner_threshold_in_bytes": "4000000",
-    },
 }
 
 
 def compiler_options(platform: str) -> dict[str, str | bool]:
     """Compiler options of a train step on `platform` ("cpu", "gpu", "tpu"), for `jax.jit`.
 
-    Options that `option_variable` sets in the environment are left out.
+    Options that XLA_FLAGS sets in the environment are left out.
     """
-    given = os.environ.get(option_variable(platform), "")
-    set_by_user = {flag.partition("=")[0] for flag in given.split()}
+    set_by_user = {flag.partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split()}
     options = _COMPILER_OPTIONS.get(platform, {})
     return {name: value for name, value in options.items() if f"--{name}" not in set_by_user}
-
-
-def option_variable(platform: str) -> str:
-    """The environment variable of a user's compiler options."""
-    return "LIBTPU_INIT_ARGS" if platform == "tpu" else "XLA_FLAGS"
 
 
 @functools.cache

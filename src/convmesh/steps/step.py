@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from convmesh import mesh as meshes
 from convmesh.distributed.batch import Batch
+from convmesh.distributed.devices import compiler_options
 from convmesh.models.depth import Frozen
-from convmesh.steps.compiler_options import known_options
 from convmesh.steps.state import TrainState
 
 
@@ -166,7 +166,7 @@ def jit_train_step(mesh: Mesh, state: TrainState, batch: Batch, parts: StepParts
         in_shardings=(state_shardings, batch_shardings),
         out_shardings=(state_shardings, meshes.replicated(mesh)),
         donate_argnums=0,
-        compiler_options=known_options(mesh),
+        compiler_options=compiler_options(platform),
     )
     return meshes.on_mesh(mesh, step)
 

@@ -4,10 +4,8 @@ import jax
 
 from convmesh import mesh as meshes
 from convmesh.data.augmentation.sizes import input_sizes
-from convmesh.distributed import processes
-from convmesh.distributed.devices import option_variable
+from convmesh.distributed import devices, processes
 from convmesh.models.depth import BACKBONE
-from convmesh.steps.compiler_options import known_options
 from convmesh.steps.freezing import examples_per_norm
 from convmesh.steps.setup import Setup, layout_notes
 from convmesh.training.hooks import Hook, RunView
@@ -37,11 +35,10 @@ class Announcement(Hook):
         if len(sizes) > 1:
             named = ", ".join(f"{height} x {width}" for height, width in sizes)
             run.log(f"images of {named} (height x width), each compiled at its first step")
-        options = known_options(mesh)
+        options = devices.compiler_options(meshes.platform(mesh))
         if options:
             flags = " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
-            variable = option_variable(meshes.platform(mesh))
-            run.log(f"XLA options: {flags} ({variable} overrides them)")
+            run.log(f"XLA options: {flags} (XLA_FLAGS overrides them)")
         if line := frozen_note(run.setup):
             run.log(line)
         for line in layout_notes(run.setup):
