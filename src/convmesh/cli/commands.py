@@ -269,7 +269,7 @@ PLAN = Command(
             required=True,
         ),
         Flag("--search", "try several meshes and rank them"),
-        Flag("--largest", "find the largest batch that fits; compiles up to eight"),
+        Flag("--largest", "find the largest batch that fits; compiles up to ten"),
         Flag(
             "--images",
             "number of training images, for the length of a recipe that counts epochs",

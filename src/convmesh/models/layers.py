@@ -16,6 +16,7 @@ from jax import lax
 from convmesh.errors import ConfigError
 from convmesh.geometry import CELL
 from convmesh.ops.conv import conv2d, pair
+from convmesh.ops.moments import examples_together, moments
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -98,24 +99,25 @@ class BatchNorm(nn.Module):
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
             return ((x.astype(param_dtype) - running_mean.value) * factor + bias).astype(self.dtype)
 
-        size = self.group or batch
-        if batch % size:
-            raise ValueError(f"batch norm: a batch of {batch} is not a multiple of group={size}")
-        if size * x.shape[1] * x.shape[2] == 1:
+        if batch % (self.group or batch):
+            raise ValueError(
+                f"batch norm: a batch of {batch} is not a multiple of group={self.group}"
+            )
+        if examples_together(batch, self.group) * x.shape[1] * x.shape[2] == 1:
             raise ConfigError(
                 f"batch norm {'/'.join(self.path)} would see one value of each channel (examples x "
                 "rows x columns = 1), and learn nothing: increase train.batch_size, decrease "
                 "train.accumulate, set model.norm_group to 0, or increase data.image_size"
             )
-        grouped = x.astype(param_dtype).reshape(batch // size, size, *x.shape[1:])
-        mean = grouped.mean((1, 2, 3))
+        mean, square = moments(x.astype(param_dtype), self.group)
         # One pass over x; rounding may make a variance of 0 negative.
-        var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0.0)
+        var = jnp.maximum(square - jnp.square(mean), 0.0)
         if not self.is_initializing():
             for running, now in ((running_mean, mean), (running_var, var)):
                 running.value += (1 - self.momentum) * (now.mean(0) - running.value)
         factor = scale * lax.rsqrt(var + self.epsilon)
         mean, factor = (v[:, None, None, None] for v in (mean, factor))
+        grouped = x.astype(param_dtype).reshape(mean.shape[0], -1, *x.shape[1:])
         return ((grouped - mean) * factor + bias).reshape(x.shape).astype(self.dtype)
 
 

@@ -11,7 +11,8 @@ from convmesh.plan.step_plan import Plan, plan_step
 from convmesh.plan.topology import Topology
 
 CLOSE = 1.05  # the ratio of a batch that does not fit and one that does, at which the search ends
-MOST = 8  # programs compiled
+MOST = 10  # programs compiled
+GROWTH = 1.25  # at most, from a batch that nearly fills the memory: XLA saves some there
 
 
 def find_largest_batch(config: ConfigDict, topology: Topology) -> tuple[Plan | None, Plan | None]:
@@ -69,6 +70,8 @@ def _next(
     slope = (size - bytes_before) / (batch - before)
     slope = slope if slope > 0 else size / batch
     estimate = batch + (available - size) / slope
+    if low == batch and size > available / GROWTH:
+        estimate = min(estimate, low * GROWTH)
     if high is not None:
         estimate = min(estimate, (low + high) / 2 if low else high / CLOSE)
     multiple = int(max(estimate, low * CLOSE) // unit) * unit
