@@ -137,15 +137,16 @@ def _sums_gradients(collective: Collective, kernels: frozenset[int]) -> bool:
     """Sums over data or spatial in the backward pass: of kernels, and what XLA merged with them.
 
     kernels: numbers of elements of kernels on a device. What XLA merges it calls by one of its
-    parts, on TPUs perhaps by one of a batch norm.
+    parts, on TPUs perhaps by one of a batch norm. `mesh.sum_over_devices` sums after that pass.
     """
+    _, backward, operation = collective.op_name.rpartition("transpose(jvp")
     return (
         collective.kind in ("all-reduce", "reduce-scatter")
         and set(collective.axes) <= {DATA, SPATIAL}
-        and "transpose(jvp" in collective.op_name
         and (
-            "shard_map" in collective.op_name
-            or any(elements(shape) in kernels for shape in collective.shapes)
+            (bool(backward) and "shard_map" in operation)
+            or ("jvp" not in operation and operation.endswith("shard_map/psum"))
+            or (bool(backward) and any(elements(shape) in kernels for shape in collective.shapes))
         )
     )
 
