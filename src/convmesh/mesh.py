@@ -344,6 +344,8 @@ def _summed(tree: Any) -> Any:
     device = jax.sharding.get_abstract_mesh().abstract_device
     limit = _SMALL if device is None or device.platform == "cpu" else 0
     for i, leaf in enumerate(leaves):
+        if not leaf.size:
+            continue
         if leaf.size <= limit:
             small.setdefault(leaf.dtype, []).append(i)
         else:

@@ -58,3 +58,31 @@ def test_unknown_memory_is_refused(monkeypatch):
     monkeypatch.setattr(largest, "plan_step", lambda given, on: unknown)
     with pytest.raises(ConfigError, match="--largest: the memory of cpu:8 is not known"):
         find_largest_batch(load_config("demo"), open_topology("cpu:8"))
+
+
+def test_the_length_of_the_run_is_that_of_each_batch(monkeypatch):
+    simple, steps = compiler(3_000_000, 1000, 13_000_000, []), {}
+
+    def compiled(given, on):
+        steps[given.train.batch_size] = given.train.steps
+        return simple(given.train.batch_size)
+
+    monkeypatch.setattr(largest, "plan_step", compiled)
+    config = load_config("small_cnn", ["train.steps=0", "train.epochs=2.0", "train.batch_size=64"])
+    fits, _ = find_largest_batch(config, open_topology("cpu:8"), images=64_000)
+    assert steps[64] == 2000 and steps[fits.batch] == round(128_000 / fits.batch)
+
+
+@pytest.mark.parametrize("mesh", ["mesh.spatial=-1", "mesh.model=-1"])
+def test_the_size_that_is_left_open_may_be_any(monkeypatch, mesh):
+    simple = compiler(3_000_000, 1000, 13_000_000, [])
+    monkeypatch.setattr(largest, "plan_step", lambda given, on: simple(given.train.batch_size))
+    config = load_config("small_cnn", ["mesh.data=1", mesh, "train.batch_size=64"])
+    fits, refused = find_largest_batch(config, open_topology("cpu:8"))
+    assert fits.batch <= 10_000 < refused.batch <= fits.batch * CLOSE
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_refused():
+    config = load_config("small_cnn", ["mesh.data=1", "mesh.spatial=16"])
+    with pytest.raises(ConfigError, match=r"mesh.spatial=16.*does not fit the 8 device"):
+        find_largest_batch(config, open_topology("cpu:8"))

@@ -137,3 +137,32 @@ def test_from_the_command_line(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["devices"] == 8
     assert (tmp_path / "plan.png").exists()
     assert main(["plan", "--config", "small_cnn", "--topology", "cpu:many"]) == 2
+
+
+def test_devices_are_those_of_the_topology_alone(capsys, monkeypatch):
+    words = ["plan", "--config", "small_cnn", "--topology", "cpu:8"]
+    assert main([*words, "--cpu-devices", "8"]) == 2
+    assert "leave out --cpu-devices" in capsys.readouterr().err
+    monkeypatch.setattr(planning.processes, "count", lambda: 2)
+    with pytest.raises(ConfigError, match="plan: runs in one process only"):
+        plan(config(), open_topology("cpu:8"), PlanOptions())
+
+
+def test_search_or_largest():
+    with pytest.raises(ConfigError, match="--search and --largest"):
+        plan(config(), open_topology("cpu:8"), PlanOptions(search=True, largest=True))
+
+
+def test_the_bounds_of_the_batch_are_printed(monkeypatch, capsys):
+    larger = dataclasses.replace(TOO_LARGE, batch=840)
+    monkeypatch.setattr(planning, "find_largest_batch", lambda *_: (PLAN, larger))
+    plan(config(), open_topology("cpu:8"), PlanOptions(largest=True))
+    assert "compiled: batch 800 fits; 840 does not\n" in capsys.readouterr().out
+    plan(config(), open_topology("cpu:8"), PlanOptions(largest=True, as_json=True))
+    found = json.loads(capsys.readouterr().out)
+    assert (found["largest_batch_size"], found["too_large_batch_size"]) == (800, 840)
+
+
+def test_every_mesh_of_an_odd_number_of_devices_is_a_candidate():
+    found = [(each["data"], each["spatial"], each["model"]) for each in candidate_meshes(3)]
+    assert {(3, 1, 1), (1, 3, 1), (1, 1, 3)} == set(found)

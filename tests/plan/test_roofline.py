@@ -2,9 +2,10 @@
 
 import types
 
+import numpy as np
 import pytest
 
-from convmesh.plan.roofline import collective_seconds, step_seconds
+from convmesh.plan.roofline import collective_seconds, crosses_hosts, step_seconds
 from convmesh.plan.topology import Topology
 from convmesh.programs.accelerators import Chip
 from convmesh.programs.collectives import CollectiveTotal
@@ -17,9 +18,9 @@ def sizes(data=1, spatial=1, model=1):
     return {"data": data, "spatial": spatial, "model": model}
 
 
-def seconds(kind, axes, count, size, mesh, chip=GPU, hosts=1):
+def seconds(kind, axes, count, size, mesh, chip=GPU, crosses=False):
     total = CollectiveTotal(kind, axes, count, int(size))
-    return collective_seconds(total, mesh, chip, Topology("", [], chip, hosts))
+    return collective_seconds(total, mesh, chip, crosses)
 
 
 def test_a_ring_sends_the_payload_twice_for_a_sum():
@@ -31,16 +32,33 @@ def test_a_ring_sends_the_payload_twice_for_a_sum():
 
 
 def test_between_hosts_the_network_counts():
-    inside = seconds("all-gather", ("model",), 1, 8e9, sizes(2, 1, 4), hosts=2)
+    inside = seconds("all-gather", ("model",), 1, 8e9, sizes(2, 1, 4))
     assert inside == pytest.approx(1.5 + 3e-6)
-    across = seconds("all-gather", ("data", "model"), 1, 8e9, sizes(2, 1, 4), hosts=2)
+    across = seconds("all-gather", ("data", "model"), 1, 8e9, sizes(2, 1, 4), crosses=True)
     assert across == pytest.approx(8 * 7 / 8 + 7e-5)
 
 
+def test_a_group_crosses_hosts_where_its_members_are_on_several():
+    hosts = np.array([types.SimpleNamespace(process_index=i // 8) for i in range(16)])
+
+    def crosses(shape, *axes):
+        names = ("data", "spatial", "model")
+        mesh = types.SimpleNamespace(
+            devices=hosts.reshape(shape),
+            axis_names=names,
+            shape=dict(zip(names, shape, strict=True)),
+        )
+        return crosses_hosts(mesh, axes)
+
+    assert crosses((2, 1, 8), "data") and crosses((2, 8, 1), "data") and crosses((16, 1, 1), "data")
+    assert not crosses((2, 1, 8), "model") and not crosses((4, 2, 2), "spatial", "model")
+    assert crosses((2, 1, 8), "data", "model")
+
+
 def test_a_group_of_the_whole_slice_uses_all_links_of_a_tpu():
-    part = seconds("all-gather", ("data",), 1, 8e9, sizes(4, 2), TPU, hosts=0)
+    part = seconds("all-gather", ("data",), 1, 8e9, sizes(4, 2), TPU)
     assert part == pytest.approx(6 / 2 + 3e-6)  # two of its links, of 1 GB/s
-    whole = seconds("all-gather", ("data", "spatial"), 1, 8e9, sizes(4, 2), TPU, hosts=0)
+    whole = seconds("all-gather", ("data", "spatial"), 1, 8e9, sizes(4, 2), TPU)
     assert whole == pytest.approx(7 / 4 + 7e-6)
 
 

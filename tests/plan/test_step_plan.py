@@ -75,13 +75,17 @@ def test_what_is_too_large_does_not_fit_and_ways_out_are_named(found):
     found = dataclasses.replace(found, memory=memory, device="some")
     assert not memory.fits
     batch = largest_batch(found)
-    assert 0 < batch < 16
+    assert 0 < batch < 16 and batch % 4 == 0
+    whole_groups = dataclasses.replace(found, batch_unit=8)
+    assert largest_batch(whole_groups) == batch // 8 * 8
     changes = changes_that_fit(config(), found, data=4)
     assert changes[0] == f"train.batch_size={batch // 4 * 4} (now 16)"
     assert any(change.startswith("train.accumulate=2") for change in changes)
     assert any(change.startswith("precision=bfloat16") for change in changes)
-    assert any(change.startswith("model.remat=true") for change in changes)
-    roomy = dataclasses.replace(memory, available=memory.total)
+    assert not any(change.startswith("model.remat") for change in changes)  # it has no blocks
+    blocks = changes_that_fit(config(), dataclasses.replace(found, model="resnet18"), data=4)
+    assert any(change.startswith("model.remat=true") for change in blocks)
+    roomy = dataclasses.replace(memory, available=memory.total + memory.waiting)
     assert changes_that_fit(config(), dataclasses.replace(found, memory=roomy), data=4) == []
 
 

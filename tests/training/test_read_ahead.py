@@ -7,6 +7,7 @@ import time
 import pytest
 
 from convmesh.distributed import processes
+from convmesh.training import read_ahead
 from convmesh.training.read_ahead import Placed, ReadAhead, ReadBatch
 
 
@@ -94,19 +95,17 @@ def wait_until(condition):
     assert condition()
 
 
-def test_batches_are_read_and_placed_in_a_thread_two_before_they_are_used():
+def test_batches_are_read_and_placed_in_a_thread_one_before_it_is_used():
     arrays = Arrays()
     with contextlib.closing(Placed(arrays, range(5, 99), arrays.place)) as placed:
-        wait_until(lambda: len(arrays.placed) == 2)
+        wait_until(lambda: len(arrays.placed) == 1)
         time.sleep(0.05)
-        assert arrays.read == 2
+        assert arrays.read == 1  # no more wait on the devices
         assert next(placed) == (1, "1 on the mesh", "counts up to 1")
         assert next(placed) == (2, "2 on the mesh", "counts up to 2")
-        wait_until(lambda: len(arrays.placed) == 4)
-    assert arrays.read == 4
-    assert [step_and_batch[:2] for step_and_batch in arrays.placed] == [
-        (5, 1), (6, 2), (7, 3), (8, 4),
-    ]  # fmt: skip
+        wait_until(lambda: len(arrays.placed) == 3)
+    assert arrays.read == 3
+    assert [placed[:2] for placed in arrays.placed] == [(5, 1), (6, 2), (7, 3)]
     assert threading.main_thread() not in {thread for *_, thread in arrays.placed}
 
 
@@ -146,3 +145,33 @@ def test_closing_ends_the_thread_whatever_it_does(used_before):
         next(placed)
     placed.close()
     assert not placed._thread.is_alive()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, StopIteration])
+def test_whatever_ends_the_reading_reaches_the_loop(error):
+    class Ending(Arrays):
+        def __next__(self):
+            raise error
+
+    placed = Placed(Ending(), range(1, 9), lambda step, batch: batch)
+    with pytest.raises(error):
+        next(placed)
+    placed.close()
+
+
+def test_a_read_that_hangs_does_not_hold_the_end_of_the_run(monkeypatch):
+    monkeypatch.setattr(read_ahead, "CLOSE_SECONDS", 0.1)
+    released = threading.Event()
+
+    class Hanging(Arrays):
+        def __next__(self):
+            released.wait(30)
+            return super().__next__()
+
+    arrays = Hanging()
+    placed = Placed(arrays, range(1, 9), arrays.place)
+    before = time.monotonic()
+    placed.close()
+    assert time.monotonic() - before < 10
+    released.set()
+    wait_until(lambda: not placed._thread.is_alive())

@@ -32,6 +32,7 @@ from convmesh.steps.cost import ideal_seconds, step_flops
 from convmesh.steps.noise import noise_setup, noise_step
 from convmesh.steps.setup import Setup, traced_windows
 from convmesh.steps.state import TrainState
+from convmesh.steps.step import devices_are_independent
 
 STEPS = 5  # timed steps, after one warm-up step
 
@@ -79,6 +80,8 @@ def measure_step(
     With a `baseline` the steps of the two alternate.
     """
     mesh, accumulate = setup.mesh, setup.config.train.accumulate
+    examples = setup.config.train.batch_size // accumulate
+    once = devices_are_independent(mesh, setup.model, examples)  # else for each micro-batch
     step, state, batch = noise_step(setup)
     before = time.perf_counter()
     compiled: Any = step.lower(state, batch).compile()
@@ -100,7 +103,7 @@ def measure_step(
         halo_bytes=sum(c.count * c.bytes for c in collectives if _is_halo(c)),
         halo_formula=accumulate * _needed_halo(setup),
         gradient_bytes=sum(c.count * c.bytes for c in collectives if _sums_gradients(c, kernels)),
-        gradient_formula=accumulate * _summed_parameters(setup),
+        gradient_formula=(1 if once else accumulate) * _summed_parameters(setup),
         state_bytes=state_bytes,
         temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
         compile_seconds=compile_seconds,

@@ -34,6 +34,8 @@ def plan(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     from convmesh.config import load_config
 
     config = load_config(args.config, overrides)
+    if args.cpu_devices:
+        raise ConfigError("plan: --topology names the devices; leave out --cpu-devices")
 
     from convmesh.plan.topology import open_topology
 

@@ -1,38 +1,44 @@
 """The largest batch that fits, by compiling the step for several batches."""
 
-import math
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from convmesh import mesh as meshes
 from convmesh.distributed import console
 from convmesh.errors import ConfigError
-from convmesh.plan.step_plan import Plan, plan_step
+from convmesh.plan.step_plan import Plan, batch_unit, plan_step, with_length
 from convmesh.plan.topology import Topology
+from convmesh.steps.setup import make_run_mesh
 
 CLOSE = 1.05  # the ratio of a batch that does not fit and one that does, at which the search ends
 MOST = 10  # programs compiled
 GROWTH = 1.25  # at most, from a batch that nearly fills the memory: XLA saves some there
 
 
-def find_largest_batch(config: ConfigDict, topology: Topology) -> tuple[Plan | None, Plan | None]:
+def find_largest_batch(
+    config: ConfigDict, topology: Topology, images: int = 0
+) -> tuple[Plan | None, Plan | None]:
     """The largest global batch that was compiled and fits, and the smallest one that does not.
 
-    At most CLOSE apart, unless MOST programs were not enough. None: there is none. Raises
-    ConfigError if the memory of the devices is not known.
+    At most CLOSE apart, unless MOST programs were not enough. None: there is none. images: of the
+    training set, for the length of the run; 0: unknown. Raises ConfigError if the mesh does not fit
+    the devices, or their memory is not known.
     """
 
     def compiled(batch: int) -> Plan:
         trial = config.copy_and_resolve_references()
         trial.train.batch_size = batch
-        found = plan_step(trial, topology)
+        found = plan_step(with_length(trial, images), topology)
         if found.memory.available is None:
             raise ConfigError(f"plan --largest: the memory of {topology.name} is not known")
         fits = "fits" if found.memory.fits else "does not fit"
         console.print_status(f"batch {batch}: {found.memory.total / 1e6:,.0f} MB a device, {fits}")
         return found
 
-    return search(compiled, config.train.batch_size, _unit(config, topology))
+    mesh = make_run_mesh(config, topology.devices)
+    unit = batch_unit(config, mesh.shape[meshes.DATA])
+    return search(compiled, config.train.batch_size, unit)
 
 
 def search(
@@ -44,7 +50,7 @@ def search(
     known: list[tuple[int, int]] = []  # batch, bytes
     for _ in range(MOST):
         found = compiled(batch)
-        known.append((batch, found.memory.total))
+        known.append((batch, found.memory.total + found.memory.waiting))
         if found.memory.fits:
             fitting = found
         else:
@@ -77,12 +83,3 @@ def _next(
     multiple = int(max(estimate, low * CLOSE) // unit) * unit
     multiple = max(multiple, low + unit)
     return multiple if high is None else min(multiple, high - unit)
-
-
-def _unit(config: ConfigDict, topology: Topology) -> int:
-    """The step between batches that divide over `mesh.data`, micro-batches and norm groups."""
-    data = len(topology.devices) // (config.mesh.spatial * config.mesh.model)
-    parts, group = config.train.accumulate, config.model.norm_group or 1
-    if config.train.batch_size % (data * parts * group) == 0:  # each device keeps whole groups
-        return data * parts * group
-    return parts * math.lcm(data, group)

@@ -13,13 +13,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from convmesh.distributed import console
-from convmesh.errors import ConfigError, RunError
+from convmesh import mesh as meshes
+from convmesh.distributed import console, processes
+from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.plan.largest import find_largest_batch
 from convmesh.plan.picture import draw_plan
 from convmesh.plan.roofline import ASSUMPTIONS
-from convmesh.plan.step_plan import Plan, changes_that_fit, largest_batch, plan_step
+from convmesh.plan.step_plan import (
+    Plan,
+    changes_that_fit,
+    largest_batch,
+    plan_step,
+    with_length,
+)
 from convmesh.plan.topology import Topology
+from convmesh.steps.setup import make_run_mesh
 
 MOST_MESHES = 8  # of a search; each is compiled
 _MB = 1e6
@@ -44,24 +52,24 @@ def plan(config: ConfigDict, topology: Topology, options: PlanOptions) -> None:
     """Plans the recipe and prints it. Raises RunError if the step does not fit its devices."""
     if options.search and options.largest:
         raise ConfigError("plan: --search and --largest cannot be combined; give one of them")
-    if options.images and not config.train.steps and config.train.epochs:
-        config.train.steps = max(
-            1, round(config.train.epochs * options.images / config.train.batch_size)
-        )
+    if processes.count() > 1:
+        raise ConfigError("plan: runs in one process only; --topology names the devices")
     # Reports of data that is prepared are no part of a JSON object.
     aside = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
     bounds: tuple[Plan | None, Plan | None] | None = None
     with aside:
         if options.largest:
-            bounds = find_largest_batch(config, topology)
+            bounds = find_largest_batch(config, topology, options.images)
             ranked = [each for each in bounds if each is not None][:1]
             config.train.batch_size = ranked[0].batch
         else:
+            config = with_length(config, options.images)
             ranked = _search(config, topology) if options.search else [plan_step(config, topology)]
     if options.search:
         _print_ranked(ranked, options)
     else:
-        _print_one(config, ranked[0], options, bounds)
+        data = make_run_mesh(config, topology.devices).shape[meshes.DATA]
+        _print_one(config, ranked[0], options, bounds, data)
     if options.picture:
         draw_plan(ranked[0], options.picture)
     if not ranked[0].memory.fits:
@@ -73,8 +81,8 @@ def _print_one(
     found: Plan,
     options: PlanOptions,
     bounds: tuple[Plan | None, Plan | None] | None,
+    data: int,
 ) -> None:
-    data = found.devices // max(1, config.mesh.spatial * config.mesh.model)
     changes = changes_that_fit(config, found, data)
     fits, refused = (each and each.batch for each in bounds or (None, None))
     if options.as_json:
@@ -96,10 +104,10 @@ def _print_one(
 def does_not_fit(found: Plan) -> str:
     """The message for a step that needs more memory than its devices have."""
     memory = found.memory
-    available = memory.available or 0
+    available, needed = memory.available or 0, memory.total + memory.waiting
     return (
-        f"plan: the step does not fit: {memory.total / 2**30:.2f} GiB on each {found.device}, "
-        f"{available / 2**30:.2f} available, {(memory.total - available) / 2**30:.2f} too many"
+        f"plan: the step does not fit: {needed / 2**30:.2f} GiB on each {found.device}, "
+        f"{available / 2**30:.2f} available, {(needed - available) / 2**30:.2f} too many"
     )
 
 
@@ -110,7 +118,7 @@ def candidate_meshes(devices: int) -> list[dict[str, Any]]:
     """Overrides of `mesh`, the least communication first: data alone, fsdp, then rows, channels."""
     shapes = [
         (devices // (spatial * model), spatial, model)
-        for spatial, model in itertools.product((1, 2, 4), (1, 2, 4))
+        for spatial, model in itertools.product(range(1, 9), range(1, 9))
         if devices % (spatial * model) == 0
     ]
     shapes.sort(key=lambda shape: (shape[1] * shape[2], shape[2]))
@@ -131,7 +139,7 @@ def _search(config: ConfigDict, topology: Topology) -> list[Plan]:
         trial.mesh.update(sizes)
         try:
             found.append(plan_step(trial, topology))
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             console.print_status(f"left out: {error}")
             continue
         console.print_status(_row(found[-1]))
@@ -180,7 +188,7 @@ def plan_table(found: Plan, price: float = 0.0) -> str:
     available = "unknown" if memory.available is None else f"{memory.available / _MB:,.1f} MB"
     lines.append(f"{'available':26}{available:>15}")
     if memory.available is not None:
-        room = memory.available - memory.total
+        room = memory.available - memory.total - memory.waiting
         word = "fits, with room for" if memory.fits else "DOES NOT FIT, by"
         lines.append(
             f"{word} {abs(room) / _MB:,.1f} MB; largest batch, about: {largest_batch(found)}"
@@ -204,7 +212,7 @@ def _memory_parts(found: Plan) -> list[tuple[str, int]]:
         ("activations, temporaries", memory.temporaries),
         ("code", memory.code),
     ]
-    return [*parts, ("total", memory.total)]
+    return [*parts, ("total", memory.total), ("batches read ahead", memory.waiting)]
 
 
 def _collective_lines(found: Plan) -> list[str]:

@@ -1,6 +1,10 @@
 """The shortest time of a step: arithmetic, memory and communication at the devices' peak rates."""
 
 import dataclasses
+import math
+
+import numpy as np
+from jax.sharding import Mesh
 
 from convmesh.mesh import AXES
 from convmesh.plan.topology import Topology
@@ -53,23 +57,36 @@ def step_seconds(
     sent = overlapped = 0.0
     sizes = {axis: setup.mesh.shape[axis] for axis in AXES}
     for each in collectives:
-        seconds = collective_seconds(each, sizes, chip, topology)
+        crosses = topology.hosts > 1 and crosses_hosts(setup.mesh, each.axes)
+        seconds = collective_seconds(each, sizes, chip, crosses)
         hidden = seconds * each.overlapped / each.bytes if each.bytes else 0.0
         sent, overlapped = sent + seconds - hidden, overlapped + hidden
     work = max(arithmetic, memory)
     return StepSeconds(arithmetic, memory, sent, overlapped, max(work, overlapped) + sent)
 
 
+def crosses_hosts(mesh: Mesh, axes: tuple[str, ...]) -> bool:
+    """Whether devices along these axes are of several hosts."""
+    places = [mesh.axis_names.index(axis) for axis in axes]
+    devices = np.moveaxis(mesh.devices, places, range(-len(places), 0))
+    hosts = np.vectorize(lambda device: device.process_index)(devices)
+    groups = hosts.reshape(-1, math.prod(mesh.shape[axis] for axis in axes))
+    return bool(np.ptp(groups, axis=1).any())
+
+
 def collective_seconds(
-    total: CollectiveTotal, sizes: dict[str, int], chip: Chip, topology: Topology
+    total: CollectiveTotal, sizes: dict[str, int], chip: Chip, crosses: bool
 ) -> float:
-    """Seconds of all collectives of one kind and axes, one after another."""
+    """Seconds of all collectives of one kind and axes, one after another.
+
+    crosses: whether the members of a group are on several hosts, which a network connects.
+    """
     devices = 1
     for axis in total.axes:
         devices *= sizes.get(axis, 1)
     if devices == 1:
         return 0.0
-    rate, latency = _link(devices, sizes, chip, topology)
+    rate, latency = _link(devices, sizes, chip, crosses)
     share = (devices - 1) / devices
     sent = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(total.kind, share)
     hops = {"all-reduce": 2 * (devices - 1), "collective-permute": 1}.get(total.kind, devices - 1)
@@ -78,12 +95,10 @@ def collective_seconds(
     return total.bytes * sent / rate + total.count * hops * latency
 
 
-def _link(
-    devices: int, sizes: dict[str, int], chip: Chip, topology: Topology
-) -> tuple[float, float]:
+def _link(devices: int, sizes: dict[str, int], chip: Chip, crosses: bool) -> tuple[float, float]:
     """Bytes/s and seconds of latency between the members of a group of `devices`."""
     everyone = sizes["data"] * sizes["spatial"] * sizes["model"]
-    if topology.hosts > 1 and devices > everyone // topology.hosts:
+    if crosses:
         return chip.network or chip.link, NETWORK_LATENCY
     if chip.links > 1:
         return chip.link * (chip.links if devices == everyone else 2), LINK_LATENCY

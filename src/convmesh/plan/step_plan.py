@@ -20,6 +20,7 @@ from convmesh.steps.cost import step_flops
 from convmesh.steps.noise import abstract_step, noise_setup
 from convmesh.steps.setup import Setup, make_run_mesh
 from convmesh.steps.state import TrainState
+from convmesh.training.read_ahead import BATCHES_AHEAD
 
 # JAX takes this part of a GPU's memory, or what XLA_PYTHON_CLIENT_MEM_FRACTION says.
 GPU_FRACTION = 0.75
@@ -34,7 +35,8 @@ class Memory:
       batch: images and labels.
       temporaries: activations, gradients and what XLA adds.
       code: of the program, where the compiler says it.
-      total: with what none of these is, such as results.
+      total: of the program, with what none of these is, such as results.
+      waiting: the batches that a run has read ahead onto the device; not in total.
       available: None if it is not known.
       measured: whether `temporaries` are those of a compiled program; otherwise it was too large to
         be compiled, and they are what its compiler said that it needs.
@@ -49,11 +51,14 @@ class Memory:
     total: int
     available: int | None
     measured: bool = True
+    waiting: int = 0
 
     @property
     def fits(self) -> bool:
         """Whether a device has the memory; also if it is not known how much it has."""
-        return self.measured and (self.available is None or self.total <= self.available)
+        return self.measured and (
+            self.available is None or self.total + self.waiting <= self.available
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Plan:
     collectives: list[CollectiveTotal]
     seconds: StepSeconds | None
     compile_seconds: float
+    batch_unit: int = 1  # a batch that divides over the mesh is a multiple
 
     @property
     def images_per_second(self) -> float | None:
@@ -118,7 +124,24 @@ def plan_step(config: ConfigDict, topology: Topology) -> Plan:
         collectives=collectives,
         seconds=predicted,
         compile_seconds=seconds,
+        batch_unit=batch_unit(config, mesh.shape[meshes.DATA]),
     )
+
+
+def batch_unit(config: ConfigDict, data: int) -> int:
+    """The step between batches that divide over `mesh.data`, micro-batches and norm groups."""
+    parts, group = config.train.accumulate, config.model.norm_group or 1
+    if config.train.batch_size % (data * parts * group) == 0:  # each device keeps whole groups
+        return data * parts * group
+    return parts * math.lcm(data, group)
+
+
+def with_length(config: ConfigDict, images: int) -> ConfigDict:
+    """The config with the steps of its epochs, for so many training images (0: unknown)."""
+    config = config.copy_and_resolve_references()
+    if images and not config.train.steps and config.train.epochs:
+        config.train.steps = max(1, round(config.train.epochs * images / config.train.batch_size))
+    return config
 
 
 # Without a GPU nothing can be tuned, and XLA then takes tiles for some products that it refuses.
@@ -162,6 +185,7 @@ def _memory(
             total=max(needed, held),
             available=available or _available(setup, topology),
             measured=False,
+            waiting=BATCHES_AHEAD * parts["batch"],
         )
     stats = compiled.memory_analysis()
     kept = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -172,6 +196,7 @@ def _memory(
         code=code,
         total=kept + stats.temp_size_in_bytes + code,
         available=_available(setup, topology),
+        waiting=BATCHES_AHEAD * parts["batch"],
     )
 
 
@@ -207,9 +232,14 @@ def _available(setup: Setup, topology: Topology) -> int | None:
         return int(topology.chip.memory)
     fraction = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "")
     try:
-        return int(topology.chip.memory * (float(fraction) if fraction else GPU_FRACTION))
+        part = float(fraction or GPU_FRACTION)
+        if not 0 < part <= 1:
+            raise ValueError
+        return int(topology.chip.memory * part)
     except ValueError:
-        raise ConfigError(f"XLA_PYTHON_CLIENT_MEM_FRACTION={fraction}: is no number") from None
+        raise ConfigError(
+            f"XLA_PYTHON_CLIENT_MEM_FRACTION={fraction}: is no number from 0 to 1"
+        ) from None
 
 
 # --- what makes it fit, or what more there is room for --------------------------------------------
@@ -220,9 +250,10 @@ def largest_batch(plan: Plan) -> int:
     memory = plan.memory
     if memory.available is None:
         return 0
-    grows = memory.temporaries + memory.batch
-    fixed = memory.total - grows
-    return max(0, int(plan.batch * (memory.available - fixed) / max(1, grows)))
+    grows = memory.temporaries + memory.batch + memory.waiting
+    fixed = memory.total + memory.waiting - grows
+    batch = max(0, int(plan.batch * (memory.available - fixed) / max(1, grows)))
+    return batch // plan.batch_unit * plan.batch_unit
 
 
 def changes_that_fit(setup_config: ConfigDict, plan: Plan, data: int) -> list[str]:
@@ -234,8 +265,9 @@ def changes_that_fit(setup_config: ConfigDict, plan: Plan, data: int) -> list[st
     if memory.available is None or memory.fits:
         return []
     found, per_device = [], plan.batch // data
-    fits = lambda saved: memory.total - saved <= memory.available  # noqa: E731
-    batch = largest_batch(plan) // data * data
+    needed = memory.total + memory.waiting
+    fits = lambda saved: needed - saved <= memory.available  # noqa: E731
+    batch = largest_batch(plan)
     if batch:
         found.append(f"train.batch_size={batch} (now {plan.batch})")
     for parts in (2, 4, 8, 16, 32):
@@ -248,6 +280,6 @@ def changes_that_fit(setup_config: ConfigDict, plan: Plan, data: int) -> list[st
         found.append("mesh.fsdp=true: parameters and optimizer state over mesh.data")
     if plan.precision == "float32" and plan.device != "cpu" and fits(memory.temporaries / 2):
         found.append("precision=bfloat16: activations of half the size")
-    if not config.model.get("remat", False):
+    if not config.model.get("remat", False) and plan.model != "small_cnn":  # it has no blocks
         found.append("model.remat=true: blocks are computed again for their gradients; plan again")
     return found

@@ -19,6 +19,8 @@ SHAPES = f"""cpu:N, {", ".join(f"{name}:AxB" for name in ("v5e", "v6e"))}, \
 {", ".join(f"{name}:AxBxC" for name in ("v4", "v5p", "tpu7x"))}, \
 {", ".join(f"{name}:N" for name in GPU_TARGETS)} or HOSTSxNAME:N (2xh100:8)"""
 
+LARGEST_2D = 256  # chips of a slice of v5e or v6e
+
 _NAME = re.compile(r"(?:(\d+)x)?([a-z][a-z0-9-]*):(\d+(?:x\d+)*)")
 # One of its processes, of 4 chips, is described: libtpu asks the metadata server otherwise.
 _TPU_ENVIRONMENT = {
@@ -83,7 +85,12 @@ def _tpus(name: str, kind: str, shape: str) -> Topology:
     from jax.experimental import topologies
 
     # A device of a v4 is a whole chip; without this it would be half of one.
-    more = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    more: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    sides = [int(side) for side in shape.split("x")]
+    if len(sides) == 2 and math.prod(sides) > LARGEST_2D:
+        raise ConfigError(f"--topology {name}: a slice of {kind} has at most {LARGEST_2D} chips")
+    if min(sides[:2]) < 2:  # a host holds 2 x 2 chips, but the smallest slices
+        more["chips_per_host_bounds"] = [min(2, side) for side in [*sides, 1][:2]] + [1]
     try:
         found = topologies.get_topology_desc(f"{kind}:{shape}", "tpu", **more)
     except Exception as error:

@@ -81,32 +81,35 @@ def _summed_gradients(
     Where devices share nothing but the examples, each computes those of its own, and all are summed
     at the end: fewer sums than the partitioner makes, and no device waits for others before.
     """
-    if not _devices_are_independent(batch, parts):
+    mesh, examples = meshes.current(), batch.image.shape[parts.accumulate > 1]
+    if mesh is None or not devices_are_independent(mesh, parts.model, examples):
         return _gradients_of_batch(state, batch, parts, unroll)
+    frozen = parts.frozen.replace
 
     def of_own_examples(state: TrainState, batch: Any) -> tuple[Any, dict[str, jax.Array], Any]:
         gradients, sums, batch_stats = _gradients_of_batch(state, batch, parts, unroll)
+        # What is frozen has gradients of zero, which need no sum.
+        gradients = frozen(lambda leaf: leaf.reshape(-1)[:0], state.batch_stats, gradients)
         devices = meshes.devices_of_batch()
         return gradients, sums, jax.tree.map(lambda leaf: leaf / devices, batch_stats)
 
     used = dataclasses.replace(state, opt_state=None, ema=None)
-    return meshes.sum_over_devices(of_own_examples, parts.accumulate > 1)(used, batch)
+    summed = meshes.sum_over_devices(of_own_examples, parts.accumulate > 1)
+    gradients, sums, batch_stats = summed(used, batch)
+    zeros = lambda _, leaf: jnp.zeros_like(leaf)  # noqa: E731
+    return frozen(zeros, state.batch_stats, gradients, state.params), sums, batch_stats
 
 
-def _devices_are_independent(batch: Any, parts: StepParts) -> bool:
-    """Whether each device can compute the gradients of its own examples.
+def devices_are_independent(mesh: meshes.AnyMesh, model: Any, examples: int) -> bool:
+    """Whether each device can compute the gradients of its own of so many examples.
 
     Not where a group of a batch norm spans devices, nor in a model with two stages, which draws at
     random by the place of an image in the batch.
     """
-    mesh = meshes.current()
-    if mesh is None or not meshes.shards_examples_only(mesh):
+    if not meshes.shards_examples_only(mesh) or getattr(model, "two_stage", False):
         return False
-    if getattr(parts.model, "two_stage", False):
-        return False
-    examples = batch.image.shape[0 if parts.accumulate == 1 else 1]
     own, left = divmod(examples, mesh.size)
-    return not left and own % (getattr(parts.model, "norm_group", 0) or 1) == 0
+    return not left and own % (getattr(model, "norm_group", 0) or 1) == 0
 
 
 def _gradients_of_batch(

@@ -5,7 +5,6 @@ An error of reading is so known in time to save, and no step waits for the copy 
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections import deque
@@ -16,6 +15,10 @@ from convmesh.data.loading.background import lower_thread_priority
 from convmesh.data.loading.batches import Batches, DataCounts
 from convmesh.distributed import processes
 from convmesh.training.same_examples import Check
+
+# Batches on the devices beside that of the step: one in `ReadAhead`, one in `Placed`.
+BATCHES_AHEAD = 2
+CLOSE_SECONDS = 10.0  # that the end of a run waits for a read that hangs
 
 
 class ReadBatch(NamedTuple):
@@ -29,43 +32,45 @@ class ReadBatch(NamedTuple):
 class Placed:
     """A thread that reads the batches of `steps` one after another and places them on the mesh.
 
-    At most two wait to be used. An error ends it, and is raised in place of its batch.
+    One waits to be used, or is being read. An error ends it, and is raised in place of its batch.
     """
 
     def __init__(self, batches: Batches, steps: range, place: Callable[[int, Any], Any]) -> None:
         """Starts the thread; `close` ends it. `place(step, batch)` copies to the devices."""
         self._batches, self._steps, self._place = batches, steps, place
-        self._ready: queue.Queue[ReadBatch | Exception] = queue.Queue(maxsize=1)
+        self._ready: queue.Queue[ReadBatch | BaseException] = queue.Queue()
+        self._room = threading.Semaphore(1)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True, name="place batches")
         self._thread.start()
 
     def __next__(self) -> ReadBatch:
         found = self._ready.get()
-        if isinstance(found, Exception):
+        if isinstance(found, BaseException):
             raise found
+        self._room.release()
         return found
 
     def close(self) -> None:
-        """Waits for the batch that is being read, and ends the thread."""
+        """Waits for the batch that is being read, at most CLOSE_SECONDS, and ends the thread."""
         self._closed.set()
-        with contextlib.suppress(queue.Empty):  # it may be waiting for room
-            self._ready.get_nowait()
-        self._thread.join()
+        self._room.release()
+        self._thread.join(CLOSE_SECONDS)
 
     def _read(self) -> None:
         lower_thread_priority()
         for step in self._steps:
-            found: ReadBatch | Exception
+            self._room.acquire()
+            if self._closed.is_set():
+                return
+            found: ReadBatch | BaseException
             try:
                 batch = next(self._batches)
                 found = ReadBatch(batch, self._place(step, batch), self._batches.counts)
-            except Exception as error:  # of the data, of a worker, of the system, of the device
+            except BaseException as error:  # of the data, of a worker, of the system, of the device
                 found = error
-            if self._closed.is_set():
-                return
             self._ready.put(found)
-            if self._closed.is_set() or isinstance(found, Exception):
+            if isinstance(found, BaseException):
                 return
 
 
