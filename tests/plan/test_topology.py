@@ -1,9 +1,11 @@
 """topology: names of devices that are not here, and what is said where there are none."""
 
 import importlib.util
+import types
 
 import jax
 import pytest
+from jax.experimental import topologies
 
 from convmesh.errors import ConfigError
 from convmesh.plan import topology
@@ -77,3 +79,43 @@ def test_ptxas_of_a_wheel_is_put_on_the_path(tmp_path, monkeypatch):
     assert topology.os.environ["PATH"] == f"/bin:{ptxas.parent}"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not topology._find_ptxas()
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("v5e:32x32", "a slice of v5e has at most 256 chips"),
+        ("v5e:3x5", "there is no such slice; its first two sides are 1 or even"),
+    ],
+)
+def test_a_slice_that_does_not_exist_is_refused(monkeypatch, name, words):
+    def refuse(*_, **options):
+        raise ValueError('"v5e:3x5" is not divisible by the given chips_per_host_bounds')
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(topology, "simulate_devices", lambda count: None)
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    with pytest.raises(ConfigError, match=f"--topology {name}: {words}"):
+        open_topology(name)
+
+
+@pytest.mark.parametrize(
+    "name, bounds",
+    [
+        ("v5e:1x1", [1, 1, 1]),
+        ("v6e:2x1", [2, 1, 1]),
+        ("v4:1x1x1", [1, 1, 1]),
+        ("v5e:2x2", None),
+        ("v5p:2x2x1", None),
+    ],
+)
+def test_the_smallest_slices_are_less_than_a_host(monkeypatch, name, bounds):
+    asked = {}
+    found = types.SimpleNamespace(devices=[])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(topology, "simulate_devices", lambda count: None)
+    monkeypatch.setattr(
+        topologies, "get_topology_desc", lambda *_, **options: asked.update(options) or found
+    )
+    open_topology(name)
+    assert asked.get("chips_per_host_bounds") == bounds

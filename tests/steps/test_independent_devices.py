@@ -10,6 +10,12 @@ from convmesh.steps.noise import abstract_step, noise_setup
 
 def sums(shape, **changes):
     """How many collectives, and of how many arrays, the step of a ResNet-18 has on a mesh."""
+    found = collectives(shape, **changes)
+    return len(found), sum(len(each.shapes) for each in found)
+
+
+def collectives(shape, **changes):
+    """The collectives of that step."""
     names = ("data", "spatial", "model")
     changes = {key.replace("__", "."): value for key, value in changes.items()}
     changes |= {f"mesh.{name}": size for name, size in zip(names, shape, strict=False)}
@@ -17,8 +23,7 @@ def sums(shape, **changes):
     mesh = equality.make_mesh(shape)
     setup = noise_setup(apply_overrides(defaults("classify"), changes), mesh)
     step, state, batch = abstract_step(setup)
-    found = find_collectives(step.lower(state, batch).compile().as_text(), mesh)
-    return len(found), sum(len(each.shapes) for each in found)
+    return find_collectives(step.lower(state, batch).compile().as_text(), mesh)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -36,3 +41,11 @@ def test_norms_over_the_batch_sum_once_forward_and_once_backward():
 def test_groups_that_span_devices_and_other_axes_are_left_to_the_partitioner():
     assert sums((8, 1, 1), model__norm_group=4)[1] > 60
     assert sums((4, 2, 1), model__norm_group=2)[1] > 60
+
+
+def test_gradients_of_what_is_frozen_are_not_summed():
+    whole, frozen = (
+        sum(each.bytes for each in collectives((4, 1, 1), train__frozen_stages=stages))
+        for stages in (0, 4)
+    )
+    assert whole > 44e6 and frozen < 2.2e6  # the head, 512 x 1,000, is left

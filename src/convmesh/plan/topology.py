@@ -94,6 +94,10 @@ def _tpus(name: str, kind: str, shape: str) -> Topology:
     try:
         found = topologies.get_topology_desc(f"{kind}:{shape}", "tpu", **more)
     except Exception as error:
+        if "not divisible" in str(error):
+            raise ConfigError(
+                f"--topology {name}: there is no such slice; its first two sides are 1 or even"
+            ) from None
         raise ConfigError(f"--topology {name}: {first_line(error)}") from None
     return Topology(name, found.devices, _chip(kind))
 
