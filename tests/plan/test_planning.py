@@ -166,3 +166,17 @@ def test_the_bounds_of_the_batch_are_printed(monkeypatch, capsys):
 def test_every_mesh_of_an_odd_number_of_devices_is_a_candidate():
     found = [(each["data"], each["spatial"], each["model"]) for each in candidate_meshes(3)]
     assert {(3, 1, 1), (1, 3, 1), (1, 1, 3)} == set(found)
+
+
+def test_a_price_without_a_length_is_refused():
+    unknown = config(**{"train.steps": 0, "train.epochs": 3.0})
+    with pytest.raises(ConfigError, match="--price: the length is not known; give --images"):
+        plan(unknown, open_topology("cpu:8"), PlanOptions(price=2.0))
+
+
+def test_json_has_the_changes_with_which_it_would_fit(monkeypatch, capsys):
+    monkeypatch.setattr(planning, "plan_step", lambda config, topology: TOO_LARGE)
+    with pytest.raises(RunError):
+        plan(config(), open_topology("cpu:8"), PlanOptions(as_json=True))
+    changes = json.loads(capsys.readouterr().out)["changes_that_fit"]
+    assert changes and all(isinstance(change, str) for change in changes)

@@ -56,6 +56,8 @@ def plan(config: ConfigDict, topology: Topology, options: PlanOptions) -> None:
         raise ConfigError("plan: runs in one process only; --topology names the devices")
     # Reports of data that is prepared are no part of a JSON object.
     aside = contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext()
+    if options.price and not (options.images or config.train.steps):
+        raise ConfigError("plan --price: the length is not known; give --images or train.steps")
     bounds: tuple[Plan | None, Plan | None] | None = None
     with aside:
         if options.largest:
@@ -86,7 +88,7 @@ def _print_one(
     changes = changes_that_fit(config, found, data)
     fits, refused = (each and each.batch for each in bounds or (None, None))
     if options.as_json:
-        described = as_json(found, options.price)
+        described = as_json(found, options.price) | {"changes_that_fit": changes}
         if bounds:
             described |= {"largest_batch_size": fits, "too_large_batch_size": refused}
         console.print_result(json.dumps(described))
