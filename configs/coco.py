@@ -18,8 +18,8 @@ Assignment, losses, optimiser, learning rate, flat-cosine schedule, EMA, mosaic 
 to RTMDet's. Reasons why the result may be lower: RTMDet has 5 x 5 depthwise convolutions, channel
 attention and a pooling pyramid, this model plain 3 x 3 convolutions; RTMDet-s starts from a
 backbone pretrained on ImageNet, this model from random weights; and nothing here was tuned on COCO.
-Batch norms see 32 images (YOLOX: the 8 of a GPU; RTMDet: all 256), so devices wait for each other
-once a step, not 118 times.
+Batch norms see 32 images (YOLOX: the 8 of a GPU; RTMDet: all 256): on 8 GPUs a step then has 3
+all-reduces instead of 130 (docs/accelerators.md, compiled and not run).
 """
 
 from convmesh.config import defaults
@@ -28,7 +28,7 @@ from convmesh.config import defaults
 def get_config():
     config = defaults("detect")
     config.model.name = "detector_medium"
-    config.model.norm_group = 32  # a device's images; over all of them it costs 116 all-reduces
+    config.model.norm_group = 32  # the images of a device
     config.data.format = "coco"
     config.data.image_size = (640, 640)
     config.data.workers = 16

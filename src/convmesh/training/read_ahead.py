@@ -16,7 +16,8 @@ from convmesh.data.loading.batches import Batches, DataCounts
 from convmesh.distributed import processes
 from convmesh.training.same_examples import Check
 
-# Batches on the devices beside that of the step: one in `ReadAhead`, one in `Placed`.
+# Batches on the devices beside that of the step: one in `ReadAhead` (of several processes two), one
+# in `Placed`.
 BATCHES_AHEAD = 2
 CLOSE_SECONDS = 10.0  # that the end of a run waits for a read that hangs
 
