@@ -87,7 +87,9 @@ def noise_batch(rng: random.Random) -> Batch:
 
 def train(setup: Setup, steps: TrainSteps, state, batches: list[Batch], left_out: int = -1):
     """State and metrics after a step of each batch; the step `left_out` is only counted."""
-    state = jax.tree.map(jnp.copy, state)  # steps donate it
+    # Copied, since steps donate it. Waited for, since with more than 32 computations in flight on a
+    # simulated device, the launch of a step can take the thread that its all-reduce needs.
+    state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
     metrics = []
     for number, batch in enumerate(batches):
         if number == left_out:
