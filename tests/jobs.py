@@ -14,10 +14,9 @@ from types import SimpleNamespace
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from convmesh.__main__ import main
-from convmesh.distributed import failure, launch, processes
+from convmesh.distributed import failure, launch, processes, watchdog
+from convmesh.distributed.own_progress import MAIN, SAVING, Activity
 from convmesh.errors import ConfigError, DataError, Stopped
-
-launch.HEARTBEAT_SECONDS = 4
 
 def total():
     "The sum of 1, 2, ... over the devices of all processes: a collective."

@@ -6,6 +6,9 @@ The command line prints the message and exits with `exit_code`; `--debug` adds t
 import difflib
 from collections.abc import Iterable, Sequence
 
+# Exit statuses of a run that the watchdog ends; the same command resumes it.
+PEER_LOST, HUNG = 76, 77
+
 
 class ConvmeshError(Exception):
     """The run failed for a reason that its message explains to the user."""

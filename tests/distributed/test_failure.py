@@ -1,7 +1,6 @@
-"""How several processes end together: one that fails, is killed, or loses its launcher."""
+"""How several processes end together: one that fails, or loses its launcher."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -71,22 +70,6 @@ processes.wait_for_all("never")
     assert err == "convmesh: error: process 1 failed: ValueError: no such thing\n"
     assert "Traceback" in err_1
     assert err_1.endswith("convmesh: error: process 1 of 2: ValueError: no such thing\n")
-
-
-def test_a_killed_process_ends_all(job):
-    # Noticed by the heartbeat; `run_locally`, which would see it, has not started these.
-    body = """
-total()
-if index: os.kill(os.getpid(), 9)
-total()
-print("not ended")
-"""
-    address = jobs.free_address()
-    both = [job(body, *jobs.flags_for(i, address)) for i in range(2)]
-    (status, out, _), (status_1, _, _) = map(jobs.end, both)
-    assert status_1 == -signal.SIGKILL
-    assert status != 0
-    assert "not ended" not in out
 
 
 def test_local_processes_end_with_their_launcher(job):

@@ -15,11 +15,13 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tests")]
 
 import injection
+import lost_processes
 import mismatch
 from undisturbed import FORK, Failed, Outcome, Reference, make_reference, open_restorer
 
@@ -35,6 +37,8 @@ FAULTS = {  # and how often each is injected where no number is given
     "mismatch": (mismatch.mismatch, 4),
     "nonfinite": (injection.nonfinite, 4),
     "hostile": (injection.hostile, 60),
+    **{kind: (partial(lost_processes.inject, kind), 3) for kind in lost_processes.KINDS},
+    "slow": (lost_processes.slow, 2),
 }
 ALL_PAIRS = ("mesh", "processes")  # injected for all pairs of n, in one process
 

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(parse(argv), argv)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         message, status = exit_status(error, debug)
+        _await_verdict(error)
         return _end(message, status, debug) if message else status
 
 
@@ -55,14 +56,26 @@ def _run(call: Call, argv: list[str]) -> int:
             from convmesh.training.signals import listening
 
             joining = stack.enter_context(listening(ends_process=True)).joining()
-        from convmesh.distributed import failure, launch, same_run
+        from convmesh.distributed import failure, launch, same_run, watchdog
 
+        watchdog.set_bounds(args.lost_after, args.hung_after)
         with joining:
             launch.start(*job, args.start_timeout)
+        if call.command.resumes:
+            watchdog.start()
         same_run.check_same_program(_stated(call))
         status = call.command.load()(args, call.overrides)
     failure.finish()
+    watchdog.stop()
     return status or DONE
+
+
+def _await_verdict(error: BaseException) -> None:
+    """Lets the watchdog end this process if `error` comes from the loss of another process."""
+    from convmesh.distributed import failure, watchdog
+
+    if failure.watched():
+        watchdog.await_verdict(error)
 
 
 def _stated(call: Call) -> dict[str, str]:
@@ -78,7 +91,7 @@ def _end(message: str, status: int, debug: bool) -> int:
     """Prints the message of an error; with several processes, ends all of them."""
     if debug:
         traceback.print_exc()
-    from convmesh.distributed import console, failure
+    from convmesh.distributed import console, failure, watchdog
 
     if not failure.watched():
         console.print_line(message)
@@ -87,6 +100,7 @@ def _end(message: str, status: int, debug: bool) -> int:
     else:  # all processes stop at the same step; a launcher may end them all when the first ends
         console.print_status(message)
         failure.finish()
+        watchdog.stop()
     return status
 
 

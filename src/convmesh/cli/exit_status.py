@@ -3,7 +3,7 @@
 Only the standard library is imported here, so that `--help` is fast.
 """
 
-from convmesh.errors import ConfigError, ConvmeshError, Stopped, first_line
+from convmesh.errors import HUNG, PEER_LOST, ConfigError, ConvmeshError, Stopped, first_line
 
 DONE = 0
 FAILED = ConvmeshError.exit_code
@@ -18,6 +18,8 @@ exit status:
   {FAILED}    the data or the run failed
   {WRONG_CALL}    the call or the config is wrong; nothing was written
   {STOPPED}   stopped by a signal after saving; run it again to resume
+  {PEER_LOST}   another process was lost: killed, stopped or unreachable; run it again to resume
+  {HUNG}   hung, ended by the watchdog, with the stacks of all threads; run it again to resume
   {INTERRUPTED}, 143  ended without saving: interrupted, or by a second signal
 """
 

@@ -133,6 +133,19 @@ COMMON_FLAGS = (
         metavar="SECONDS",
         parse=positive_int,
     ),
+    Flag(
+        "--lost-after",
+        "a process without a sign of life for so long is lost: all end with status 76 (30)",
+        metavar="SECONDS",
+        parse=positive_int,
+    ),
+    Flag(
+        "--hung-after",
+        "no step, evaluation or save is called hung before, and all ended with status 77; each may "
+        "take 20 times the median of its kind (120; 0: never hung, as for a debugger)",
+        metavar="SECONDS",
+        parse=non_negative_int,
+    ),
     Flag("--debug", "show the traceback of an error"),
 )
 

@@ -2,12 +2,14 @@
 
 A failing process reports its error in the key-value store of JAX's coordination service. A watcher
 thread in every other process polls for such a report and ends its own process, even where the main
-thread is inside a collective that would never return.
+thread is inside a collective that would never return. A process that can report nothing is noticed
+by the `watchdog`.
 """
 
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import json
 import os
 import signal
@@ -19,7 +21,8 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from convmesh.distributed import processes
-from convmesh.errors import ConfigError, first_line
+from convmesh.distributed.verdict import Verdict
+from convmesh.errors import HUNG, PEER_LOST, ConfigError, first_line
 
 POLL_SECONDS = 0.5  # between two polls for another process's failure
 ACKNOWLEDGE_SECONDS = 5  # how long a failing process waits until the others have read its report
@@ -77,6 +80,38 @@ def _fail(message: str, status: int) -> NoReturn:
         (numbered, "" if launched() else for_all) if reported and index else ("", "")
     )
     _end(client, failure, same_message, if_alone, if_same)
+
+
+def end_by_verdict(verdict: Verdict) -> NoReturn:
+    """Ends all processes as the watchdog's verdict says: those that can still be told."""
+    _ending.acquire(timeout=ACKNOWLEDGE_SECONDS + 1)  # who holds it may be waiting for a lost one
+    index = processes.index()
+    failure = Failure(index, verdict.message, verdict.status)
+    if index == 0 or not launched() or 0 in verdict.processes:
+        _print_verdict(failure)
+    if index == 0 and processes.count() > 1:
+        # In a thread, in case that the store does not answer either.
+        number = processes.count() - len({*verdict.processes} - {0}) * (verdict.status == PEER_LOST)
+        told = threading.Thread(target=_tell_others, args=(failure, number), daemon=True)
+        told.start()
+        told.join(2 * ACKNOWLEDGE_SECONDS)
+    exit_now(verdict.status)
+
+
+def _tell_others(failure: Failure, number: int) -> None:
+    """Reports a failure, from process 0, and lets `number` processes read it."""
+    client = processes.coordination_client()
+    _report(client, failure)
+    client.key_value_set(f"{_ACKNOWLEDGED}/0", "")
+    _wait_until_acknowledged(client, number)
+
+
+def _print_verdict(failure: Failure) -> None:
+    """Prints a verdict; if the run hangs, first what each thread of this process is doing."""
+    if failure.status == HUNG:
+        print_now(f"convmesh: process {processes.index()} of {processes.count()} is at:")
+        faulthandler.dump_traceback(2, all_threads=True)
+    print_now(f"convmesh: error: {failure.message}")
 
 
 def _report(client: Any, failure: Failure) -> Failure:
@@ -142,8 +177,13 @@ def _wait_until_acknowledged(client: Any, number: int) -> dict[int, str]:
 
 
 def _print_failure_of_another(failure: Failure) -> None:
+    if failure.status == HUNG:
+        return _print_verdict(failure)
     # Processes started by `launch.run_locally` share one terminal: process 0 prints for all.
-    if processes.index() == 0 or not launched():
+    if failure.status == PEER_LOST:
+        if not launched():
+            _print_verdict(failure)
+    elif processes.index() == 0 or not launched():
         print_now(f"convmesh: error: process {failure.process} failed: {failure.message}")
 
 

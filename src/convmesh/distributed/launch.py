@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from convmesh.distributed import console, failure
+from convmesh.distributed import console, failure, watchdog
 from convmesh.distributed.clusters import (
     FLAGS,
     STARTED,
@@ -38,10 +38,11 @@ from convmesh.distributed.clusters import (
 )
 from convmesh.distributed.roll_call import Meeting, call_roll
 from convmesh.distributed.stop_signals import ORDERS, REPEAT_SECONDS, to_handle
-from convmesh.errors import ConfigError, ConvmeshError, Stopped, first_line
+from convmesh.errors import PEER_LOST, ConfigError, ConvmeshError, Stopped, first_line
 
 CONNECT_SECONDS = 60  # for JAX to join processes that have all been found
-HEARTBEAT_SECONDS = 30  # without a heartbeat for so long, a process is considered dead
+# Without a heartbeat for so long, JAX aborts all processes; the watchdog ends them sooner.
+HEARTBEAT_SECONDS = 300
 END_SECONDS = 4  # time for the others to end by themselves after one has failed
 
 # Gloo prints a line for each device that has found its peers, piece by piece and from a thread per
@@ -125,10 +126,13 @@ class _Forwarder:
     def status(self, code: int) -> int:
         """The exit status for the return code of a process, as a shell reports it.
 
-        75 for one that a signal ended before it could handle it, so before anything had begun.
+        75 for one that a signal ended before it could handle it, so before anything had begun; 76
+        for one that was killed by somebody else.
         """
         if self._resumes and -code in self.received:
             return Stopped.exit_code
+        if code == -signal.SIGKILL and not self.received:
+            return PEER_LOST
         return code if code >= 0 else 128 - code
 
     def status_of_all(self, codes: Sequence[int]) -> int:
@@ -343,6 +347,7 @@ def _join(info: ProcessInfo) -> None:
         timeout.cancel()
     _set_gloo_address(own_address)
     failure.watch()
+    watchdog.start((address, meeting.port))
 
 
 def _initialize_jax(info: ProcessInfo, coordinator: str, bind: str) -> None:

@@ -16,10 +16,11 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from convmesh.distributed.own_progress import MAIN
 from convmesh.errors import ConvmeshError
 
 SECONDS_BETWEEN_WORDS = 30.0  # about a process that is waited for; the first comes after a third
@@ -69,6 +70,7 @@ def gather(value: T) -> list[T]:
     """
     if count() == 1:
         return [value]
+    MAIN.arrive()
     store, own, key = coordination_client(), index(), f"convmesh/call{next(_calls)}"
     _put(store, key, own, pickle.dumps(value))
     _barrier(store, f"{key}/written")
@@ -84,6 +86,7 @@ def broadcast(value: T) -> T:
     """The `value` of process 0, on all processes; the argument of the others is ignored."""
     if count() == 1:
         return value
+    MAIN.arrive()
     store, key = coordination_client(), f"convmesh/call{next(_calls)}"
     if is_first():
         _put(store, key, 0, pickle.dumps(value))
@@ -100,6 +103,7 @@ def broadcast(value: T) -> T:
 def wait_for_all(name: str) -> None:
     """A barrier: returns once every process has called it."""
     if count() > 1:
+        MAIN.arrive()
         _barrier(coordination_client(), f"convmesh/wait{next(_calls)}/{name}")
 
 
@@ -153,11 +157,14 @@ def system_id() -> str:
         return platform.node()
 
 
-def named(group: Sequence[int]) -> str:
-    """`process 1`, `processes 1, 2 and 3`: with their machines if these differ."""
-    hosts = {}
-    if not are_on_one_host():
-        hosts = {i: machine.partition(" ")[0] for i, machine in _machines().items()}
+def named(group: Sequence[int], machines: Mapping[int, str] | None = None) -> str:
+    """`process 1`, `processes 1, 2 and 3`: with their machines if these differ.
+
+    machines: as `machines_of_all` returns them, which is called if they are not given.
+    """
+    hosts, known = {}, machines_of_all() if machines is None else machines
+    if len(set(known.values())) > 1:
+        hosts = {i: machine.partition(" ")[0] for i, machine in known.items()}
     return listed([f"{i} ({hosts[i]})" if i in hosts else str(i) for i in group])
 
 
@@ -171,10 +178,10 @@ def listed(names: Sequence[str]) -> str:
 
 def are_on_one_host() -> bool:
     """Whether all processes that are known run on one machine."""
-    return len(set(_machines().values())) <= 1
+    return len(set(machines_of_all().values())) <= 1
 
 
-def _machines() -> dict[int, str]:
+def machines_of_all() -> dict[int, str]:
     """Name and `system_id` of the machine of each process that has called `introduce`."""
     found = coordination_client().key_value_dir_get(f"{_HOSTS}/")
     return {int(key.rpartition("/")[2]): machine for key, machine in found}

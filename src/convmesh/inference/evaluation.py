@@ -17,6 +17,7 @@ from convmesh.data.record import Source, truth_identity
 from convmesh.data.same_splits import check_same_splits
 from convmesh.data.splits import open_eval
 from convmesh.distributed import console, processes, same_run
+from convmesh.distributed.own_progress import MAIN, Activity
 from convmesh.errors import DataError, RunError, some
 from convmesh.inference.evaluation_report import write_report
 from convmesh.inference.split_predictions import SplitPredictions, predict_all
@@ -116,28 +117,38 @@ def evaluate_variables(
       RunError: the files cannot be written, as on a full disk; the metrics have been logged.
     """
     results = predict_all(setup, variables, source, each_batch)
-    metrics: dict[str, float] = {}
-    if processes.is_first():
-        if results.truth:
-            detect = setup.config.task == "detect"
-            metrics = setup.task.metrics(results.truth, results.predictions, setup.classes)
-            metrics["unreadable"] = results.unreadable
-            if detect:
-                metrics["bad_boxes"] = results.bad_boxes
-                metrics["left_out_boxes"] = results.left_out_boxes
-            why_zero = (
-                explain_zero_ap(results.truth, results.predictions, metrics) if detect else []
-            )
-            log(setup.task.table(metrics, setup.classes))
-            for sentence in why_zero:
-                log(sentence)
-        _log_left_out(setup, results, log)
-        if results.truth:
-            with _noting_read_only(files, log):
-                write_report(files, setup, source, results, metrics, why_zero)
+    with MAIN.during(Activity.SCORE):
+        metrics = _score(setup, source, results, files, log) if processes.is_first() else {}
     metrics = processes.broadcast(metrics)
     if not metrics:
         raise DataError(f"split {source.split}: no image could be read")
+    return metrics
+
+
+def _score(
+    setup: Setup,
+    source: Source,
+    results: SplitPredictions,
+    files: EvaluationFiles,
+    log: Callable[[str], None],
+) -> dict[str, float]:
+    """Return the metrics, after logging and writing them; empty if no image could be read."""
+    if not results.truth:
+        _log_left_out(setup, results, log)
+        return {}
+    detect = setup.config.task == "detect"
+    metrics = setup.task.metrics(results.truth, results.predictions, setup.classes)
+    metrics["unreadable"] = results.unreadable
+    if detect:
+        metrics["bad_boxes"] = results.bad_boxes
+        metrics["left_out_boxes"] = results.left_out_boxes
+    why_zero = explain_zero_ap(results.truth, results.predictions, metrics) if detect else []
+    log(setup.task.table(metrics, setup.classes))
+    for sentence in why_zero:
+        log(sentence)
+    _log_left_out(setup, results, log)
+    with _noting_read_only(files, log):
+        write_report(files, setup, source, results, metrics, why_zero)
     return metrics
 
 

@@ -19,6 +19,7 @@ from convmesh.data.record import Source, identity
 from convmesh.data.splits import RunData
 from convmesh.distributed import compile_cache, console, processes
 from convmesh.distributed.batch import Batch
+from convmesh.distributed.own_progress import MAIN, Activity
 from convmesh.errors import ConvmeshError, DataError, RunError, Stopped, first_line
 from convmesh.inference.evaluation import evaluate_variables
 from convmesh.steps.compiled import TrainSteps
@@ -183,6 +184,7 @@ class Run:
     def start(self) -> None:
         """Opens the logs and calls the hooks' `on_start`."""
         self.stop.enter(Phase.STEP)
+        MAIN.enter(Activity.STEP, self.start_step)
         config = self.setup.config
         if processes.is_first():
             log = MetricsLog(self.workdir.metrics_file, self.start_step)
@@ -253,6 +255,7 @@ class Run:
 
     def take_step(self, step: int, batch: Batch) -> None:
         """Dispatches a step; while it runs, the hooks get the metrics of the previous step."""
+        MAIN.enter(Activity.STEP, step)
         program = self.steps.get(batch) or self._compile(step, batch)
         self.state, metrics = program(self.state, batch)
         self.step = step
@@ -275,6 +278,7 @@ class Run:
                 config, shard = self.setup.config, self.setup.train_shard()
                 stack.enter_context(self.stop.during(Phase.CREATE))
                 stack.enter_context(warm_cache(self.data.train, config, self.start_step, shard))
+            stack.enter_context(MAIN.during(Activity.COMPILE, step))
             program = self.steps.compile(self.state, batch)
         for hook in self.hooks:
             hook.on_compile(self, step, program)
@@ -328,6 +332,10 @@ class Run:
 
     def save(self) -> None:
         """Starts to save the state under its step; the disk is written in the background."""
+        with MAIN.during(Activity.SAVE, self.step):
+            self._save()
+
+    def _save(self) -> None:
         self.flush()
         if self._metrics_log is not None:
             self._metrics_log.sync()
@@ -351,7 +359,7 @@ class Run:
 
     def evaluate(self) -> None:
         """Evaluates the state. Call it after `save`, so that an interruption loses nothing."""
-        with self.stop.during(Phase.EVALUATE):
+        with self.stop.during(Phase.EVALUATE), MAIN.during(Activity.EVALUATE, self.step):
             split = self.data.eval.split
             metrics = evaluate_variables(
                 self.setup,
@@ -359,7 +367,7 @@ class Run:
                 self.data.eval,
                 self.workdir.evaluation(split),
                 self.log,
-                each_batch=self.checkpoints.check,
+                each_batch=self._before_evaluated_batch,
             )
             self.log_metrics(self.step, split, metrics)
             self.checkpoints.note_score(self.step, metrics.get(self.setup.best_metric))
@@ -368,8 +376,13 @@ class Run:
                 hook.after_evaluation(self, self.step, metrics)
         self.clock.restart()
 
+    def _before_evaluated_batch(self) -> None:
+        MAIN.enter(Activity.EVALUATE, self.step)
+        self.checkpoints.check()
+
     def end(self) -> None:
         """Calls the hooks' `on_end`, after the last step and its evaluation."""
+        MAIN.enter(Activity.END, self.step)
         for hook in self.hooks:
             hook.on_end(self)
 

@@ -1,0 +1,78 @@
+"""Which process was lost or hangs, judged by what all have published about themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from convmesh.distributed.own_progress import Position
+from convmesh.errors import HUNG, PEER_LOST
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why all processes end.
+
+    Attributes:
+      status: their exit status.
+      message: names the processes that are to blame.
+      processes: their numbers.
+    """
+
+    status: int
+    message: str
+    processes: tuple[int, ...]
+
+
+def lost(
+    silent: Sequence[int], seconds: float, step: int, named: Callable[[Sequence[int]], str]
+) -> Verdict:
+    """The verdict on processes of which nothing was heard for `seconds`, after `step`."""
+    were = "was" if len(silent) == 1 else "were"
+    after = f" after step {step}" if step else ""
+    return Verdict(
+        PEER_LOST,
+        f"{named(silent)} {were} lost{after}: no sign of life for {seconds:.0f} s; run it again to "
+        "resume",
+        tuple(silent),
+    )
+
+
+def hung(
+    main: Mapping[int, Position],
+    saving: Mapping[int, Position],
+    named: Callable[[Sequence[int]], str],
+) -> Verdict | None:
+    """The verdict on processes that make no progress; None while one of all may still make some.
+
+    main, saving: the positions of the two threads of work of each process, by its number. The main
+    threads hang if each is overdue: the one that the others wait for, and those, whose own bounds
+    may be longer. Threads that save hang if each that is not idle is overdue.
+    """
+    if main and all(position.overdue for position in main.values()):
+        return _hung(main, len(main), named)
+    at_work = {i: position for i, position in saving.items() if position.bound is not None}
+    if at_work and all(position.overdue for position in at_work.values()):
+        return _hung(at_work, len(main), named)
+    return None
+
+
+def _hung(
+    positions: Mapping[int, Position], count: int, named: Callable[[Sequence[int]], str]
+) -> Verdict:
+    fewest = min(position.arrivals for position in positions.values())
+    behind = [i for i, position in positions.items() if position.arrivals == fewest]
+    where = positions[behind[0]]
+    if count == 1:
+        who = "the process"
+    elif len(behind) == count:
+        who = f"all {count} processes"
+    else:
+        who = named(behind)
+    before = f", the longest before {where.longest:.1f} s" if where.longest else ""
+    return Verdict(
+        HUNG,
+        f"{who} hung: {where.what} (step {where.step}) has taken {where.seconds:.0f} s{before}; "
+        "run it again to resume",
+        tuple(behind),
+    )

@@ -1,0 +1,133 @@
+"""The watchdog: real processes that are killed, stopped or hang, and those that only look so."""
+
+import os
+import signal
+import time
+
+import jobs
+import pytest
+
+LOST, HUNG = 76, 77
+BODY = "total()\nprint(f'\\npid {os.getpid()}', flush=True)\n"  # all have summed once
+
+
+@pytest.fixture
+def two(job):
+    """Starts two processes by hand that run a body after BODY; returns them and their ids."""
+
+    def start(body, *flags):
+        address = jobs.free_address()
+        both = [job(BODY + body, *jobs.flags_for(i, address), *flags) for i in range(2)]
+        return both, [pid_of(process) for process in both]
+
+    return start
+
+
+def pid_of(process):
+    while not (line := process.stdout.readline()).startswith("pid "):  # gloo prints there too
+        pass
+    return int(line.split()[1])
+
+
+def test_a_killed_process_ends_the_others_that_wait_for_it(two):
+    both, pids = two("if index: time.sleep(100)\ntotal()\nprint('not ended')", "--lost-after=4")
+    os.kill(pids[1], signal.SIGKILL)
+    status, out, err = jobs.end(both[0], 25)
+    assert (status, out) == (LOST, "")
+    assert err.splitlines()[-1] == (
+        "convmesh: error: process 1 was lost: no sign of life for 4 s; run it again to resume"
+    )
+
+
+def test_a_killed_coordinator_ends_the_others_though_they_do_not_wait_for_it(two):
+    both, pids = two("time.sleep(100)")
+    started = time.monotonic()
+    os.kill(pids[0], signal.SIGKILL)
+    status, _, err = jobs.end(both[1], 25)
+    assert status == LOST
+    assert "convmesh: error: process 0 was lost: no sign of life for 1 s" in err
+    assert time.monotonic() - started < 6  # before JAX aborts the process
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_ends_the_others_and_later_itself(two, stopped):
+    both, pids = two("time.sleep(100)", "--lost-after=3")
+    os.kill(pids[stopped], signal.SIGSTOP)
+    status, _, err = jobs.end(both[1 - stopped], 25)
+    assert (status, err.count("convmesh: error: ")) == (LOST, 1)
+    assert f"process {stopped} was lost: no sign of life for 3 s" in err
+    os.kill(pids[stopped], signal.SIGCONT)
+    assert jobs.end(both[stopped], 25)[0] == LOST
+
+
+def test_a_process_that_is_stopped_for_a_moment_ends_nothing(two):
+    both, pids = two("time.sleep(5)\ntotal()", "--lost-after=4")
+    os.kill(pids[1], signal.SIGSTOP)
+    time.sleep(2.5)
+    os.kill(pids[1], signal.SIGCONT)
+    assert [jobs.end(process)[0] for process in both] == [0, 0]
+
+
+STEPS = """
+for step in range(1, 5):
+    MAIN.enter(Activity.STEP, step)
+    time.sleep(0.2)
+"""
+
+
+def test_a_process_that_hangs_ends_all_and_is_named_with_its_stack(job):
+    body = f"""
+def never_done(): time.sleep(100)
+{STEPS.strip()}
+if index:
+    with MAIN.during(Activity.SAVE, 4):
+        time.sleep(0.1)
+    with MAIN.during(Activity.SAVE, 4):
+        never_done()
+else:
+    for step in range(5, 9): MAIN.enter(Activity.STEP, step)
+total()
+"""
+    process = job(body, "--num-processes", "2", "--hung-after=2")
+    status, out, err = jobs.end(process, 60)
+    assert status == HUNG
+    assert "convmesh: error: process 1 hung: saving (step 4) has taken " in err
+    assert "in never_done" in err
+    assert "convmesh: process 0 of 2 is at:\n" in err
+
+
+def test_a_process_that_works_longer_than_others_hangs_only_by_its_own_bound(job):
+    body = f"""
+{STEPS.strip()}
+if index: time.sleep(7)
+else:
+    with MAIN.during(Activity.SCORE): time.sleep(7)  # the first of its kind
+total()
+"""
+    assert jobs.end(job(body, "--num-processes", "2", "--hung-after=1"), 60)[0] == 0
+
+
+def test_a_process_alone_hangs_too(job):
+    body = f"watchdog.start()\n{STEPS.strip()}\ntime.sleep(100)"
+    status, _, err = jobs.end(job(body, "--hung-after=1"), 60)
+    assert status == HUNG
+    assert "convmesh: error: the process hung: a training step (step 4) has taken " in err
+
+
+def test_a_bound_of_0_never_ends(job):
+    body = f"watchdog.start()\n{STEPS.strip()}\ntime.sleep(7)"
+    assert jobs.end(job(body, "--hung-after=0"), 60)[0] == 0
+
+
+def test_a_killed_process_is_named_by_the_launcher(job):
+    process = job("total()\nif index: os.kill(os.getpid(), 9)\ntotal()", "--num-processes", "2")
+    status, _, err = jobs.end(process, 60)
+    assert status == LOST
+    assert "convmesh: error: process 1 was ended by SIGKILL" in err
+
+
+def test_an_error_of_the_devices_is_not_taken_for_a_lost_process(job):
+    body = "if index: raise jax.errors.JaxRuntimeError('INTERNAL: broken')\ntotal()"
+    status, _, err = jobs.end(job(body, "--num-processes", "2"), 60)
+    assert status == 1
+    assert "process 1 failed: JaxRuntimeError: INTERNAL: broken" in err
