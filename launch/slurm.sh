@@ -40,8 +40,9 @@ stopping=
 # This scancel signals the job steps, not this shell.
 trap 'stopping=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 
-# Since Slurm 22.05 srun does not take --cpus-per-task from sbatch.
-srun --kill-on-bad-exit=1 --gpu-bind=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+# Since Slurm 22.05 srun does not take --cpus-per-task from sbatch. When one process fails, is lost or
+# hangs, convmesh ends the others itself, each with the status that says why.
+srun --kill-on-bad-exit=0 --gpu-bind=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
   .venv/bin/convmesh "$@" &
 wait "$!"
 status=$?
@@ -50,9 +51,9 @@ if [ -n "$stopping" ]; then # the signal interrupted the first wait; srun still 
   status=$?
 fi
 
-# 75: stopped by a signal after saving. It is 128 or more if --kill-on-bad-exit has killed the
-# processes that ended last, which means the same after our own signal.
-if [ "$status" -eq 75 ] || { [ -n "$stopping" ] && [ "$status" -gt 128 ]; }; then
+# srun returns the highest status. 75: stopped by a signal after saving. 76, 77: a process was lost or
+# hung. Above 128: it was killed, and the others have ended with 76.
+if { [ "$status" -ge 75 ] && [ "$status" -le 77 ]; } || [ "$status" -gt 128 ]; then
   if [ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ]; then
     echo "convmesh: requeued, to resume from the newest checkpoint"
     scontrol requeue "$SLURM_JOB_ID"

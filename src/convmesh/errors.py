@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 # Exit statuses of a run that the watchdog ends; the same command resumes it.
 PEER_LOST, HUNG = 76, 77
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
+
 
 class ConvmeshError(Exception):
     """The run failed for a reason that its message explains to the user."""

@@ -46,7 +46,7 @@ def test_output_of_local_processes_is_prefixed_except_that_of_the_first(capfd):
         ("sys.exit(2 if index else 0)", 2),
         ("if index: sys.exit(7)", 7),
         ("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nif index: sys.exit(7)", 7),
-        ("if index: os.kill(os.getpid(), signal.SIGKILL)", 137),
+        ("if index: os.kill(os.getpid(), signal.SIGKILL)", 76),
     ],
 )
 def test_local_processes_end_when_one_fails_with_its_status(monkeypatch, capfd, code, status):

@@ -5,6 +5,7 @@ needs when it runs, after its config was checked.
 """
 
 import contextlib
+import functools
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from contextlib import AbstractContextManager
 from convmesh.cli.exit_status import DONE, STOPPED, exit_status
 from convmesh.cli.parser import Call, parse
 from convmesh.data.loading.worker_errors import end_if_worker_is_starting
+from convmesh.distributed import console
+from convmesh.errors import HUNG, PEER_LOST
 
 # Flags whose values the processes of a job may set differently; configs are compared when resolved.
 _MAY_DIFFER = (
@@ -46,10 +49,7 @@ def _run(call: Call, argv: list[str]) -> int:
         simulate_devices(args.cpu_devices)
     job = args.coordinator, args.num_processes, args.process_id
     if (args.num_processes or 1) > 1 and job.count(None) == 2:
-        from convmesh.distributed.launch import run_locally
-
-        command = _command_of_process(argv)
-        return run_locally(command, args.num_processes, resumes=call.command.resumes)
+        return _run_locally(call, argv)
     with contextlib.ExitStack() as stack:
         joining: AbstractContextManager[None] = contextlib.nullcontext()
         if call.command.resumes:
@@ -68,6 +68,24 @@ def _run(call: Call, argv: list[str]) -> int:
     failure.finish()
     watchdog.stop()
     return status or DONE
+
+
+def _run_locally(call: Call, argv: list[str]) -> int:
+    """Starts local processes; with --elastic again, fewer of them, while one is lost or hangs.
+
+    Fewer: so many that divide those before, as the batch then divides over their devices too.
+    """
+    from convmesh.distributed.launch import run_locally
+
+    command, count = _command_of_process(argv), call.args.num_processes
+    while True:
+        given = functools.partial(command, count)
+        status = run_locally(given, count, resumes=call.command.resumes)
+        elastic = getattr(call.args, "elastic", False)
+        if not elastic or status not in (PEER_LOST, HUNG) or count == 1:
+            return status
+        before, count = count, max(n for n in range(1, count) if count % n == 0)
+        console.print_line(f"convmesh: --elastic: resuming with {count} of {before} processes")
 
 
 def _await_verdict(error: BaseException) -> None:
@@ -91,7 +109,7 @@ def _end(message: str, status: int, debug: bool) -> int:
     """Prints the message of an error; with several processes, ends all of them."""
     if debug:
         traceback.print_exc()
-    from convmesh.distributed import console, failure, watchdog
+    from convmesh.distributed import failure, watchdog
 
     if not failure.watched():
         console.print_line(message)
@@ -104,14 +122,14 @@ def _end(message: str, status: int, debug: bool) -> int:
     return status
 
 
-def _command_of_process(argv: list[str]) -> Callable[[int, str], list[str]]:
-    """This command line as one of several processes that `run_locally` starts."""
+def _command_of_process(argv: list[str]) -> Callable[[int, int, str], list[str]]:
+    """This command line as one of `count` processes that `run_locally` starts."""
     own = sys.orig_argv[: len(sys.orig_argv) - len(argv)]
     if not argv or sys.orig_argv[len(own) :] != argv:  # `main` was called with other arguments
         own = [sys.executable, "-m", "convmesh"]
 
-    def command(process_id: int, coordinator: str) -> list[str]:
+    def command(count: int, process_id: int, coordinator: str) -> list[str]:
         job = [f"--coordinator={coordinator}", f"--process-id={process_id}"]
-        return [sys.executable, *own[1:], *job, *argv]
+        return [sys.executable, *own[1:], *job, *argv, f"--num-processes={count}"]
 
     return command

@@ -94,6 +94,11 @@ TRAIN = Command(
             parse=file_path,
             hidden_alias="--debug-ledger",
         ),
+        Flag(
+            "--elastic",
+            "fit the mesh to the devices that are there, with the same global batch; if one of the "
+            "local processes is lost or hangs, start again with fewer",
+        ),
     ),
     takes_overrides=True,
     module="convmesh.cli.run_commands",

@@ -3,14 +3,21 @@
 Only the standard library is imported here, so that `--help` is fast.
 """
 
-from convmesh.errors import HUNG, PEER_LOST, ConfigError, ConvmeshError, Stopped, first_line
+from convmesh.errors import (
+    HUNG,
+    OUT_OF_MEMORY,
+    PEER_LOST,
+    ConfigError,
+    ConvmeshError,
+    Stopped,
+    first_line,
+)
 
 DONE = 0
 FAILED = ConvmeshError.exit_code
 WRONG_CALL = ConfigError.exit_code
 STOPPED = Stopped.exit_code
 INTERRUPTED = 130
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
 EXIT_STATUS_HELP = f"""\
 exit status:

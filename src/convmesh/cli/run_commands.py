@@ -26,7 +26,7 @@ def train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
     from convmesh.training.loop import train
 
-    train(config, args.workdir, _hooks(args))
+    train(config, args.workdir, _hooks(args), elastic=args.elastic)
 
 
 def _hooks(args: argparse.Namespace) -> list[Hook]:

@@ -26,9 +26,10 @@ from typing import Any
 from convmesh.distributed import failure, own_progress, processes, verdict
 from convmesh.distributed.own_progress import MAIN, SAVING, Position
 from convmesh.distributed.verdict import Verdict
+from convmesh.errors import OUT_OF_MEMORY
 
 LOST_SECONDS = 30.0  # without a sign of life, a process is lost
-SUSPECT_SECONDS = 5.0  # the same once a collective has failed, as it does when a connection breaks
+SUSPECT_SECONDS = 4.0  # the same once a collective has failed, as it does when a connection breaks
 _EVERY_SECONDS = 1.0  # between two exchanges
 _JUDGE_SECONDS = 0.25
 _REFUSED_SECONDS = 1.0  # while connections to the coordinator are refused; see `_delay_abort`
@@ -75,7 +76,8 @@ def await_verdict(error: BaseException) -> None:
 
     A collective whose connection breaks fails before anybody knows why.
     """
-    if _watchdog is not None and type(error).__name__ in _XLA_ERRORS:
+    from_xla = type(error).__name__ in _XLA_ERRORS
+    if _watchdog is not None and from_xla and OUT_OF_MEMORY not in str(error):
         _watchdog.suspect()
 
 
@@ -113,7 +115,7 @@ class Watchdog:
     def suspect(self) -> None:
         """Waits until a suspected process must have been found lost, if one is."""
         self._suspects = True
-        self._stopped.wait(SUSPECT_SECONDS + 5 * _EVERY_SECONDS)
+        self._stopped.wait(SUSPECT_SECONDS + 3 * _EVERY_SECONDS)
 
     # The thread that asks the store.
 

@@ -18,6 +18,7 @@ from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
 from convmesh.training.default_hooks import default_hooks
+from convmesh.training.elastic import fit_mesh
 from convmesh.training.expected_input import not_set, with_expected_input
 from convmesh.training.hooks import Hook
 from convmesh.training.init_from import load_init_from
@@ -30,10 +31,13 @@ from convmesh.workdir.run_files import check_same_run, trained_config
 from convmesh.workdir.step_folders import newest_meta
 
 
-def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, float]:
+def train(
+    config: Any, workdir: Any, hooks: Sequence[Hook] = (), elastic: bool = False
+) -> dict[str, float]:
     """Trains `config` in `workdir`, resuming from the newest checkpoint there if there is one.
 
-    `hooks`: the user's own, see `convmesh.training.hooks`. Returns the metrics of the last
+    `hooks`: the user's own, see `convmesh.training.hooks`. `elastic`: whether another mesh
+    than the config's may be taken, see `elastic.fit_mesh`. Returns the metrics of the last
     evaluation. Raises ConfigError before anything is written if the config or the mesh is wrong or
     another run uses the workdir, DataError for unusable data or checkpoints, RunError if the run
     cannot continue, Stopped if a signal ended it (after saving).
@@ -50,6 +54,8 @@ def train(config: Any, workdir: Any, hooks: Sequence[Hook] = ()) -> dict[str, fl
         check_same_data(data)
         data = with_caches(data, config)
         compile_cache.start()
+        if elastic:
+            config = fit_mesh(config)
         mesh = make_run_mesh(config)
         setup = make_setup(config, data.train.classes, mesh, len(data.train))
         hooks = [*default_hooks(setup), *hooks]
