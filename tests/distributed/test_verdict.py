@@ -46,6 +46,7 @@ def test_a_thread_that_saves_hangs_alone():
     assert hung(BUSY, BUSY, saving=[behind, save]).processes == (0,)
     assert hung(BUSY, BUSY, saving=[behind, IDLE]).processes == (0,)
     assert hung(BUSY, BUSY, saving=[behind, replace(save, seconds=3.0)]) is None
+    assert hung(LATE, LATE, saving=[replace(save, seconds=3.0), IDLE]) is None  # it is waited for
     assert "the longest" not in hung(BUSY, BUSY, saving=[behind, save]).message
 
 

@@ -8,7 +8,12 @@ import jobs
 import pytest
 
 LOST, HUNG = 76, 77
-BODY = "total()\nprint(f'\\npid {os.getpid()}', flush=True)\n"  # all have summed once
+BODY = """
+total()  # all are there
+MAIN.enter(Activity.STEP, 1)
+time.sleep(2)  # until it was published
+print(f'\\npid {os.getpid()}', flush=True)
+"""
 
 
 @pytest.fixture
@@ -35,7 +40,8 @@ def test_a_killed_process_ends_the_others_that_wait_for_it(two):
     status, out, err = jobs.end(both[0], 25)
     assert (status, out) == (LOST, "")
     assert err.splitlines()[-1] == (
-        "convmesh: error: process 1 was lost: no sign of life for 4 s; run it again to resume"
+        "convmesh: error: process 1 was lost after step 1: no sign of life for 4 s; run it again to "
+        "resume"
     )
 
 
@@ -45,7 +51,7 @@ def test_a_killed_coordinator_ends_the_others_though_they_do_not_wait_for_it(two
     os.kill(pids[0], signal.SIGKILL)
     status, _, err = jobs.end(both[1], 25)
     assert status == LOST
-    assert "convmesh: error: process 0 was lost: no sign of life for 1 s" in err
+    assert "convmesh: error: process 0 was lost after step 1: no sign of life for 1 s" in err
     assert time.monotonic() - started < 6  # before JAX aborts the process
 
 
@@ -55,7 +61,7 @@ def test_a_stopped_process_ends_the_others_and_later_itself(two, stopped):
     os.kill(pids[stopped], signal.SIGSTOP)
     status, _, err = jobs.end(both[1 - stopped], 25)
     assert (status, err.count("convmesh: error: ")) == (LOST, 1)
-    assert f"process {stopped} was lost: no sign of life for 3 s" in err
+    assert f"process {stopped} was lost after step 1: no sign of life for 3 s" in err
     os.kill(pids[stopped], signal.SIGCONT)
     assert jobs.end(both[stopped], 25)[0] == LOST
 

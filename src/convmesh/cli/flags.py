@@ -52,6 +52,11 @@ def non_negative_int(text: str) -> int:
     return _int_at_least(0, text)
 
 
+def seconds_until_lost(text: str) -> int:
+    """An integer of at least 3; raises argparse.ArgumentTypeError otherwise."""
+    return _int_at_least(3, text)
+
+
 def fraction(text: str) -> float:
     """A number from 0 to 1; raises argparse.ArgumentTypeError otherwise."""
     try:
@@ -135,14 +140,14 @@ COMMON_FLAGS = (
     ),
     Flag(
         "--lost-after",
-        "a process without a sign of life for so long is lost: all end with status 76 (30)",
+        "a process without a sign of life for so long is lost: all end with status 76 (30; 3 or more)",
         metavar="SECONDS",
-        parse=positive_int,
+        parse=seconds_until_lost,
     ),
     Flag(
         "--hung-after",
         "no step, evaluation or save is called hung before, and all ended with status 77; each may "
-        "take 20 times the median of its kind (120; 0: never hung, as for a debugger)",
+        "take 20 times the median of its kind (300; 0: never hung, as for a debugger)",
         metavar="SECONDS",
         parse=non_negative_int,
     ),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-LEAST_SECONDS = 120.0  # no activity is called hung before, see `set_least`
+LEAST_SECONDS = 300.0  # no activity is called hung before, see `set_least`
 # An activity may take so many times the median of its kind in this run, and the longest of them.
 TIMES_THE_MEDIAN, TIMES_THE_LONGEST = 20, 2
 FIRST_SECONDS = 3600.0  # the first of a kind, to which no other can be compared

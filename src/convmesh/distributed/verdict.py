@@ -45,15 +45,17 @@ def hung(
 ) -> Verdict | None:
     """The verdict on processes that make no progress; None while one of all may still make some.
 
-    main, saving: the positions of the two threads of work of each process, by its number. The main
-    threads hang if each is overdue: the one that the others wait for, and those, whose own bounds
-    may be longer. Threads that save hang if each that is not idle is overdue.
+    main, saving: the positions of the two threads of work of each process, by its number. Threads
+    that save hang if each that is not idle is overdue. The main threads hang if each is overdue,
+    the one that the others wait for and those, whose own bounds may be longer; but they may be
+    waiting for a thread that saves.
     """
-    if main and all(position.overdue for position in main.values()):
-        return _hung(main, len(main), named)
     at_work = {i: position for i, position in saving.items() if position.bound is not None}
-    if at_work and all(position.overdue for position in at_work.values()):
-        return _hung(at_work, len(main), named)
+    if at_work:
+        late = all(position.overdue for position in at_work.values())
+        return _hung(at_work, len(main), named) if late else None
+    if all(position.overdue for position in main.values()):
+        return _hung(main, len(main), named)
     return None
 
 

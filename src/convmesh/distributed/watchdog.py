@@ -24,12 +24,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from convmesh.distributed import failure, own_progress, processes, verdict
-from convmesh.distributed.own_progress import MAIN, SAVING, Position
+from convmesh.distributed.own_progress import MAIN, SAVING, Activity, Position
 from convmesh.distributed.verdict import Verdict
 from convmesh.errors import OUT_OF_MEMORY
 
 LOST_SECONDS = 30.0  # without a sign of life, a process is lost
 SUSPECT_SECONDS = 4.0  # the same once a collective has failed, as it does when a connection breaks
+# A process that has not begun its steps may be lost only after so many times as long: sorting the
+# names of 14 million images, it can do nothing else for half a minute.
+_START_TIMES = 4
 _EVERY_SECONDS = 1.0  # between two exchanges
 _JUDGE_SECONDS = 0.25
 _REFUSED_SECONDS = 1.0  # while connections to the coordinator are refused; see `_delay_abort`
@@ -76,8 +79,10 @@ def await_verdict(error: BaseException) -> None:
 
     A collective whose connection breaks fails before anybody knows why.
     """
-    from_xla = type(error).__name__ in _XLA_ERRORS
-    if _watchdog is not None and from_xla and OUT_OF_MEMORY not in str(error):
+    text = str(error)
+    # Where an array is read, the error of gloo, between CPUs, is a ValueError.
+    of_devices = type(error).__name__ in _XLA_ERRORS or "Gloo" in text
+    if _watchdog is not None and of_devices and OUT_OF_MEMORY not in text:
         _watchdog.suspect()
 
 
@@ -183,7 +188,13 @@ class Watchdog:
     def _lost(self, now: float) -> Verdict | None:
         suspects = self._suspects or any(r["suspects"] for r in list(self._reports.values()))
         bound = min(SUSPECT_SECONDS, self._lost_seconds) if suspects else self._lost_seconds
-        silent = [i for i, heard in sorted(self._heard.items()) if now - heard > bound]
+        times = dict.fromkeys(self._heard, 1)
+        if not suspects:
+            starting = Activity.START.what
+            reports = dict(self._reports)
+            times |= {i: _START_TIMES for i in reports if reports[i]["main"]["what"] == starting}
+        silent = [i for i, heard in sorted(self._heard.items()) if now - heard > times[i] * bound]
+        bound *= max((times[i] for i in silent), default=1)
         refused = self._refused_since is not None and now - self._refused_since > _REFUSED_SECONDS
         if self._index and refused:
             silent, bound = [0], _REFUSED_SECONDS

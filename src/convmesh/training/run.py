@@ -99,6 +99,7 @@ class Run:
 
     def __exit__(self, *error: Any) -> None:
         self.stop.enter(Phase.CLOSE)
+        MAIN.enter(Activity.END)
         self._parts.__exit__(*error)
 
     # Before the first step.
@@ -280,6 +281,8 @@ class Run:
                 stack.enter_context(warm_cache(self.data.train, config, self.start_step, shard))
             stack.enter_context(MAIN.during(Activity.COMPILE, step))
             program = self.steps.compile(self.state, batch)
+            # Between CPUs, those that run a program first wait only 30 s for the others to connect.
+            processes.wait_for_all("compiled")
         for hook in self.hooks:
             hook.on_compile(self, step, program)
         if not first:
