@@ -40,8 +40,8 @@ def test_a_killed_process_ends_the_others_that_wait_for_it(two):
     status, out, err = jobs.end(both[0], 25)
     assert (status, out) == (LOST, "")
     assert err.splitlines()[-1] == (
-        "convmesh: error: process 1 was lost after step 1: no sign of life for 4 s; run it again to "
-        "resume"
+        "convmesh: error: process 1 was lost after step 1: no sign of life for 4 s; "
+        "run it again to resume"
     )
 
 

@@ -140,7 +140,7 @@ COMMON_FLAGS = (
     ),
     Flag(
         "--lost-after",
-        "a process without a sign of life for so long is lost: all end with status 76 (30; 3 or more)",
+        "a process without a sign of life for so long is lost, and all end with status 76 (30)",
         metavar="SECONDS",
         parse=seconds_until_lost,
     ),
