@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import trial
 from trial import STEPS, Process, trial_folder
 from undisturbed import Outcome, Reference, check
@@ -211,7 +212,10 @@ def _participate(
     Run.take_step = slowly
     if fault:
         fault.install()
-    return trial.main(flags)
+    status = trial.main(flags)
+    # A forked process skips JAX's own handler at exit, which lets no process end before the others.
+    jax.distributed.shutdown()
+    return status
 
 
 def _finish(recipe: str, folder: Path, count: int) -> None:

@@ -7,6 +7,7 @@ example at a time as a `Record`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,17 @@ class Source(ABC):
     def name(self, index: int) -> str:
         """Return the name of example `index` in messages, without reading the example."""
 
+    def all_names(self) -> Iterator[str]:
+        """Yield the names of all examples in order."""
+        return (self.name(index) for index in range(len(self)))
+
+    def single_labels(self) -> np.ndarray | None:
+        """Return the class id of each example, int32 [n], if each has one and all are known.
+
+        None (the default) if they must be asked for one by one, as `stated_labels`.
+        """
+        return None
+
     def stated_truth(self, index: int) -> bytes:
         """Return what the files state about example `index`: its labels and boxes.
 
@@ -164,6 +176,11 @@ class Subset(Source):
         """Return the name of example `index` of the subset."""
         return self._source.name(int(self._indices[index]))
 
+    def single_labels(self) -> np.ndarray | None:
+        """Return the class id of each example of the subset, as that of its source."""
+        labels = self._source.single_labels()
+        return None if labels is None else labels[self._indices]
+
     def stated_labels(self, index: int) -> np.ndarray | None:
         """Return the class ids that the files state for example `index` of the subset."""
         return self._source.stated_labels(int(self._indices[index]))
@@ -189,13 +206,18 @@ def file_size(path: str | os.PathLike[str]) -> bytes:
         return b""
 
 
+_NAMES_AT_ONCE = 10_000  # are hashed
+
+
 def identity(source: Source) -> dict[str, int | str]:
     """Return the identity of the data for the data order: number of examples, SHA-256 of names.
 
     The result is stored in checkpoints: keys `examples` and `names`.
     """
-    names = "".join([f"{source.name(index)}\n" for index in range(len(source))])
-    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256()
+    names = source.all_names()
+    while part := list(itertools.islice(names, _NAMES_AT_ONCE)):
+        digest.update("".join([f"{name}\n" for name in part]).encode("utf-8", "surrogateescape"))
     return {"examples": len(source), "names": digest.hexdigest()}
 
 

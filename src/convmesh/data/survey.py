@@ -53,6 +53,9 @@ def survey(source: Source) -> Survey:
 
 def _count_per_class(source: Source) -> np.ndarray | None:
     """Return how many examples contain each class, int64 [classes]; None as in `Survey`."""
+    labels_of_all = source.single_labels()
+    if labels_of_all is not None:
+        return np.bincount(labels_of_all, minlength=len(source.classes))
     if source.stated_labels(0) is None:
         return None
     counts = np.zeros(len(source.classes), np.int64)

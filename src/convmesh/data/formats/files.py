@@ -32,7 +32,8 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _JUNK
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself; reading it fails by its name
@@ -53,7 +54,7 @@ def list_files(folder: Path) -> list[str]:
         for entry in os.scandir(path):
             if is_hidden(entry.name):
                 continue
-            if _is_folder(entry):
+            if is_folder(entry):
                 visit(entry.path, f"{prefix}{entry.name}/", parents | {real})
             else:
                 found.append(prefix + entry.name)
@@ -83,7 +84,7 @@ def contents(folder: Path) -> Contents:
                     continue
                 image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
                 kind = found.images if image else found.others
-                (found.folders if _is_folder(entry) else kind).append(entry.name)
+                (found.folders if is_folder(entry) else kind).append(entry.name)
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
     return Contents(*map(sorted, found))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from convmesh.data.formats import split_names
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import contents, has_images, subfolders
-from convmesh.data.formats.folder.tree import PARTS
+from convmesh.data.formats.folder.folder_tree import PARTS
 from convmesh.data.problems import Problem
 from convmesh.errors import ConfigError, DataError
 

@@ -243,7 +243,9 @@ def test_linked_folders_are_followed(tmp_path):
     make(tmp_path / "more", "a.png", "b.png")
     (root / "train/cat/linked").symlink_to(tmp_path / "more")
     cat = find_class_folders(root).splits["train"][0]
-    assert cat.files == [f"train/cat/{name}.png" for name in ("0", "1", "linked/a", "linked/b")]
+    assert list(cat.files) == [
+        f"train/cat/{name}.png" for name in ("0", "1", "linked/a", "linked/b")
+    ]
 
 
 # Names.

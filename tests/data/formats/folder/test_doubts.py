@@ -84,7 +84,7 @@ def test_class_folders_in_a_folder_beside_others_are_refused(tmp_path, tops):
 def test_masks_in_class_folders_are_left_out_and_counted(tmp_path, top, given):
     make(tmp_path, f"{top}cat/images", f"{top}cat/masks", f"{top}dog", f"{top}dog/Labels")
     found = find_class_folders(tmp_path, given)
-    assert sum(len(folder.files) for folder in found.splits["train"]) == 4
+    assert sum(len(list(folder.files)) for folder in found.splits["train"]) == 4
     (problem,) = map(str, found.problems)
     assert "4 images in folders of masks or labels in the class folders, such as" in problem
 
@@ -92,7 +92,7 @@ def test_masks_in_class_folders_are_left_out_and_counted(tmp_path, top, given):
 def test_masks_in_the_splits_of_classes_are_left_out(tmp_path):
     make(tmp_path, *(f"{name}/train/{part}" for name in ("a", "b") for part in ("images", "masks")))
     found = find_class_folders(tmp_path)
-    assert [len(folder.files) for folder in found.splits["train"]] == [2, 2]
+    assert [len(list(folder.files)) for folder in found.splits["train"]] == [2, 2]
     assert len(found.problems) == 2
 
 

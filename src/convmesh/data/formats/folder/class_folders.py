@@ -14,9 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convmesh.data.formats import split_names
-from convmesh.data.formats.files import has_images, list_files, normal_name, subfolders
+from convmesh.data.formats.files import has_images, normal_name, subfolders
 from convmesh.data.formats.folder import doubts
-from convmesh.data.formats.folder.tree import PARTS, Folder, count_images, is_image, name_key
+from convmesh.data.formats.folder.folder_tree import (
+    PARTS,
+    Folder,
+    Times,
+    count_images,
+    is_image,
+    name_key,
+    read_tree,
+)
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError, some
 
@@ -30,14 +38,30 @@ _NUMBERED_SPLIT = re.compile(r"(train|test|val|valid)(ing)?[\W_]*\d+")  # test1,
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A class in a split: name of the class, path of its folder, and files in and below it.
-
-    Paths are relative to the root of the data set; files are sorted.
-    """
+    """A class in a split: its name, its folder, and the paths of folders of masks in that."""
 
     name: str
-    path: str
-    files: list[str]
+    folder: Folder
+    masks: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The path of the folder, relative to the root of the data set."""
+        return self.folder.path
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The files in and below it but for masks, sorted as `Folder.files`."""
+        return (path for path in self.folder.files() if not self.is_mask(path))
+
+    def folders_with_images(self) -> list[str]:
+        """Return the paths of the folders in and below it that hold images, but for masks."""
+        holding = (folder.path for folder in self.folder.walk() if folder.loose)
+        return [path for path in holding if not self.is_mask(path)]
+
+    def is_mask(self, path: str) -> bool:
+        """Return whether a file or folder is, or lies in, a folder of masks."""
+        return bool(self.masks) and f"{path}/".startswith(self.masks)
 
 
 @dataclass
@@ -50,15 +74,18 @@ class ClassFolders:
 
 
 def find_class_folders(
-    root: Path, given: Collection[str] = (), split_keys: Sequence[str] = ("train",)
+    root: Path,
+    given: Collection[str] = (),
+    split_keys: Sequence[str] = ("train",),
+    times: Times | None = None,
 ) -> ClassFolders:
     """Return the class folders of each split of `root`; none if there are no images in folders.
 
     given: names that the user states to be classes. split_keys: names of the splits in the config,
-    that of the training split first. Raises DataError if it is not clear which folders are the
-    classes.
+    that of the training split first. times: gets the time of each folder. Raises DataError if it is
+    not clear which folders are the classes.
     """
-    top = Folder("", list_files(root))
+    top = read_tree(root, times)
     known = {normal_name(name) for name in given}
     splits = _split_folders(top, split_keys, known)
     if splits:
@@ -240,7 +267,7 @@ def _classes_in(
     names = {*parent.folders, *(path.name for path in subfolders(root / parent.path))}
     found, masks, problems = [], list[str](), list[Problem]()
     for name in sorted(names):
-        folder = parent.folders.get(name, Folder(parent.join(name), []))
+        folder = parent.folders.get(name, Folder(parent.join(name)))
         if _is_left_out(folder, parent, known):
             continue
         if parent.path and folder.images and not known and _is_loose(folder, _name(parent)):
@@ -258,10 +285,9 @@ def _classes_in(
 def _class_folder(name: str, folder: Folder) -> tuple[ClassFolder, list[str]]:
     """Return a folder as a class, and its images that are masks: CLASS/masks/*."""
     masks = tuple(f"{path}/" for path in doubts.masks_in(folder))
-    files = folder.files()
-    apart = [path for path in files if path.startswith(masks) and is_image(path)] if masks else []
-    kept = [path for path in files if not path.startswith(masks)] if masks else files
-    return ClassFolder(normal_name(name), folder.path, kept), apart
+    found = ClassFolder(normal_name(name), folder, masks)
+    files = folder.files() if masks else iter(())
+    return found, [path for path in files if found.is_mask(path) and is_image(path)]
 
 
 def _about_doubtful_name(folder: Folder, parent: Folder, split: str) -> Problem:
@@ -283,7 +309,7 @@ def _about_doubtful_name(folder: Folder, parent: Folder, split: str) -> Problem:
 
 def _about_loose(parent: Folder, known: Collection[str], split: str = "") -> Iterator[Problem]:
     """Yield a warning for the images beside the class folders."""
-    apart = [parent.join(name) for name in parent.loose]
+    apart = [parent.join(name) for name in parent.loose_names()]
     for folder in parent.with_images.values():
         if _is_left_out(folder, parent, known):
             apart += filter(is_image, folder.files())
@@ -380,12 +406,13 @@ def _about_level(
     """
     inner = dict[str, set[str]]()
     for folder in folders:
-        images = [path for path in folder.files if is_image(path)]
-        below = Folder(folder.path, [path.removeprefix(f"{folder.path}/") for path in images])
-        while not below.loose and len(below.folders) == 1 and below.folders.keys() <= PARTS:
-            (below,) = below.folders.values()  # CLASS/images/*.jpg
-        if images:
-            inner[folder.path] = set() if below.loose else {*below.folders}
+        below = folder.folder
+        holding = _holding_images(folder, below)
+        while not below.loose and len(holding) == 1 and holding.keys() <= PARTS:
+            (below,) = holding.values()  # CLASS/images/*.jpg
+            holding = _holding_images(folder, below)
+        if below.loose or holding:
+            inner[folder.path] = set() if below.loose else {*holding}
     if {folder.name for folder in folders} <= {*known}:
         return
     common = set.intersection(*inner.values()) if len(inner) > 1 else set()
@@ -404,9 +431,15 @@ def _about_level(
         yield Problem(deep[0], what, error=False, split=split)
 
 
+def _holding_images(owner: ClassFolder, folder: Folder) -> dict[str, Folder]:
+    """Return the folders with images in a folder of a class, by name, without those of masks."""
+    found = folder.with_images
+    return {name: one for name, one in found.items() if not owner.is_mask(one.path)}
+
+
 def _about_classes_in_classes(folders: Sequence[ClassFolder], split: str) -> Iterator[Problem]:
     """Yield a warning if folders in class folders have the names of other classes."""
-    given = [(folder.name, folder.path, folder.files) for folder in folders]
+    given = [(one.name, one.path, one.folders_with_images()) for one in folders]
     found = list(doubts.classes_in_classes(given))
     if found:
         what = f"{len(found)} folders" if len(found) > 1 else "1 folder"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,10 @@ from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.formats import split_names, unread
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import normal_name, root_folder, subfolders
-from convmesh.data.formats.folder.class_folders import (
-    ClassFolder,
-    find_class_folders,
-    holds_class_folders,
-)
-from convmesh.data.formats.folder.tree import is_image, name_key
+from convmesh.data.formats.folder.class_folders import holds_class_folders
+from convmesh.data.formats.folder.folder_tree import name_key
+from convmesh.data.formats.folder.index import open_listing
+from convmesh.data.formats.folder.listing import SplitListing
 from convmesh.data.record import DataSet, Record, Source, file_size
 from convmesh.errors import ConfigError, DataError, nearest
 
@@ -64,15 +64,15 @@ class FolderSet(DataSet):
         self._root = root_folder(config)
         given = tuple(config.data.classes)
         split_keys = [key for key in (config.data.train_split, config.data.eval_split) if key]
-        found = find_class_folders(self._root, given, split_keys)
-        self._folders, self._aliases, self.problems = found.splits, found.aliases, found.problems
+        found = open_listing(self._root, given, split_keys)
+        self._listed, self._aliases, self.problems = found.splits, found.aliases, found.problems
         self._train_split = self._aliases.get(config.data.train_split, config.data.train_split)
-        self.splits = tuple(self._folders)
+        self.splits = tuple(self._listed)
         crops = config.data.augment
         self._shrink = augment.Shrink(
             input_sizes(config)[-1], tuple(crops.crop), crops.quarter_turn > 0
         )
-        names = {folder.name for folders in self._folders.values() for folder in folders}
+        names = {name for listed in self._listed.values() for name in listed.classes}
         self.classes: tuple[str, ...] = given or tuple(sorted(names))
         if not names:
             raise ConfigError(
@@ -88,14 +88,14 @@ class FolderSet(DataSet):
 
     def source(self, split: str, training: bool) -> FolderSource:
         """Return one split; `training`: reject empty classes. Raises ConfigError, DataError."""
-        split = split if split in self._folders else self._aliases.get(split, split)
-        if split not in self._folders:
+        split = split if split in self._listed else self._aliases.get(split, split)
+        if split not in self._listed:
             raise ConfigError(
                 f"data: no split {split!r} in {self._root}; it has {', '.join(self.splits)}"
                 f"{nearest(split, self.splits)}"
             )
         shrink = self._shrink if training else None
-        source = FolderSource(self._root, split, self._folders[split], self.classes, shrink)
+        source = FolderSource(self._root, split, self._listed[split], self.classes, shrink)
         if training and source.empty_folders:
             empty = source.empty_folders[0]
             below = f"{empty.relative_to(self._root).as_posix()}/"
@@ -109,21 +109,22 @@ class FolderSet(DataSet):
     def _check_classes(self, given: bool) -> None:
         """Raise DataError for the folder of an unknown class; given: `data.classes` is set."""
         known = {normal_name(name) for name in self.classes}
-        trained = {folder.name for folder in self._folders.get(self._train_split, ())}
+        training = self._listed.get(self._train_split)
+        trained = {*training.classes} if training else set()
         keys = {name_key(name): name for name in (known if given else trained)}
-        for split, folders in self._folders.items():
-            for folder in folders:
-                path = self._root / folder.path
-                alike = keys.get(name_key(folder.name), folder.name)
-                hint = "" if alike == folder.name else f"; {alike!r} is: rename the folder to it"
-                if folder.name not in known:
+        for split, listed in self._listed.items():
+            for name, folder in zip(listed.classes, listed.folders, strict=True):
+                path = self._root / folder
+                alike = keys.get(name_key(name), name)
+                hint = "" if alike == name else f"; {alike!r} is: rename the folder to it"
+                if name not in known:
                     raise DataError(
-                        f"{path}: class {folder.name!r} is not in data.classes"
-                        f"{hint or nearest(folder.name, self.classes)}"
+                        f"{path}: class {name!r} is not in data.classes"
+                        f"{hint or nearest(name, self.classes)}"
                     )
-                if not given and trained and folder.name not in trained:
+                if not given and trained and name not in trained:
                     raise DataError(
-                        f"{path}: class {folder.name!r} is in split {split} and not in"
+                        f"{path}: class {name!r} is in split {split} and not in"
                         f" {self._train_split}{hint or '; add images there or remove the folder'}"
                     )
 
@@ -137,58 +138,72 @@ class FolderSource(Source):
         self,
         root: Path,
         split: str,
-        folders: Sequence[ClassFolder],
+        listed: SplitListing,
         classes: tuple[str, ...],
         shrink: images.Shrink | None = None,
     ):
-        """List the images of `folders`, one folder per class, sorted.
+        """Order the images of `listed` by class id.
 
         shrink: how much smaller large JPEGs may be decoded. Raises DataError if there are no
         images.
         """
         self.split, self.classes, self._shrink = split, classes, shrink
-        self._root = str(root)
-        self._files: list[str] = []
-        self._labels: list[int] = []
-        ignored, empty = list[str](), list[Path]()
+        self._root, self._images = str(root), listed.images
         ids = {normal_name(name): i for i, name in enumerate(classes)}
-        for folder in sorted(folders, key=lambda folder: ids[folder.name]):
-            found = [name for name in folder.files if is_image(name)]
-            self._files += found
-            self._labels += [ids[folder.name]] * len(found)
-            ignored += [name for name in folder.files if not is_image(name)]
-            if not found:
-                empty.append(root / folder.path)
-        self.ignored_files, self.empty_folders = ignored, empty
-        if not self._files:
+        order = sorted(range(len(listed.classes)), key=lambda i: ids[listed.classes[i]])
+        starts = [0, *itertools.accumulate(listed.counts)]
+        self._ids = [ids[listed.classes[i]] for i in order]
+        self._starts = [starts[i] for i in order]  # of each class in the listing
+        self._counts = [listed.counts[i] for i in order]
+        self._ends = list(itertools.accumulate(self._counts))  # of each class in this source
+        self.ignored_files = [path for i in order for path in listed.ignored[i]]
+        self.empty_folders = [root / listed.folders[i] for i in order if not listed.counts[i]]
+        if not self._images:
             raise DataError(f"{root}: no images in split {split!r}")
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self._files)
+        return len(self._images)
+
+    def _at(self, index: int) -> tuple[str, int]:
+        """Return path and class id of image `index`. Raises IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        group = bisect.bisect_right(self._ends, index)
+        within = index - self._ends[group] + self._counts[group]
+        return self._images[self._starts[group] + within], self._ids[group]
 
     def __getitem__(self, index: int) -> Record:
         """Return image `index`; its id is counted from 1. Raises BadExample naming the file."""
-        name = self._files[index]
+        name, label = self._at(index)
         image = images.read_image(os.path.join(self._root, name), self._shrink)
-        return Record(image, index + 1, name, label=self._labels[index])
+        return Record(image, index + 1, name, label=label)
 
     def name(self, index: int) -> str:
         """Return the path of image `index`, relative to the root of the data set."""
-        return self._files[index]
+        return self._at(index)[0]
+
+    def all_names(self) -> Iterator[str]:
+        """Yield the paths of all images."""
+        for start, count in zip(self._starts, self._counts, strict=True):
+            yield from self._images.part(start, start + count)
+
+    def single_labels(self) -> np.ndarray:
+        """Return the class id of each image, int32 [n]."""
+        return np.repeat(np.array(self._ids, np.int32), self._counts)
 
     def stored_bits(self, index: int) -> int:
         """Return the bits of a channel of image `index`, from its header."""
-        return images.read_stored_bits(os.path.join(self._root, self._files[index]))
+        return images.read_stored_bits(os.path.join(self._root, self.name(index)))
 
     def stated_labels(self, index: int) -> np.ndarray:
         """Return the class id of image `index`, int64 [1], without reading it."""
-        return np.array([self._labels[index]])
+        return np.array([self._at(index)[1]])
 
     def stated_truth(self, index: int) -> bytes:
         """Return the class id of image `index`."""
-        return b"%d " % self._labels[index]
+        return b"%d " % self._at(index)[1]
 
     def stated_size(self, index: int) -> bytes:
         """Return the size of the file of image `index`."""
-        return file_size(os.path.join(self._root, self._files[index]))
+        return file_size(os.path.join(self._root, self.name(index)))

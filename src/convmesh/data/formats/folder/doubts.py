@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convmesh.data.formats import split_names
 from convmesh.data.formats.files import contents, normal_name
-from convmesh.data.formats.folder.tree import PARTS, Folder, is_image, name_key
+from convmesh.data.formats.folder.folder_tree import PARTS, Folder, is_image, name_key
 from convmesh.errors import DataError, some
 
 _IMAGE_PARTS = frozenset("images image imgs img jpegimages".split())
@@ -130,7 +130,7 @@ def _below(folder: Folder) -> Folder:
 
 def _few_loose(folder: Folder) -> bool:
     """Return whether almost all images are in the folders in `folder`: a logo may be beside."""
-    loose = len(folder.loose)
+    loose = folder.loose
     return loose <= max(2, folder.images // 20) and 2 * loose < folder.images
 
 
@@ -143,12 +143,12 @@ def _classes(folder: Folder) -> list[str]:
 def classes_in_classes(folders: Collection[tuple[str, str, list[str]]]) -> Iterator[str]:
     """Yield the path of each folder in a class that has the name of another class.
 
-    folders: name, path and files of each class.
+    folders: name and path of each class, and the folders in and below it that hold images.
     """
     names = {name_key(name) for name, _, _ in folders}
-    for own, path, files in folders:
+    for own, path, holding in folders:
         found = set[str]()
-        for folder in {os.path.dirname(file) for file in files if is_image(file)}:
+        for folder in holding:
             parts = folder[len(path) + 1 :].split("/")
             for i, part in enumerate(parts):
                 if name_key(part) in names - {name_key(own)}:
