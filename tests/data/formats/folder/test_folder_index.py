@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from convmesh.data.formats.folder import index
-from convmesh.data.formats.folder.index import open_listing
+from convmesh.data.formats.folder import folder_index as index
+from convmesh.data.formats.folder.folder_index import open_listing
 
 HOUR = 3600
 

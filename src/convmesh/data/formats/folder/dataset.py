@@ -18,8 +18,8 @@ from convmesh.data.formats import split_names, unread
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import normal_name, root_folder, subfolders
 from convmesh.data.formats.folder.class_folders import holds_class_folders
+from convmesh.data.formats.folder.folder_index import open_listing
 from convmesh.data.formats.folder.folder_tree import name_key
-from convmesh.data.formats.folder.index import open_listing
 from convmesh.data.formats.folder.listing import SplitListing
 from convmesh.data.record import DataSet, Record, Source, file_size
 from convmesh.errors import ConfigError, DataError, nearest
