@@ -3,9 +3,10 @@
     python tools/listing_table.py --files 14000000 --classes 21000
 
 The folders are made up: what the file system answers is computed, so that neither its speed nor
-14 million files are needed. Each start is a process of its own, which opens the data set, computes
-its identity and its survey, and draws the order of an epoch: what training does before it reads an
-image. Memory is the largest resident size, of which mapped files are shared by all processes.
+14 million files are needed. Each start is a process of its own, which opens the data set, holds
+images out for evaluation, computes the identity and the survey, and draws the order of an epoch:
+what training does before it reads an image. Memory is the largest resident size, which includes
+mapped files, that all processes share.
 """
 
 import argparse
@@ -78,7 +79,7 @@ class Entry:
 def start(files: int, classes: int) -> None:
     """Opens the data set; prints seconds and megabytes of each part."""
     from convmesh.config import defaults
-    from convmesh.data import order
+    from convmesh.data import order, splits
     from convmesh.data.formats import files as format_files
     from convmesh.data.formats.folder import dataset, folder_index, folder_tree
     from convmesh.data.record import identity
@@ -90,7 +91,7 @@ def start(files: int, classes: int) -> None:
     fake.path = SimpleNamespace(**{n: getattr(os.path, n) for n in dir(os.path) if n[0] != "_"})
     fake.path.realpath = lambda path: str(path)
     config = defaults("classify")
-    config.data.root = str(ROOT)
+    config.data.root, config.data.format = str(ROOT), "folder"
     for module in (folder_tree, folder_index, format_files):
         mock.patch.object(module, "os", fake).start()
     mock.patch.object(dataset, "root_folder", lambda config: ROOT).start()
@@ -105,8 +106,9 @@ def start(files: int, classes: int) -> None:
         since = now
 
     report("imports")
-    source = dataset.FolderSet(config).source("train", training=True)
-    report(f"opened {len(source):,} images")
+    data = splits.open_data(config)
+    source = data.train
+    report(f"opened {len(source):,} images to train on, {len(data.eval):,} held out")
     identity(source)
     report("identity")
     survey(source)

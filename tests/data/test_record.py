@@ -94,6 +94,12 @@ class Named(Numbers):
         return self.names[index]
 
 
+@pytest.mark.parametrize("indices", [[1, 4, 7], [7, 2], [3, 3], []])
+def test_all_names_of_a_subset_are_in_its_order(indices):
+    part = Subset(Numbers(), indices, "val")
+    assert list(part.all_names()) == [part.name(i) for i in range(len(indices))]
+
+
 def test_the_identity_tells_where_one_name_ends_and_the_next_begins():
     assert identity(Named("ab", "c"))["names"] != identity(Named("a", "bc"))["names"]
 

@@ -158,7 +158,7 @@ class DataSet(ABC):
 class Subset(Source):
     """A selection of the examples of another source, in the given order."""
 
-    def __init__(self, source: Source, indices: Sequence[int], split: str):
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray, split: str):
         """Select examples `indices` of `source`; `split` names the selection."""
         self._source, self._indices = source, np.asarray(indices, np.int64)
         self.classes, self.task, self.split = source.classes, source.task, split
@@ -175,6 +175,14 @@ class Subset(Source):
     def name(self, index: int) -> str:
         """Return the name of example `index` of the subset."""
         return self._source.name(int(self._indices[index]))
+
+    def all_names(self) -> Iterator[str]:
+        """Yield the names of all examples of the subset in order."""
+        if (np.diff(self._indices) <= 0).any():
+            return super().all_names()
+        chosen = np.zeros(len(self._source), bool)
+        chosen[self._indices] = True
+        return itertools.compress(self._source.all_names(), chosen)  # quicker than one by one
 
     def single_labels(self) -> np.ndarray | None:
         """Return the class id of each example of the subset, as that of its source."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.data.formats.registry import open_dataset
@@ -107,8 +108,8 @@ def used_splits(
     if name is None:
         order, count = _shuffled(len(train)), _held_out_count(len(train), config)
         return [
-            UsedSplit(train_split, train, sorted(order[count:])),
-            UsedSplit(HELD_OUT, train, sorted(order[:count])),
+            UsedSplit(train_split, train, np.sort(order[count:]).tolist()),
+            UsedSplit(HELD_OUT, train, np.sort(order[:count]).tolist()),
         ]
     used = [(train_split, train)]
     if name != train_split:
@@ -154,14 +155,14 @@ def _without_held_out(dataset: DataSet, config: ConfigDict, training: bool) -> S
     if _eval_split(dataset, config) or not config.data.val_fraction:
         return source
     kept = _shuffled(len(source))[_held_out_count(len(source), config) :]
-    return Subset(source, sorted(kept), source.split)
+    return Subset(source, np.sort(kept), source.split)
 
 
 def _held_out_part(dataset: DataSet, config: ConfigDict) -> Source:
     _check_can_hold_out(dataset, config)
     source = dataset.source(config.data.train_split, training=False)
     held_out = _shuffled(len(source))[: _held_out_count(len(source), config)]
-    return Subset(source, sorted(held_out), HELD_OUT)
+    return Subset(source, np.sort(held_out), HELD_OUT)
 
 
 def _check_can_hold_out(dataset: DataSet, config: ConfigDict) -> None:
@@ -181,6 +182,6 @@ def _held_out_count(size: int, config: ConfigDict) -> int:
     return min(size - 1, max(1, round(size * config.data.val_fraction)))
 
 
-def _shuffled(size: int) -> list[int]:
+def _shuffled(size: int) -> np.ndarray:
     # A function of the number of examples alone: the same on every machine and in every run.
-    return permutation(size, _HOLD_OUT_KEY).tolist()
+    return permutation(size, _HOLD_OUT_KEY)
