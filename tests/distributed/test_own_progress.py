@@ -34,7 +34,7 @@ def steps(track, clock, *seconds):
 
 
 def test_the_first_of_a_kind_is_bounded_by_an_hour(clock, least):
-    track = Track(Activity.START, clock)
+    track = Track(Activity.OUTSIDE, clock)
     assert track.position().bound is None
     steps(track, clock, 1.0, 1.0)
     assert track.position().bound == own_progress.FIRST_SECONDS
@@ -47,7 +47,7 @@ def test_the_first_of_a_kind_is_bounded_by_an_hour(clock, least):
     [((0.125, 0.125, 0.125), 5.0), ((1.0, 2.0, 3.0), 40.0), ((1.0, 1.0, 1.0, 30.0), 60.0)],
 )
 def test_later_ones_by_the_median_and_by_the_longest(clock, least, seconds, bound):
-    track = Track(Activity.START, clock)
+    track = Track(Activity.OUTSIDE, clock)
     steps(track, clock, *seconds)
     clock.now += bound
     assert track.position().bound == bound
@@ -60,14 +60,14 @@ def test_later_ones_by_the_median_and_by_the_longest(clock, least, seconds, boun
 def test_a_bound_of_0_is_none(clock, monkeypatch):
     monkeypatch.setattr(own_progress, "_least_seconds", 5.0)
     own_progress.set_least(0)
-    track = Track(Activity.START, clock)
+    track = Track(Activity.OUTSIDE, clock)
     steps(track, clock, 1.0, 1.0, 1.0)
     clock.now += 1e6
     assert not track.position().overdue
 
 
 def test_an_activity_within_another_has_its_own_time(clock, least):
-    track = Track(Activity.START, clock)
+    track = Track(Activity.OUTSIDE, clock)
     steps(track, clock, 1.0, 1.0, 1.0)
     clock.now += 50
     with track.during(Activity.SAVE, 3):
@@ -82,7 +82,7 @@ def test_an_activity_within_another_has_its_own_time(clock, least):
 
 
 def test_points_are_counted(clock):
-    track = Track(Activity.START, clock)
+    track = Track(Activity.OUTSIDE, clock)
     track.enter(Activity.STEP, 1)
     track.arrive()
     with track.during(Activity.SAVE):
@@ -91,7 +91,7 @@ def test_points_are_counted(clock):
 
 
 def test_a_suspended_process_is_forgiven(clock, least):
-    track = Track(Activity.START, clock)
+    track = Track(Activity.OUTSIDE, clock)
     steps(track, clock, 1.0, 1.0, 1.0)
     clock.now += 1000
     track.forgive()

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import jobs
@@ -137,3 +139,24 @@ def test_an_error_of_the_devices_is_not_taken_for_a_lost_process(job):
     status, _, err = jobs.end(job(body, "--num-processes", "2"), 60)
     assert status == 1
     assert "process 1 failed: JaxRuntimeError: INTERNAL: broken" in err
+
+
+def test_a_script_may_end_before_another_process_does(tmp_path):
+    # Without the command line, which waits for all.
+    script = tmp_path / "script.py"
+    script.write_text("""
+import sys, time
+from convmesh import simulate_devices
+from convmesh.distributed import launch, processes, watchdog
+simulate_devices(1)
+watchdog.set_bounds(3, None)
+watchdog._OUTSIDE_TIMES = 1
+launch.start(sys.argv[1], 2, int(sys.argv[2]))
+processes.wait_for_all("here")
+if processes.index() == int(sys.argv[3]): time.sleep(6)
+print("done")
+""")
+    for late in (0, 1):
+        command = [sys.executable, str(script), jobs.free_address()]
+        both = [subprocess.Popen([*command, str(i), str(late)], **jobs.PIPES) for i in range(2)]
+        assert [jobs.end(process, 60)[:2] for process in both] == [(0, "done\n")] * 2

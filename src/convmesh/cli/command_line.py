@@ -61,8 +61,9 @@ def _run(call: Call, argv: list[str]) -> int:
         watchdog.set_bounds(args.lost_after, args.hung_after)
         with joining:
             launch.start(*job, args.start_timeout)
-        if call.command.resumes:
+        if call.command.resumes and not failure.watched():
             watchdog.start()
+            stack.callback(watchdog.stop)
         same_run.check_same_program(_stated(call))
         status = call.command.load()(args, call.overrides)
     failure.finish()

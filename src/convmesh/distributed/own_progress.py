@@ -30,7 +30,7 @@ class Activity(enum.Enum):
     """What a process does, as a message names it, and after how many it is bounded by them."""
 
     IDLE = "idle", 0  # never bounded
-    START = "starting", 0  # never bounded: --start-timeout is
+    OUTSIDE = "before or after training", 0  # never bounded: at the start, --start-timeout is
     COMPILE = "compiling", 1
     STEP = "a training step", _LEAST_MEASURED
     EVALUATE = "a batch of an evaluation", _LEAST_MEASURED
@@ -130,7 +130,7 @@ class Track:
         return Position(arrivals, activity.what, step, seconds, longest, bound)
 
 
-MAIN = Track(Activity.START)  # the main thread: steps, evaluations, and the copying part of saves
+MAIN = Track(Activity.OUTSIDE)  # the main thread: steps, evaluations, and the copying part of saves
 SAVING = Track()  # the thread that writes a checkpoint
 
 

@@ -12,6 +12,7 @@ and one holds a connection to the coordinator, to know at once when process 0 is
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import signal
@@ -30,9 +31,9 @@ from convmesh.errors import OUT_OF_MEMORY
 
 LOST_SECONDS = 30.0  # without a sign of life, a process is lost
 SUSPECT_SECONDS = 4.0  # the same once a collective has failed, as it does when a connection breaks
-# A process that has not begun its steps may be lost only after so many times as long: sorting the
-# names of 14 million images, it can do nothing else for half a minute.
-_START_TIMES = 4
+# A process that does not train yet, or no more, is lost only after so many times as long: while it
+# parses a large file, it may do nothing else.
+_OUTSIDE_TIMES = 4
 _EVERY_SECONDS = 1.0  # between two exchanges
 _JUDGE_SECONDS = 0.25
 _REFUSED_SECONDS = 1.0  # while connections to the coordinator are refused; see `_delay_abort`
@@ -69,9 +70,11 @@ def start(coordinator: tuple[str, int] | None = None) -> None:
 
 
 def stop() -> None:
-    """Stops it: this process is about to end, and so may the others."""
+    """Stops it, since this process ends what it does, and so may the others."""
+    global _watchdog
     if _watchdog is not None:
         _watchdog.stop()
+        _watchdog = None
 
 
 def await_verdict(error: BaseException) -> None:
@@ -108,6 +111,8 @@ class Watchdog:
         """Starts the threads."""
         if self._count > 1:
             _delay_abort()
+            # Runs before JAX's own handler, in which this process waits for the others to end too.
+            atexit.register(self._leave)
             threading.Thread(target=self._exchange, name="convmesh-report", daemon=True).start()
         if self._index:
             threading.Thread(target=self._connect, name="convmesh-connect", daemon=True).start()
@@ -116,6 +121,15 @@ class Watchdog:
     def stop(self) -> None:
         """Ends no process from now on."""
         self._stopped.set()
+
+    def _leave(self) -> None:
+        """Tells the others that this process will be silent, and why."""
+        if not self._stopped.is_set():
+            self.stop()
+            report = {"number": -1, "suspects": False, "leaves": True, **_own_positions()}
+            told = threading.Thread(target=self._publish, args=(report,), daemon=True)
+            told.start()
+            told.join(2)
 
     def suspect(self) -> None:
         """Waits until a suspected process must have been found lost, if one is."""
@@ -131,8 +145,7 @@ class Watchdog:
             report = {"number": number, "suspects": self._suspects, **_own_positions()}
             wanted = f"{_REPORT}/" if self._index == 0 else f"{_REPORT}/0/"
             try:
-                key = f"{_REPORT}/{self._index}/now"
-                store.key_value_set(key, json.dumps(report), allow_overwrite=True)
+                self._publish(report)
                 found = store.key_value_dir_get(wanted)
                 if len(self._machines) < self._count:
                     self._machines = processes.machines_of_all()
@@ -141,8 +154,14 @@ class Watchdog:
             for name, text in found:
                 self._note(int(name.split("/")[-2]), json.loads(text))
 
+    def _publish(self, report: Mapping[str, Any]) -> None:
+        key, store = f"{_REPORT}/{self._index}/now", processes.coordination_client()
+        store.key_value_set(key, json.dumps(report), allow_overwrite=True)
+
     def _note(self, process: int, report: Mapping[str, Any]) -> None:
-        if self._numbers.get(process) != report["number"]:
+        if report.get("leaves"):
+            self._heard.pop(process, None)
+        elif self._numbers.get(process) != report["number"]:
             self._numbers[process] = report["number"]
             self._reports[process], self._heard[process] = report, time.monotonic()
 
@@ -179,24 +198,25 @@ class Watchdog:
             if now - last > _SUSPENDED_SECONDS:
                 MAIN.forgive()
                 SAVING.forgive()
-                self._heard = dict.fromkeys(self._heard, now)
+                self._heard = dict.fromkeys(dict(self._heard), now)
                 self._hung = self._refused_since = None
             last = now
             if (found := self._lost(now) or self._hang(now)) and not self._stopped.is_set():
                 failure.end_by_verdict(found)
 
     def _lost(self, now: float) -> Verdict | None:
-        suspects = self._suspects or any(r["suspects"] for r in list(self._reports.values()))
+        # Copied, since the other thread changes them.
+        heard, reports = dict(self._heard), dict(self._reports)
+        suspects = self._suspects or any(report["suspects"] for report in reports.values())
         bound = min(SUSPECT_SECONDS, self._lost_seconds) if suspects else self._lost_seconds
-        times = dict.fromkeys(self._heard, 1)
+        times = dict.fromkeys(heard, 1)
         if not suspects:
-            starting = Activity.START.what
-            reports = dict(self._reports)
-            times |= {i: _START_TIMES for i in reports if reports[i]["main"]["what"] == starting}
-        silent = [i for i, heard in sorted(self._heard.items()) if now - heard > times[i] * bound]
+            outside = Activity.OUTSIDE.what
+            times |= {i: _OUTSIDE_TIMES for i in reports if reports[i]["main"]["what"] == outside}
+        silent = [i for i, last in sorted(heard.items()) if now - last > times[i] * bound]
         bound *= max((times[i] for i in silent), default=1)
         refused = self._refused_since is not None and now - self._refused_since > _REFUSED_SECONDS
-        if self._index and refused:
+        if self._index and heard and refused:
             silent, bound = [0], _REFUSED_SECONDS
         if not silent:
             return None
@@ -206,7 +226,7 @@ class Watchdog:
         """The verdict of process 0 on all, once it has been the same for `_CONFIRM_SECONDS`."""
         if self._index or len(self._reports) < self._count - (1 if self._count == 1 else 0):
             return None
-        reports = self._reports | {0: _own_positions()}
+        reports = dict(self._reports) | {0: _own_positions()}
         main = {i: Position(**report["main"]) for i, report in reports.items()}
         saving = {i: Position(**report["saving"]) for i, report in reports.items()}
         found = verdict.hung(main, saving, self._named)

@@ -100,7 +100,10 @@ class Run:
     def __exit__(self, *error: Any) -> None:
         self.stop.enter(Phase.CLOSE)
         MAIN.enter(Activity.END)
-        self._parts.__exit__(*error)
+        try:
+            self._parts.__exit__(*error)
+        finally:
+            MAIN.enter(Activity.OUTSIDE)  # what a script does now has no bound
 
     # Before the first step.
 
