@@ -97,6 +97,7 @@ class Watchdog:
         self._coordinator = coordinator
         self._index, self._count = processes.index(), processes.count()
         self._lost_seconds, self._stopped = lost_seconds, threading.Event()
+        self._leaves, self._wake, self._left = False, threading.Event(), threading.Event()
         self._suspects = False  # this process, or for process 0 any other
         now = time.monotonic()
         judged = range(1, self._count) if self._index == 0 else [0]
@@ -121,15 +122,15 @@ class Watchdog:
     def stop(self) -> None:
         """Ends no process from now on."""
         self._stopped.set()
+        self._wake.set()
 
     def _leave(self) -> None:
-        """Tells the others that this process will be silent, and why."""
+        """Tells the others that this process will be silent from now on."""
         if not self._stopped.is_set():
+            self._leaves = True
+            self._wake.set()
+            self._left.wait(2)
             self.stop()
-            report = {"number": -1, "suspects": False, "leaves": True, **_own_positions()}
-            told = threading.Thread(target=self._publish, args=(report,), daemon=True)
-            told.start()
-            told.join(2)
 
     def suspect(self) -> None:
         """Waits until a suspected process must have been found lost, if one is."""
@@ -140,9 +141,11 @@ class Watchdog:
 
     def _exchange(self) -> None:
         store, number = processes.coordination_client(), 0
-        while not self._stopped.wait(_EVERY_SECONDS):
-            number += 1
-            report = {"number": number, "suspects": self._suspects, **_own_positions()}
+        while not self._stopped.is_set() and not self._left.is_set():
+            self._wake.wait(_EVERY_SECONDS)
+            number, leaves = number + 1, self._leaves
+            report = {"number": number, "suspects": self._suspects, "leaves": leaves}
+            report |= _own_positions()
             wanted = f"{_REPORT}/" if self._index == 0 else f"{_REPORT}/0/"
             try:
                 self._publish(report)
@@ -151,6 +154,9 @@ class Watchdog:
                     self._machines = processes.machines_of_all()
             except Exception:  # its silence counts
                 continue
+            finally:
+                if leaves:
+                    self._left.set()
             for name, text in found:
                 self._note(int(name.split("/")[-2]), json.loads(text))
 
@@ -159,7 +165,7 @@ class Watchdog:
         store.key_value_set(key, json.dumps(report), allow_overwrite=True)
 
     def _note(self, process: int, report: Mapping[str, Any]) -> None:
-        if report.get("leaves"):
+        if report["leaves"]:
             self._heard.pop(process, None)
         elif self._numbers.get(process) != report["number"]:
             self._numbers[process] = report["number"]
@@ -201,7 +207,9 @@ class Watchdog:
                 self._heard = dict.fromkeys(dict(self._heard), now)
                 self._hung = self._refused_since = None
             last = now
-            if (found := self._lost(now) or self._hang(now)) and not self._stopped.is_set():
+            if (found := self._lost(now) or self._hang(now)) and not (
+                self._leaves or self._stopped.is_set()
+            ):
                 failure.end_by_verdict(found)
 
     def _lost(self, now: float) -> Verdict | None:
