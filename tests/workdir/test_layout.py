@@ -10,6 +10,12 @@ from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.workdir.layout import Workdir
 
 
+@pytest.mark.parametrize("root", ["gs://bucket/run", "s3://bucket/run", "file:///run"])
+def test_a_url_is_refused_instead_of_taken_for_a_folder(root):
+    with pytest.raises(ConfigError, match=f"--workdir {root}: object stores are not supported"):
+        Workdir(root)
+
+
 def test_category_ids_are_one_integer_for_each_class(tmp_path):
     classes, path = ("ant", "bee"), tmp_path / "category_ids.json"
     assert Workdir(tmp_path).read_category_ids(classes) is None

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     """`convmesh train`."""
     from convmesh.config import check_complete, load_config
+    from convmesh.workdir.layout import Workdir
     from convmesh.workdir.lock import RunLock
 
     config = load_config(args.config, overrides)
     check_complete(config)
-    RunLock(args.workdir).refuse_if_held()
+    RunLock(Workdir(args.workdir).root).refuse_if_held()
 
     from convmesh.training.loop import train
 

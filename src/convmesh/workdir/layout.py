@@ -43,7 +43,14 @@ class Workdir:
     """The files of one run, by name. Nothing is read or created until a method is called."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """`root`: the folder; it need not exist yet."""
+        """`root`: the folder; it need not exist yet. Raises ConfigError for one that is no folder:
+        a URL would become a local folder of that name.
+        """
+        if "://" in os.fspath(root):
+            raise ConfigError(
+                f"--workdir {root}: object stores are not supported; give a folder of a file "
+                "system that all hosts mount"
+            )
         self.root = Path(os.path.expanduser(root))
         self.config_file = self.root / "config.json"
         self.classes_file = self.root / "classes.json"
