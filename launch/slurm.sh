@@ -41,8 +41,8 @@ stopping=
 trap 'stopping=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 
 # Since Slurm 22.05 srun does not take --cpus-per-task from sbatch. When one process fails, is lost or
-# hangs, convmesh ends the others itself, each with the status that says why.
-srun --kill-on-bad-exit=0 --gpu-bind=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+# hangs, convmesh ends the others itself, each with the status that says why; --wait ends what is left.
+srun --kill-on-bad-exit=0 --wait=120 --gpu-bind=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
   .venv/bin/convmesh "$@" &
 wait "$!"
 status=$?

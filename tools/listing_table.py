@@ -44,7 +44,7 @@ class Disk:
 
     def stat(self, path) -> SimpleNamespace:
         """The time of a folder, an hour ago."""
-        return SimpleNamespace(st_mtime_ns=1_700_000_000_000_000_000)
+        return SimpleNamespace(st_mtime_ns=1_700_000_000_000_000_000, st_ctime_ns=0, st_ino=0)
 
 
 class Entries:
@@ -70,6 +70,10 @@ class Entry:
 
     def __init__(self, name: str, path: str, folder: bool):
         self.name, self.path, self._folder = name, path, folder
+
+    def is_symlink(self) -> bool:
+        """No entry is a link."""
+        return False
 
     def is_dir(self) -> bool:
         """Whether it is a folder."""

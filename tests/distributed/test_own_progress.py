@@ -38,8 +38,9 @@ def test_the_first_of_a_kind_is_bounded_by_an_hour(clock, least):
     assert track.position().bound is None
     steps(track, clock, 1.0, 1.0)
     assert track.position().bound == own_progress.FIRST_SECONDS
-    track.enter(Activity.COMPILE)
-    assert track.position().bound == own_progress.FIRST_SECONDS
+    for _ in range(3):
+        track.enter(Activity.COMPILE)
+        assert track.position().bound == own_progress.FIRST_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_an_activity_within_another_has_its_own_time(clock, least):
         position = track.position()
         assert (position.what, position.step, position.seconds) == ("saving", 3, 7.0)
     position = track.position()
-    assert (position.what, position.step, position.seconds) == ("a training step", 4, 0.0)
+    assert (position.what, position.step, position.seconds) == ("a training step", 4, 50.0)
     assert position.longest == 1.0  # neither the 50 nor the 7 seconds
     track.enter(Activity.SAVE)
     assert track.position().bound == 140.0

@@ -79,13 +79,15 @@ def _run_locally(call: Call, argv: list[str]) -> int:
     from convmesh.distributed.launch import run_locally
 
     command, count = _command_of_process(argv), call.args.num_processes
+    elastic, received = getattr(call.args, "elastic", False), list[int]()
+    more = list[str]()  # arguments, of those that are started again
     while True:
-        given = functools.partial(command, count)
-        status = run_locally(given, count, resumes=call.command.resumes)
-        elastic = getattr(call.args, "elastic", False)
-        if not elastic or status not in (PEER_LOST, HUNG) or count == 1:
+        given = functools.partial(command, more)
+        status = run_locally(given, count, call.command.resumes, received)
+        if not elastic or status not in (PEER_LOST, HUNG) or count == 1 or received:
             return status
         before, count = count, max(n for n in range(1, count) if count % n == 0)
+        more = [f"--num-processes={count}"]
         console.print_line(f"convmesh: --elastic: resuming with {count} of {before} processes")
 
 
@@ -123,14 +125,14 @@ def _end(message: str, status: int, debug: bool) -> int:
     return status
 
 
-def _command_of_process(argv: list[str]) -> Callable[[int, int, str], list[str]]:
-    """This command line as one of `count` processes that `run_locally` starts."""
+def _command_of_process(argv: list[str]) -> Callable[[Sequence[str], int, str], list[str]]:
+    """This command line, with more arguments, as a process that `run_locally` starts."""
     own = sys.orig_argv[: len(sys.orig_argv) - len(argv)]
     if not argv or sys.orig_argv[len(own) :] != argv:  # `main` was called with other arguments
         own = [sys.executable, "-m", "convmesh"]
 
-    def command(count: int, process_id: int, coordinator: str) -> list[str]:
+    def command(more: Sequence[str], process_id: int, coordinator: str) -> list[str]:
         job = [f"--coordinator={coordinator}", f"--process-id={process_id}"]
-        return [sys.executable, *own[1:], *job, *argv, f"--num-processes={count}"]
+        return [sys.executable, *own[1:], *job, *argv, *more]
 
     return command

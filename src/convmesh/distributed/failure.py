@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, NoReturn
@@ -202,8 +203,11 @@ def exit_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def watch() -> None:
-    """Starts the thread that ends this process when another fails; reports uncaught exceptions."""
+def watch(before: Callable[[BaseException], None] = lambda error: None) -> None:
+    """Starts the thread that ends this process when another fails; reports uncaught exceptions.
+
+    `before`: is called before an exception is reported.
+    """
     global _watching
     _watching = True
     processes.introduce()
@@ -216,6 +220,7 @@ def watch() -> None:
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
         default_hook(kind, error, traceback)
+        before(error)
         fail(f"{kind.__name__}: {first_line(error)}", 1)
 
     sys.excepthook = fail_after_traceback

@@ -58,14 +58,18 @@ _GLOO_PIECES = re.compile(
 
 
 def run_locally(
-    command: Callable[[int, str], Sequence[str]], num_processes: int, resumes: bool = False
+    command: Callable[[int, str], Sequence[str]],
+    num_processes: int,
+    resumes: bool = False,
+    received: list[int] | None = None,
 ) -> int:
     """Runs `command(process_id, coordinator)` for each process, until all have ended.
 
     Signals are forwarded to all of them, see `_Forwarder`. Process 0 writes to this process's
     standard output; lines of the others are prefixed and go to standard error. When one fails, the
     others get END_SECONDS to end. Each gets its part of the GPUs, unless devices are simulated.
-    resumes: whether the same command resumes after a signal.
+    resumes: whether the same command resumes after a signal. received: gets the signals that this
+    process has received.
 
     Returns the status of the first process that failed; else 75 if they were stopped, else 0.
     Raises ConfigError where a cluster has started several processes, or for more processes than
@@ -90,6 +94,8 @@ def run_locally(
                 _signal([process], forward.received[-1])
         return _wait_for_local(forward)
     finally:
+        if received is not None:
+            received += forward.received
         _signal(processes, signal.SIGKILL)
         for process in processes:
             process.wait()
@@ -346,7 +352,7 @@ def _join(info: ProcessInfo) -> None:
     finally:
         timeout.cancel()
     _set_gloo_address(own_address)
-    failure.watch()
+    failure.watch(watchdog.await_verdict)
     watchdog.start((address, meeting.port))
 
 
@@ -371,7 +377,7 @@ def _initialize_jax(info: ProcessInfo, coordinator: str, bind: str) -> None:
         cluster_detection_method=None if info.local_count is not None else "deactivate",
         coordinator_bind_address=bind,
         initialization_timeout=2 * CONNECT_SECONDS,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        heartbeat_timeout_seconds=int(max(HEARTBEAT_SECONDS, 5 * watchdog.lost_seconds())),
     )
 
 

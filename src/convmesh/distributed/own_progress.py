@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import statistics
+import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ LEAST_SECONDS = 300.0  # no activity is called hung before, see `set_least`
 TIMES_THE_MEDIAN, TIMES_THE_LONGEST = 20, 2
 FIRST_SECONDS = 3600.0  # the first of a kind, to which no other can be compared
 _LEAST_MEASURED = 3  # of a kind, before they bound the next
+_ALWAYS_FIRST = sys.maxsize  # those that are bounded as the first of their kind
 _KEPT = 101  # durations of a kind, for the median
 
 _least_seconds = LEAST_SECONDS
@@ -31,7 +33,9 @@ class Activity(enum.Enum):
 
     IDLE = "idle", 0  # never bounded
     OUTSIDE = "before or after training", 0  # never bounded: at the start, --start-timeout is
-    COMPILE = "compiling", 1
+    START = "starting", _ALWAYS_FIRST
+    COMPILE = "compiling", _ALWAYS_FIRST  # the first may have been found in the cache
+    HOOK = "a hook", _ALWAYS_FIRST  # those of other steps may do much less
     STEP = "a training step", _LEAST_MEASURED
     EVALUATE = "a batch of an evaluation", _LEAST_MEASURED
     SCORE = "the metrics of an evaluation", 1
@@ -95,14 +99,16 @@ class Track:
 
     @contextmanager
     def during(self, activity: Activity, step: int | None = None) -> Iterator[None]:
-        """An activity within another, whose time so far is forgotten."""
+        """An activity within another, whose time does not go on meanwhile."""
         with self._lock:
-            before = self._activity, self._step
+            before, elapsed = (self._activity, self._step), self._clock() - self._since
             self._begin(activity, step, self._clock())
         try:
             yield
         finally:
             self.enter(*before)
+            with self._lock:
+                self._since -= elapsed
 
     def arrive(self) -> None:
         """Passes a point within an activity: begins to wait for all other processes."""

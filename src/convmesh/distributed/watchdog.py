@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -69,6 +69,11 @@ def start(coordinator: tuple[str, int] | None = None) -> None:
         _watchdog.start()
 
 
+def lost_seconds() -> float:
+    """After so long without a sign of life a process is lost."""
+    return _lost_seconds
+
+
 def stop() -> None:
     """Stops it, since this process ends what it does, and so may the others."""
     global _watchdog
@@ -82,11 +87,25 @@ def await_verdict(error: BaseException) -> None:
 
     A collective whose connection breaks fails before anybody knows why.
     """
+    if _watchdog is not None and any(map(_is_of_devices, _chain(error))):
+        _watchdog.suspect()
+
+
+def _is_of_devices(error: BaseException) -> bool:
+    """Whether a collective or the store may have raised `error`."""
     text = str(error)
     # Where an array is read, the error of gloo, between CPUs, is a ValueError.
-    of_devices = type(error).__name__ in _XLA_ERRORS or "Gloo" in text
-    if _watchdog is not None and of_devices and OUT_OF_MEMORY not in text:
-        _watchdog.suspect()
+    named = type(error).__name__ in _XLA_ERRORS or "Gloo" in text
+    return named and OUT_OF_MEMORY not in text
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from, or while they were handled."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class Watchdog:
@@ -219,8 +238,8 @@ class Watchdog:
         bound = min(SUSPECT_SECONDS, self._lost_seconds) if suspects else self._lost_seconds
         times = dict.fromkeys(heard, 1)
         if not suspects:
-            outside = Activity.OUTSIDE.what
-            times |= {i: _OUTSIDE_TIMES for i in reports if reports[i]["main"]["what"] == outside}
+            outside = (Activity.OUTSIDE.what, Activity.START.what)
+            times |= {i: _OUTSIDE_TIMES for i in reports if reports[i]["main"]["what"] in outside}
         silent = [i for i, last in sorted(heard.items()) if now - last > times[i] * bound]
         bound *= max((times[i] for i in silent), default=1)
         refused = self._refused_since is not None and now - self._refused_since > _REFUSED_SECONDS

@@ -14,6 +14,7 @@ from convmesh.data.loading.worker_errors import end_if_worker_is_starting
 from convmesh.data.record import BadExample, Source, refusal
 from convmesh.data.splits import RunData, open_data
 from convmesh.distributed import compile_cache, console
+from convmesh.distributed.own_progress import MAIN, Activity
 from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
@@ -63,7 +64,8 @@ def train(
         init_from = load_init_from(setup, workdir, stop)
         stop.end_if_any_received()  # not only after the first step, which can take long to compile
         with Run(setup, data, workdir, hooks, stop) as run:
-            run.restore_or_create(init_from)
+            with MAIN.during(Activity.START):
+                run.restore_or_create(init_from)
             if run.finished:
                 run.report_finished()
                 return run.last_metrics()

@@ -133,8 +133,7 @@ class Run:
         # On a network file system the newest metrics may be visible to process 0 only.
         missing = processes.is_first() and not self.workdir.is_evaluated(self.start_step, split)
         self.pending_evaluation = processes.broadcast(due and missing)
-        for hook in self.hooks:
-            hook.on_restore(self)
+        self._call_hooks("on_restore")
         if not self.finished:  # a finished run keeps its files, whatever length the call asks for
             for note in notes:
                 console.print_status(note)
@@ -188,15 +187,14 @@ class Run:
     def start(self) -> None:
         """Opens the logs and calls the hooks' `on_start`."""
         self.stop.enter(Phase.STEP)
-        MAIN.enter(Activity.STEP, self.start_step)
+        MAIN.enter(Activity.START, self.start_step)  # until the first step
         config = self.setup.config
         if processes.is_first():
             log = MetricsLog(self.workdir.metrics_file, self.start_step)
             self._metrics_log = self._parts.enter_context(log)
         progress = Progress(self.setup.steps, self.start_step, config.train.batch_size)
         self._progress = self._parts.enter_context(progress)
-        for hook in self.hooks:
-            hook.on_start(self)
+        self._call_hooks("on_start")
         if self._init_from and processes.is_first():
             text = "\n".join(self._init_from.details) + "\n"
             atomic_files.write_atomically(self.workdir.weights_file, text)
@@ -205,6 +203,11 @@ class Run:
                 self.log(line)
         self.clock.restart()  # creating or restoring the state is no part of the first step
         self._save_timer.restart()
+
+    def _call_hooks(self, method: str, *args: Any) -> None:
+        with MAIN.during(Activity.HOOK):
+            for hook in self.hooks:
+                getattr(hook, method)(self, *args)
 
     # Logging, for hooks too.
 
@@ -241,13 +244,11 @@ class Run:
                 ahead = ReadAhead(placed, len(steps), check)
                 read = iter(ahead)
                 while not self._is_last_step:
-                    for hook in self.hooks:
-                        hook.before_step(self, self.step + 1)
+                    self._call_hooks("before_step", self.step + 1)
                     before = time.perf_counter()
                     batch, on_mesh, self.own_counts = next(read)
                     self._waited, self._read_error = time.perf_counter() - before, ahead.error
-                    for hook in self.hooks:
-                        hook.on_batch(self, self.step + 1, batch)
+                    self._call_hooks("on_batch", self.step + 1, batch)
                     yield self.step + 1, on_mesh
             self.flush()
             self.counts = sum(processes.gather(self.own_counts), DataCounts())
@@ -271,8 +272,7 @@ class Run:
             self.flush()
             compile_cache.write_checksums()
             self.clock.restart()
-        for hook in self.hooks:
-            hook.after_step(self, step)
+        self._call_hooks("after_step", step)
 
     def _compile(self, step: int, batch: Any) -> Any:
         self.flush()
@@ -286,8 +286,7 @@ class Run:
             program = self.steps.compile(self.state, batch)
             # Between CPUs, those that run a program first wait only 30 s for the others to connect.
             processes.wait_for_all("compiled")
-        for hook in self.hooks:
-            hook.on_compile(self, step, program)
+        self._call_hooks("on_compile", step, program)
         if not first:
             self.clock.restart()
         return program
@@ -299,8 +298,7 @@ class Run:
         (step, metrics), self._pending_metrics = self._pending_metrics, None
         jax.block_until_ready(metrics["loss"])
         self.clock.step_done()
-        for hook in self.hooks:
-            hook.on_metrics(self, step, metrics)
+        self._call_hooks("on_metrics", step, metrics)
 
     def agree(self) -> tuple[bool, bool]:
         """Whether all processes stop after this step, and whether they save because time is due.
@@ -345,8 +343,7 @@ class Run:
         self.flush()
         if self._metrics_log is not None:
             self._metrics_log.sync()
-        for hook in self.hooks:
-            hook.before_save(self, self.step)
+        self._call_hooks("before_save", self.step)
         position = self.step * self.setup.config.train.batch_size
         self.checkpoints.save(self.state, {**self._meta, "data_position": position})
         self._save_timer.restart()
@@ -378,8 +375,7 @@ class Run:
             self.log_metrics(self.step, split, metrics)
             self.checkpoints.note_score(self.step, metrics.get(self.setup.best_metric))
             self.pending_evaluation, self._last_metrics = False, metrics
-            for hook in self.hooks:
-                hook.after_evaluation(self, self.step, metrics)
+            self._call_hooks("after_evaluation", self.step, metrics)
         self.clock.restart()
 
     def _before_evaluated_batch(self) -> None:
@@ -389,8 +385,7 @@ class Run:
     def end(self) -> None:
         """Calls the hooks' `on_end`, after the last step and its evaluation."""
         MAIN.enter(Activity.END, self.step)
-        for hook in self.hooks:
-            hook.on_end(self)
+        self._call_hooks("on_end")
 
 
 def checkpoint_meta(setup: Setup, source: Source) -> dict[str, Any]:

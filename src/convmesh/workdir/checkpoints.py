@@ -28,7 +28,7 @@ from orbax.checkpoint.multihost import get_barrier_sync_fn
 from orbax.checkpoint.path import atomicity
 
 from convmesh.distributed import processes
-from convmesh.distributed.own_progress import SAVING, Activity
+from convmesh.distributed.own_progress import MAIN, SAVING, Activity
 from convmesh.errors import ConfigError, DataError, RunError, first_line, some
 from convmesh.workdir import atomic_files, checksums
 from convmesh.workdir.layout import CHECKPOINTS
@@ -206,6 +206,8 @@ class Checkpoints:
             self._checkpointer.wait_until_finished()
         except Exception as error:
             raise self._not_written(error) from error
+        finally:
+            MAIN.forgive()  # the saving thread has its own bound
         self._saving = None
 
     def close(self) -> None:
@@ -227,6 +229,8 @@ class Checkpoints:
 
     def _not_written(self, error: Exception) -> RunError:
         step, self._saving, self._last = self._saving, None, None
+        SAVING.forgive()
+        SAVING.enter(Activity.IDLE)
         newest = ""
         with contextlib.suppress(OSError):
             if processes.is_first():

@@ -1,6 +1,7 @@
 """The kept listing of a large set: found again, and made again if the set has changed."""
 
 import os
+import pickle
 import shutil
 import threading
 import time
@@ -88,14 +89,26 @@ def remove_a_class(root):
     shutil.rmtree(root / "val" / "dog")
 
 
+def replace_by_another_folder_of_the_same_time(root):
+    old = root / "val" / "dog"
+    state = old.stat()
+    old.rename(root.parent / "old")
+    old.mkdir()
+    (old / "another.png").touch()
+    for folder in (old, root / "val"):
+        os.utime(folder, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
 def damage(root):
     for file in (root.parent / "cache").rglob("names.bin"):
         file.write_bytes(file.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize(
-    "change", [add, add_to_an_empty_folder, remove, rename, remove_a_class, damage]
-)
+CHANGES = [add, add_to_an_empty_folder, remove, rename, remove_a_class, damage]
+CHANGES += [replace_by_another_folder_of_the_same_time]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_has_changed_is_listed_again(photos, scans, change):
     opened(photos)
     change(photos)
@@ -103,6 +116,29 @@ def test_what_has_changed_is_listed_again(photos, scans, change):
     assert len(scans) == 2
     shutil.rmtree(photos.parent / "cache")
     assert opened(photos) == changed
+
+
+def test_a_run_keeps_the_listing_that_it_has_opened(photos):
+    images = open_listing(photos, (), ("train", "val")).splits["train"].images
+    pickled, before = pickle.dumps(images), list(images)
+    remove_a_class(photos)
+    aged(photos)
+    assert len(opened(photos)[0]) == 2
+    assert list(pickle.loads(pickled)) == list(images) == before
+
+
+@pytest.mark.parametrize("fault", ["a broken link", "no times", "FUSE"])
+def test_where_changes_may_go_unnoticed_nothing_is_kept(photos, scans, monkeypatch, fault):
+    if fault == "a broken link":
+        (photos / "train" / "cat" / "link").symlink_to(photos / "nothing")
+        aged(photos)
+    elif fault == "no times":
+        os.utime(photos / "val", (0, 0))
+    else:
+        monkeypatch.setattr(index, "_is_in_user_space", lambda root: True)
+    opened(photos)
+    opened(photos)
+    assert len(scans) == 2
 
 
 def test_other_keys_have_a_listing_of_their_own(photos, scans):

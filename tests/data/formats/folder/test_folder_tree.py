@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from convmesh.data.formats.folder.folder_tree import Folder, read_tree
+from convmesh.data.formats.folder.folder_tree import Folder, Times, read_tree
 from convmesh.errors import DataError
 
 FILES = ["a/1.png", "a/b/2.jpg", "a/b.png", "a/c.txt", "a.png", "z/y/x/3.PNG", "note"]
@@ -23,7 +23,7 @@ def top(tmp_path):
 
 
 def test_folders_and_files(top):
-    times = {}
+    times = Times()
     tree = read_tree(top, times)
     assert list(tree.folders) == ["a", "z"]
     assert list(tree.files()) == sorted(FILES, key=lambda path: path.split("/"))
@@ -32,7 +32,15 @@ def test_folders_and_files(top):
     assert [folder.path for folder in tree.walk()] == ["", "a", "a/b", "z", "z/y", "z/y/x"]
     assert tree.folders["z"].first_image() == "z/y/x/3.PNG"
     assert set(times) == {"", "a", "a/b", "empty", "z", "z/y", "z/y/x"}
-    assert times["a"] == os.stat(top / "a").st_mtime_ns
+    assert times["a"][0] == os.stat(top / "a").st_mtime_ns
+    assert not times.broken
+
+
+def test_a_link_to_nothing_is_noticed(top):
+    (top / "z" / "gone").symlink_to(top / "nowhere")
+    times = Times()
+    read_tree(top, times)
+    assert times.broken
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path):

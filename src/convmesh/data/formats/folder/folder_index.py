@@ -2,7 +2,8 @@
 
 It lies in the folder of the user's caches (`compile_cache.user_folder`), which hosts may share, and
 is valid while no folder of the set was changed: a file system changes the time of a folder when a
-file is added, removed or renamed in it.
+file is added, removed or renamed in it. Those in user space (FUSE) may not, so nothing is kept of
+them. A listing is written to a new folder, as other runs may be using the old one.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from convmesh.data.formats.folder.class_folders import find_class_folders
-from convmesh.data.formats.folder.folder_tree import Times
+from convmesh.data.formats.folder.folder_tree import Times, state_of
 from convmesh.data.formats.folder.listing import SetListing, SplitListing, list_set
 from convmesh.data.formats.folder.paths import Paths
 from convmesh.data.problems import Problem
@@ -29,6 +31,7 @@ from convmesh.distributed import compile_cache, console
 LEAST_FILES = 200_000  # smaller sets are listed each time, in a second
 _UNCHANGED_SECONDS = 2.0  # before it was listed: times of folders may be no finer
 _WAIT_SECONDS, _POLL_SECONDS = 1800.0, 0.2  # for another process that lists the same set
+_KEPT_SECONDS = 30 * 24 * 3600.0  # of a listing that was replaced
 _FORMAT = 1
 _META = "listing.json"
 
@@ -49,9 +52,16 @@ def _place(root: Path, given: Sequence[str], split_keys: Sequence[str]) -> Path 
     """The folder of the listing; None if nothing is kept (CONVMESH_CACHE is empty)."""
     if os.environ.get(compile_cache.FOLDER) == "":
         return None
-    stated = [_FORMAT, version("convmesh"), os.path.realpath(root), list(given), list(split_keys)]
+    stated = [_FORMAT, _version(), os.path.realpath(root), list(given), list(split_keys)]
     digest = hashlib.sha256(json.dumps(stated).encode("utf-8", "surrogateescape")).hexdigest()
     return compile_cache.user_folder() / "listings" / digest[:16]
+
+
+def _version() -> str:
+    try:
+        return version("convmesh")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _make(place: Path, root: Path, given: Sequence[str], split_keys: Sequence[str]) -> SetListing:
@@ -59,8 +69,7 @@ def _make(place: Path, root: Path, given: Sequence[str], split_keys: Sequence[st
     started, times = time.time(), Times()
     listing = list_set(find_class_folders(root, given, split_keys, times))
     files = sum(len(split.images) for split in listing.splits.values())
-    newest = max(times.values(), default=0)
-    if files < LEAST_FILES or newest > (started - _UNCHANGED_SECONDS) * 1e9:
+    if files < LEAST_FILES or not _is_reliable(root, times, started):
         return listing
     try:
         _write(place, listing, times)
@@ -73,16 +82,39 @@ def _make(place: Path, root: Path, given: Sequence[str], split_keys: Sequence[st
     return kept or listing
 
 
+def _is_reliable(root: Path, times: Times, started: float) -> bool:
+    """Whether a change after `started`, seconds of the clock, must change `times`."""
+    modified = [state[0] for state in times.values()]
+    if times.broken or min(modified) <= 0:
+        return False
+    return max(modified) < (started - _UNCHANGED_SECONDS) * 1e9 and not _is_in_user_space(root)
+
+
+def _is_in_user_space(root: Path) -> bool:
+    """Whether `root` is on a file system such as those of object stores (Linux)."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    real, found = os.path.realpath(root), ("", "")
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = before.split()[4]
+        if os.path.commonpath([point, real]) == point:
+            found = max(found, (point, after.split()[0]), key=lambda one: len(one[0]))
+    return found[1].startswith("fuse")
+
+
 # Files.
 
 
 def _write(place: Path, listing: SetListing, times: Times) -> None:
-    temporary = place.with_name(f"{place.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove_old(place)
+    own = place / uuid.uuid4().hex
     try:
         splits: dict[str, Any] = {}
         for number, (name, split) in enumerate(listing.splits.items()):
-            folder = temporary / str(number)
+            folder = own / str(number)
             folder.mkdir(parents=True)
             splits[name] = {
                 "classes": split.classes,
@@ -92,39 +124,59 @@ def _write(place: Path, listing: SetListing, times: Times) -> None:
                 "images": split.images.save(folder),
             }
         meta = {
+            "folder": own.name,
             "splits": splits,
             "aliases": listing.aliases,
             "problems": [asdict(problem) for problem in listing.problems],
             "times": times,
         }
-        (temporary / _META).write_text(json.dumps(meta))
-        shutil.rmtree(place, ignore_errors=True)
-        temporary.rename(place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = own / _META
+        temporary.write_text(json.dumps(meta))
+        _sync(temporary)
+        temporary.replace(place / _META)
+    except OSError:
+        shutil.rmtree(own, ignore_errors=True)
+        raise
+
+
+def _remove_old(place: Path) -> None:
+    """Removes the folders of listings that no run can be using any more."""
+    for old in place.glob("*/"):
+        if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def _read(place: Path, root: Path) -> SetListing | None:
     """The kept listing; None if there is none, or the set has changed since."""
     try:
         meta = json.loads((place / _META).read_text())
-        if any(
-            os.stat(root / path).st_mtime_ns != modified for path, modified in meta["times"].items()
-        ):
+        if any(state_of(root / path) != tuple(state) for path, state in meta["times"].items()):
             return None
         splits = {
             name: SplitListing(
                 classes=split["classes"],
                 folders=split["folders"],
                 counts=split["counts"],
-                images=Paths.load(place / str(number), split["images"]),
+                images=Paths.load(place / meta["folder"] / str(number), split["images"]),
                 ignored=split["ignored"],
             )
             for number, (name, split) in enumerate(meta["splits"].items())
         }
         problems = [Problem(**problem) for problem in meta["problems"]]
         return SetListing(splits, meta["aliases"], problems)
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged: it is made again
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):  # absent, or damaged: it is made again
         return None
 
 

@@ -22,8 +22,14 @@ PARTS = frozenset(
     "images image imgs img jpegimages labels label annotations annotation ann masks mask".split()
 )
 
-# When files were last added to, or removed from, each folder: nanoseconds by its path.
-Times = dict[str, int]
+
+class Times(dict[str, tuple[int, ...]]):
+    """What changes when files are added to a folder or removed from it, of each folder by its path.
+
+    broken: whether a link to nothing was passed, which may be a folder later.
+    """
+
+    broken = False
 
 
 class Folder:
@@ -121,7 +127,7 @@ def _read(place: str, path: str, parents: frozenset[str], times: Times) -> Folde
     if real in parents:
         return Folder(path)
     names, inner = list[str](), list[os.DirEntry[str]]()
-    times[path] = os.stat(place).st_mtime_ns  # before it is read: what is added then is noticed
+    times[path] = state_of(place)  # before it is read: what is added meanwhile is noticed
     with os.scandir(place) as entries:
         for entry in entries:
             if is_hidden(entry.name):
@@ -130,10 +136,21 @@ def _read(place: str, path: str, parents: frozenset[str], times: Times) -> Folde
                 inner.append(entry)
             else:
                 names.append(entry.name)
+                times.broken |= entry.is_symlink() and not os.path.exists(entry.path)
     below = f"{path}/" if path else ""
     parents |= {real}
     folders = {one.name: _read(one.path, below + one.name, parents, times) for one in inner}
     return Folder(path, names, folders)
+
+
+def state_of(folder: str | Path) -> tuple[int, ...]:
+    """Return what changes when files are added to a folder, or it is another one of its name.
+
+    The first is the time of its last change, in nanoseconds. The device is left out: it has another
+    number on each host.
+    """
+    found = os.stat(folder)
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def is_image(path: str) -> bool:

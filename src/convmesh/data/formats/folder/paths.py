@@ -93,6 +93,9 @@ class Paths(Sequence[str]):
         """Write the names to files in `folder`; return the rest for `load`, as JSON holds it."""
         self._names.tofile(folder / _NAMES)
         np.save(folder / _ENDS, self._ends)
+        for name in (_NAMES, _ENDS):
+            with (folder / name).open("rb") as file:
+                os.fsync(file.fileno())
         return {"folders": self._folders, "starts": self._starts}
 
     @classmethod
