@@ -29,7 +29,7 @@ def test_the_flags_of_several_processes(calls, workdir, monkeypatch):
         "convmesh.distributed.failure.finish", lambda: calls.made.append(("finish",))
     )
 
-    def run_locally(command, n, resumes):
+    def run_locally(command, n, resumes, received):
         calls.made.append(("locally", [command(i, "127.0.0.1:9") for i in range(n)]))
         return 75
 
@@ -135,3 +135,38 @@ def test_an_error_of_one_of_several_processes_ends_all(calls, recipe, monkeypatc
     calls.error = error
     assert main(["train", "--config", recipe, "--workdir", "w"]) == error.exit_code
     assert made == ended
+
+
+@pytest.mark.parametrize(
+    ("flags", "ends", "counts"),
+    [
+        (["--elastic"], [76, 77, 0], [4, 2, 1]),
+        (["--elastic"], [76, 76, 76], [4, 2, 1]),
+        (["--elastic"], [75], [4]),
+        (["--elastic"], [1], [4]),
+        ([], [76], [4]),
+    ],
+)
+def test_elastic_starts_fewer_processes_while_one_is_lost(recipe, monkeypatch, flags, ends, counts):
+    started = []
+
+    def run_locally(command, n, resumes, received):
+        (*_, last) = command(0, "127.0.0.1:9")
+        started.append((n, last))
+        return ends[len(started) - 1]
+
+    monkeypatch.setattr("convmesh.distributed.launch.run_locally", run_locally)
+    argv = ["train", "--config", recipe, "--workdir", "w", "--num-processes=4", *flags]
+    assert main(argv) == ends[-1]
+    assert [n for n, _ in started] == counts
+    assert [last for _, last in started[1:]] == [f"--num-processes={n}" for n in counts[1:]]
+
+
+def test_elastic_does_not_start_again_after_a_signal(recipe, monkeypatch):
+    def run_locally(command, n, resumes, received):
+        received.append(15)
+        return 76
+
+    monkeypatch.setattr("convmesh.distributed.launch.run_locally", run_locally)
+    argv = ["train", "--config", recipe, "--workdir", "w", "--num-processes=4", "--elastic"]
+    assert main(argv) == 76

@@ -85,7 +85,8 @@ def _fail(message: str, status: int) -> NoReturn:
 
 def end_by_verdict(verdict: Verdict) -> NoReturn:
     """Ends all processes as the watchdog's verdict says: those that can still be told."""
-    _ending.acquire(timeout=ACKNOWLEDGE_SECONDS + 1)  # who holds it may be waiting for a lost one
+    # Who holds it may be waiting for a lost process; for process 0 in vain, and not for long.
+    _ending.acquire(timeout=0.5 if 0 in verdict.processes else ACKNOWLEDGE_SECONDS + 1)
     index = processes.index()
     failure = Failure(index, verdict.message, verdict.status)
     if index == 0 or not launched() or 0 in verdict.processes:
