@@ -109,7 +109,7 @@ def test_python_m_convmesh_is_the_command():
 def test_processes_are_started_by_the_program_that_was_called(monkeypatch):
     monkeypatch.setattr(
         "convmesh.distributed.launch.run_locally",
-        lambda command, n, resumes: made.append(command(0, "h:9")),
+        lambda command, n, resumes, received: made.append(command(0, "h:9")),
     )
     made = []
     argv = ["recipes", "--num-processes", "2"]
