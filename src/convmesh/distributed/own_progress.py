@@ -40,7 +40,7 @@ class Activity(enum.Enum):
     EVALUATE = "a batch of an evaluation", _LEAST_MEASURED
     SCORE = "the metrics of an evaluation", 1
     SAVE = "saving", 1
-    END = "ending", 1
+    END = "ending", _ALWAYS_FIRST
 
     def __init__(self, what: str, least_measured: int):
         self.what, self.least_measured = what, least_measured
