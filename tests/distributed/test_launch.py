@@ -54,7 +54,7 @@ def test_local_processes_end_when_one_fails_with_its_status(monkeypatch, capfd, 
     assert run_stub(f"{code}\ntime.sleep(30)\nprint('not ended')") == status
     out, err = capfd.readouterr()
     assert "not ended" not in out + err
-    assert ("process 1 was ended by SIGKILL" in err) == (status == 137)
+    assert ("process 1 was ended by SIGKILL" in err) == (status == 76)
 
 
 def test_local_processes_may_end_one_after_another(monkeypatch):
@@ -226,7 +226,8 @@ def test_gpus_of_one_host_alone_talk_over_loopback(monkeypatch, address, given, 
     joined = []
     monkeypatch.setattr(launch, "_initialize_jax", lambda info, at, bind: joined.append(at))
     monkeypatch.setattr(launch, "_set_gloo_address", lambda address: None)
-    monkeypatch.setattr(launch.failure, "watch", lambda: None)
+    monkeypatch.setattr(launch.failure, "watch", lambda before: None)
+    monkeypatch.setattr(launch.watchdog, "start", lambda coordinator: None)
     monkeypatch.setattr(launch, "call_roll", lambda meeting, meanwhile: meanwhile())
     launch._join(ProcessInfo(address, num_processes=2, process_id=1))
     assert joined == [address]
@@ -335,7 +336,8 @@ def test_the_addresses_on_which_a_process_of_several_hosts_listens(monkeypatch, 
     monkeypatch.setattr(launch, "local_address_towards", lambda address: f"towards {address}")
     monkeypatch.setattr(launch, "_set_gloo_address", used.append)
     monkeypatch.setattr(launch, "call_roll", lambda meeting, _: used.append(meeting.bind))
-    monkeypatch.setattr(launch.failure, "watch", lambda: used.append("watched"))
+    monkeypatch.setattr(launch.failure, "watch", lambda before: used.append("watched"))
+    monkeypatch.setattr(launch.watchdog, "start", used.append)
     launch._join(ProcessInfo("198.51.100.7:99", num_processes=2, process_id=process))
     host, port = bind.split(":")
     assert used == [(host, int(port)), "198.51.100.7:99", bind, "towards 198.51.100.7", "watched"]

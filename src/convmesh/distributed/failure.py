@@ -212,9 +212,10 @@ def watch(before: Callable[[BaseException], None] = lambda error: None) -> None:
     global _watching
     _watching = True
     processes.introduce()
-    threading.Thread(target=_poll_for_failures, name="convmesh-watch", daemon=True).start()
+    poll = threading.Thread(target=_poll_for_failures, name="convmesh-watch", daemon=True)
+    poll.start()
     # Registered after JAX's own handler, so it runs before: JAX destroys the client in its own.
-    atexit.register(_stop_watching.set)
+    atexit.register(_stop, poll)
     default_hook = sys.excepthook
 
     def fail_after_traceback(
@@ -225,6 +226,12 @@ def watch(before: Callable[[BaseException], None] = lambda error: None) -> None:
         fail(f"{kind.__name__}: {first_line(error)}", 1)
 
     sys.excepthook = fail_after_traceback
+
+
+def _stop(poll: threading.Thread) -> None:
+    """Ends the thread: Python aborts if it ends itself while a thread is in C++."""
+    _stop_watching.set()
+    poll.join(1)
 
 
 def _poll_for_failures() -> None:

@@ -114,6 +114,7 @@ class Watchdog:
     def __init__(self, lost_seconds: float, coordinator: tuple[str, int] | None) -> None:
         """Starts nothing; `lost_seconds`: see `LOST_SECONDS`, `coordinator`: see `start`."""
         self._coordinator = coordinator
+        self._asks: threading.Thread | None = None
         self._index, self._count = processes.index(), processes.count()
         self._lost_seconds, self._stopped = lost_seconds, threading.Event()
         self._leaves, self._wake, self._left = False, threading.Event(), threading.Event()
@@ -133,7 +134,10 @@ class Watchdog:
             _delay_abort()
             # Runs before JAX's own handler, in which this process waits for the others to end too.
             atexit.register(self._leave)
-            threading.Thread(target=self._exchange, name="convmesh-report", daemon=True).start()
+            self._asks = threading.Thread(
+                target=self._exchange, name="convmesh-report", daemon=True
+            )
+            self._asks.start()
         if self._index:
             threading.Thread(target=self._connect, name="convmesh-connect", daemon=True).start()
         threading.Thread(target=self._judge, name="convmesh-watchdog", daemon=True).start()
@@ -142,6 +146,8 @@ class Watchdog:
         """Ends no process from now on."""
         self._stopped.set()
         self._wake.set()
+        if self._asks is not None:  # Python aborts if it ends while a thread is in C++
+            self._asks.join(2)
 
     def _leave(self) -> None:
         """Tells the others that this process will be silent from now on."""
