@@ -340,4 +340,5 @@ def test_the_addresses_on_which_a_process_of_several_hosts_listens(monkeypatch, 
     monkeypatch.setattr(launch.watchdog, "start", used.append)
     launch._join(ProcessInfo("198.51.100.7:99", num_processes=2, process_id=process))
     host, port = bind.split(":")
-    assert used == [(host, int(port)), "198.51.100.7:99", bind, "towards 198.51.100.7", "watched"]
+    assert used[:4] == [(host, int(port)), "198.51.100.7:99", bind, "towards 198.51.100.7"]
+    assert used[4:] == ["watched", ("198.51.100.7", 99)]
