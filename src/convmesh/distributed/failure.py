@@ -84,7 +84,7 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def end_by_verdict(verdict: Verdict) -> NoReturn:
-    """Ends all processes as the watchdog's verdict says: those that can still be told."""
+    """Ends all processes as the watchdog's verdict says, as far as they can be reached."""
     # Who holds it may be waiting for a lost process; for process 0 in vain, and not for long.
     _ending.acquire(timeout=0.5 if 0 in verdict.processes else ACKNOWLEDGE_SECONDS + 1)
     index = processes.index()
@@ -94,13 +94,13 @@ def end_by_verdict(verdict: Verdict) -> NoReturn:
     if index == 0 and processes.count() > 1:
         # In a thread, in case that the store does not answer either.
         number = processes.count() - len({*verdict.processes} - {0}) * (verdict.status == PEER_LOST)
-        told = threading.Thread(target=_tell_others, args=(failure, number), daemon=True)
-        told.start()
-        told.join(2 * ACKNOWLEDGE_SECONDS)
+        report = threading.Thread(target=_report_to_others, args=(failure, number), daemon=True)
+        report.start()
+        report.join(2 * ACKNOWLEDGE_SECONDS)
     exit_now(verdict.status)
 
 
-def _tell_others(failure: Failure, number: int) -> None:
+def _report_to_others(failure: Failure, number: int) -> None:
     """Reports a failure, from process 0, and lets `number` processes read it."""
     client = processes.coordination_client()
     _report(client, failure)

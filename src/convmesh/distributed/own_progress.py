@@ -116,7 +116,7 @@ class Track:
             self._arrivals += 1
 
     def forgive(self) -> None:
-        """Counts the time of the current activity anew: this process itself was suspended."""
+        """Restarts the time of the current activity, as after this process was suspended."""
         with self._lock:
             self._since = self._clock()
 

@@ -46,7 +46,7 @@ def opened(root, given=(), keys=("train", "val")):
 
 @pytest.fixture
 def scans(monkeypatch):
-    """Each time that a set is listed anew."""
+    """Each time that a set is listed."""
     found, original = [], index.find_class_folders
 
     def find(*args):
