@@ -203,6 +203,8 @@ def _participate(
     flags: list[str], fault: Fault | None, enter: Callable[[int], None], index: int
 ) -> int:
     enter(index)
+    # Compiling is most of a start, and only the first process of a job fills the cache.
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     take_step = Run.take_step
 
     def slowly(run, *args):
