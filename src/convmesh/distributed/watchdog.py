@@ -13,18 +13,15 @@ and one holds a connection to the coordinator, to know at once when process 0 is
 from __future__ import annotations
 
 import atexit
-import ctypes
 import json
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from convmesh.distributed import failure, own_progress, processes, verdict
+from convmesh.distributed import aborts, failure, own_progress, processes, verdict
 from convmesh.distributed.own_progress import MAIN, SAVING, Activity, Position
 from convmesh.distributed.verdict import Verdict
 from convmesh.errors import OUT_OF_MEMORY
@@ -36,9 +33,10 @@ SUSPECT_SECONDS = 4.0  # the same once a collective has failed, as it does when 
 _OUTSIDE_TIMES = 4
 _EVERY_SECONDS = 1.0  # between two exchanges
 _JUDGE_SECONDS = 0.25
-_REFUSED_SECONDS = 1.0  # while connections to the coordinator are refused; see `_delay_abort`
+_REFUSED_SECONDS = 1.0  # while connections to the coordinator are refused; see `aborts`
 _SUSPENDED_SECONDS = 5.0  # a judge that was not run for so long was itself suspended
 _CONFIRM_SECONDS = 2.5  # so long after the first time, all must still hang at the same points
+_ABORT_SECONDS = 12.0  # so long a thread that aborts is held: until a verdict, or for nothing
 _REPORT = "convmesh/report"  # key in the store, by process
 _SAVING_THREAD = "async_save"  # as Orbax calls it
 _XLA_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
@@ -126,12 +124,15 @@ class Watchdog:
         self._reports: dict[int, Mapping[str, Any]] = {}
         self._refused_since: float | None = None
         self._hung: tuple[Any, float] | None = None  # arrivals of all that hang, and since when
+        self._aborts: aborts.AbortWatch | None = None
+        self._aborts_since: float | None = None
         self._machines: dict[int, str] = {}  # asked for once, as the store may not answer later
 
     def start(self) -> None:
         """Starts the threads."""
         if self._count > 1:
-            _delay_abort()
+            aborts.delay()
+            self._aborts = aborts.AbortWatch()
             # Runs before JAX's own handler, in which this process waits for the others to end too.
             atexit.register(self._leave)
             self._asks = threading.Thread(
@@ -232,10 +233,19 @@ class Watchdog:
                 self._heard = dict.fromkeys(dict(self._heard), now)
                 self._hung = self._refused_since = None
             last = now
+            self._hold_aborts(now)
             if (found := self._lost(now) or self._hang(now)) and not (
                 self._leaves or self._stopped.is_set()
             ):
                 failure.end_by_verdict(found)
+
+    def _hold_aborts(self, now: float) -> None:
+        """A thread that aborts may do so because a process was lost; else it must be let go."""
+        if self._aborts is not None and self._aborts.look():
+            self._suspects = True
+            self._aborts_since = self._aborts_since or now
+            if now - self._aborts_since > _ABORT_SECONDS:
+                aborts.end()
 
     def _lost(self, now: float) -> Verdict | None:
         # Copied, since the other thread changes them.
@@ -282,17 +292,3 @@ def _own_positions() -> dict[str, Any]:
     if not any(thread.name == _SAVING_THREAD for thread in threading.enumerate()):
         saving = replace(saving, bound=None)
     return {"main": asdict(MAIN.position()), "saving": asdict(saving)}
-
-
-def _delay_abort() -> None:
-    """Makes an abort of this process sleep for 6 seconds (the number of SIGABRT) before it ends.
-
-    JAX's client aborts the process when the connection to the coordinator breaks, before the
-    watchdog can say which process was lost, and its store answers no more. The handler is C's
-    `sleep`, since no Python can run in the thread that aborts.
-    """
-    if sys.platform == "win32":
-        return
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-    libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
