@@ -33,6 +33,7 @@ for _number in stop_signals.NOTICES:
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import jobs  # noqa: E402
+import object_stores  # noqa: E402
 import pytest  # noqa: E402
 import runs  # noqa: E402
 
@@ -133,3 +134,16 @@ def job(tmp_path):
 
     yield start
     jobs.kill(started)
+
+
+@pytest.fixture(scope="session")
+def servers():
+    """Servers of object stores, for the tests of this process; see `object_stores`."""
+    with object_stores.servers():
+        yield
+
+
+@pytest.fixture(params=object_stores.SCHEMES)
+def address(servers, request):
+    """An empty folder in an object store, of each scheme in turn."""
+    return object_stores.new_address(request.param)

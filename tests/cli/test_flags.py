@@ -5,7 +5,15 @@ import argparse
 import pytest
 
 from convmesh.cli.commands import COMMANDS
-from convmesh.cli.flags import Flag, add_flags, file_path, fraction, non_negative_int, positive_int
+from convmesh.cli.flags import (
+    Flag,
+    add_flags,
+    file_path,
+    fraction,
+    non_negative_int,
+    positive_int,
+    workdir_path,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +40,17 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch):
 def test_every_path_of_a_command_may():
     flags = [flag for command in COMMANDS.values() for flag in command.flags]
     paths = [flag for flag in flags if flag.metavar in ("DIR", "FILE", "OUT", "PATH")]
-    assert len(paths) > 10 and all(flag.parse is file_path for flag in paths)
+    assert len(paths) > 10 and all(flag.parse in (file_path, workdir_path) for flag in paths)
+
+
+def test_only_a_workdir_may_be_an_address(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert workdir_path("s3://bucket/run") == "s3://bucket/run"
+    assert workdir_path("~/runs") == "/home/me/runs"
+    with pytest.raises(argparse.ArgumentTypeError, match="s3://bucket/out: is an address"):
+        file_path("s3://bucket/out")
+    flags = [flag for command in COMMANDS.values() for flag in command.flags]
+    assert all(flag.parse is workdir_path for flag in flags if flag.name == "--workdir")
 
 
 def parser(*flags):

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.workdir import checkpoints as checkpoint_module
-from convmesh.workdir import checksums
+from convmesh.workdir import checksums, saving
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.lock import RunLock
 
@@ -262,11 +262,11 @@ def test_a_crash_in_any_phase_leaves_a_checkpoint_whole_or_absent(two, monkeypat
         assert not at.exists() or checksums.verify_checksums(at) == ""
         assert at.exists() == (phase not in ("copied", "written", "checksummed"))
 
-    monkeypatch.setattr(checkpoint_module, "at_phase", crash)
+    monkeypatch.setattr(saving, "at_phase", crash)
     with Checkpoints(two) as checkpoints:
         checkpoints.save(make_state(3), META)
         checkpoints.wait()
-        assert tuple(reached) == checkpoint_module.PHASES
+        assert tuple(reached) == saving.PHASES
 
 
 def test_what_is_on_the_disk_before_a_checkpoint_gets_its_name_and_before_another_is_deleted(
@@ -291,7 +291,7 @@ def test_what_is_on_the_disk_before_a_checkpoint_gets_its_name_and_before_anothe
 def test_a_save_is_known_to_signals_by_the_name_of_its_thread(tmp_path, monkeypatch):
     by = {}
     monkeypatch.setattr(
-        checkpoint_module,
+        saving,
         "at_phase",
         lambda phase: by.setdefault(phase, {thread.name for thread in threading.enumerate()}),
     )

@@ -6,14 +6,29 @@ import disk_calls
 import pytest
 
 from convmesh.config import defaults
+from convmesh.data.stores.object_store import ObjectStore
+from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.workdir.layout import Workdir
 
 
-@pytest.mark.parametrize("root", ["gs://bucket/run", "s3://bucket/run", "file:///run"])
-def test_a_url_is_refused_instead_of_taken_for_a_folder(root):
-    with pytest.raises(ConfigError, match=f"--workdir {root}: object stores are not supported"):
+@pytest.mark.parametrize("root", ["file:///run", "http://host/run", "s3://"])
+def test_an_address_of_no_object_store_is_refused(root):
+    with pytest.raises(ConfigError, match=f"{root}: "):
         Workdir(root)
+
+
+def test_a_run_in_an_object_store_is_named_by_its_address(address, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CONVMESH_CACHE", str(tmp_path))
+    written = Workdir(address)
+    assert not written.has_run()
+    written.write_run(defaults("classify"), ("ä", "b"))
+    written.publish()
+    ObjectStore(address).write("classes.json", b'["b"]')
+    read = Workdir(address)
+    assert read.has_run() and read.read_classes() == ("b",)
+    console.print_status(f"{read} and {read.config_file}: read")
+    assert capsys.readouterr().err == f"{address} and {address}/config.json: read\n"
 
 
 def test_category_ids_are_one_integer_for_each_class(tmp_path):

@@ -11,8 +11,7 @@ import time
 import pytest
 
 from convmesh.errors import ConfigError, RunError
-from convmesh.workdir.layout import LOCK
-from convmesh.workdir.lock import RunLock
+from convmesh.workdir.lock import LOCK, RunLock
 
 HOLD = """
 import sys, time

@@ -21,7 +21,7 @@ import trial
 from trial import STEPS, TrainingProcess, kill_in_phase, trial_folder
 from undisturbed import Failed, Outcome, Reference, check
 
-from convmesh.workdir.checkpoints import PHASES
+from convmesh.workdir.saving import PHASES
 
 KILLS = 5  # times that a run is killed before it may finish
 

@@ -26,7 +26,7 @@ from undisturbed import Outcome, Reference, check
 from convmesh.distributed.launch import free_port
 from convmesh.errors import HUNG, PEER_LOST
 from convmesh.training.run import Run
-from convmesh.workdir import checkpoints as checkpoint_module
+from convmesh.workdir import saving
 
 LOST_AFTER, HUNG_AFTER = 6, 5  # seconds, the flags
 # What ends a process may take beyond the flag: an exchange, the confirmation of a verdict, its
@@ -85,7 +85,7 @@ class Fault:
             if reached == self.phase and count == 3:  # two saves have been measured
                 self._happen()
 
-        checkpoint_module.at_phase = hook
+        saving.at_phase = hook
 
     def _happen(self) -> None:
         if self.kind.startswith("asleep"):
@@ -129,7 +129,7 @@ def _fault(kind: str, count: int, round_: int, rng: random.Random, folder: Path)
     victim = 0 if kind == "coordinator_killed" else rng.randrange(1, count)
     if kind.startswith("asleep"):
         victim = rng.randrange(count)
-    phases = checkpoint_module.PHASES if victim == 0 else checkpoint_module.PHASES[:1]
+    phases = saving.PHASES if victim == 0 else saving.PHASES[:1]
     step = 4 + 5 * round_ + rng.randrange(4)
     if kind == "asleep_in_evaluation":
         step = 6 * (round_ + 2)  # one evaluation before has been measured

@@ -31,7 +31,7 @@ from convmesh import load_config, simulate_devices
 from convmesh.__main__ import main
 from convmesh.models.registry import MODELS
 from convmesh.steps.setup import make_run_mesh, make_setup
-from convmesh.workdir import checkpoints as checkpoint_module
+from convmesh.workdir import saving
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.json_lines import read_json_lines
 
@@ -147,7 +147,7 @@ class TrainingProcess(Process):
             if largest_file:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
             if hook:
-                checkpoint_module.at_phase = hook
+                saving.at_phase = hook
             return main(command)
 
         self.workdir = workdir

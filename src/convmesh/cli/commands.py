@@ -18,6 +18,7 @@ from convmesh.cli.flags import (
     positive_float,
     positive_int,
     sides,
+    workdir_path,
 )
 
 
@@ -55,11 +56,11 @@ TRAINED = Flag(
     "--workdir",
     "a workdir written by `convmesh train`",
     metavar="DIR",
-    parse=file_path,
+    parse=workdir_path,
     required=True,
 )
 WORKDIR = Flag(
-    "--workdir", "folder that the run is written to", "DIR", parse=file_path, required=True
+    "--workdir", "folder that the run is written to", "DIR", parse=workdir_path, required=True
 )
 CHECKPOINT = (
     Flag(
@@ -129,7 +130,7 @@ PREDICT = Command(
             "--workdir",
             "a workdir written by `convmesh train`",
             metavar="DIR",
-            parse=file_path,
+            parse=workdir_path,
             excludes="model",
         ),
         Flag(
@@ -324,7 +325,7 @@ BENCH = Command(
             "--workdir",
             "for predict, instead of a recipe: a workdir written by `convmesh train`",
             metavar="DIR",
-            parse=file_path,
+            parse=workdir_path,
             excludes="measured",
         ),
         Flag(
@@ -358,7 +359,7 @@ IMPORT_WEIGHTS = Command(
             "--output",
             "folder for the workdir; it must not exist, or be empty",
             metavar="DIR",
-            parse=file_path,
+            parse=workdir_path,
             required=True,
         ),
         Flag(

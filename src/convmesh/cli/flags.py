@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from convmesh.data.stores.object_store import is_url
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -38,8 +40,18 @@ class Flag:
 
 
 def file_path(text: str) -> str:
-    """A path, with `~` for the home folder, which the shell leaves alone after `=`."""
+    """A path, with `~` for the home folder, which the shell leaves alone after `=`.
+
+    Raises argparse.ArgumentTypeError for an address, which would be taken for a folder's name.
+    """
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text}: is an address; this must be a path")
     return os.path.expanduser(text)
+
+
+def workdir_path(text: str) -> str:
+    """As `file_path`, or the address of a workdir in an object store."""
+    return text if is_url(text) else file_path(text)
 
 
 def positive_int(text: str) -> int:

@@ -19,11 +19,10 @@ def train(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     """`convmesh train`."""
     from convmesh.config import check_complete, load_config
     from convmesh.workdir.layout import Workdir
-    from convmesh.workdir.lock import RunLock
 
     config = load_config(args.config, overrides)
     check_complete(config)
-    RunLock(Workdir(args.workdir).root).refuse_if_held()
+    Workdir(args.workdir).lock().refuse_if_held()
 
     from convmesh.training.loop import train
 

@@ -9,6 +9,9 @@ from typing import TextIO
 
 from convmesh.distributed import processes
 
+# Folder: what it is a local copy of, by which messages name it.
+shown_as: dict[str, str] = {}
+
 
 def print_result(text: str) -> None:
     """Prints a line of a command's result to standard output, on process 0 only."""
@@ -27,6 +30,8 @@ def print_line(text: str, stream: TextIO | None = None) -> None:
 
     If the reader of a pipe has ended, as with `| head`, the program continues without output.
     """
+    for folder, address in shown_as.items():
+        text = text.replace(folder, address)
     try:
         print(text, file=stream or sys.stderr, flush=True)
     except (OSError, ValueError):

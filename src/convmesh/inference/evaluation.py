@@ -88,7 +88,10 @@ def evaluate(
     variables, step = load_variables(setup, files, step, best)
     name = prefix + source.split
     console.print_result(f"{files}: checkpoint of step {step}, split {name}")
-    return evaluate_variables(setup, variables, source, files.evaluation(name))
+    metrics = evaluate_variables(setup, variables, source, files.evaluation(name))
+    if processes.is_first():
+        files.publish()
+    return metrics
 
 
 def evaluate_variables(

@@ -314,9 +314,9 @@ def _check_exported(model: OnnxModel, file: str, max_detections: int) -> None:
 
 def _load_trained(workdir: Workdir, task: str, options: PredictOptions) -> Detector | Classifier:
     if task == "classify":
-        return Classifier.load(workdir.root, batch_size=options.batch_size)
+        return Classifier.load(str(workdir), batch_size=options.batch_size)
     return Detector.load(
-        workdir.root,
+        str(workdir),
         batch_size=options.batch_size,
         score_threshold=options.threshold,
         iou_threshold=options.iou,

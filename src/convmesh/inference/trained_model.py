@@ -51,7 +51,7 @@ def load_variables(
     if best and step is None:
         _report_undefined(workdir, setup.best_metric)
     with Checkpoints(
-        workdir.root, scores=scores, read_only=True, log=console.print_result
+        workdir, scores=scores, read_only=True, log=console.print_result
     ) as checkpoints:
         with naming_edited_key(workdir):
             return checkpoints.choose_variables(

@@ -184,11 +184,12 @@ def _write(workdir: Workdir, weights: FittedWeights) -> None:
         text = "\n".join(_all_lines(weights.fit)) + "\n"
         atomic_files.write_atomically(workdir.weights_file, text)
     processes.wait_for_all("import")
-    with Checkpoints(workdir.root, log=console.print_status) as checkpoints:
+    with Checkpoints(workdir, log=console.print_status) as checkpoints:
         meta = model_meta(setup.config, setup.classes)
         checkpoints.save(imported_state(setup, weights.variables), {**meta, "data_position": 0})
     if processes.is_first():
         workdir.write_run(setup.config, setup.classes)
+        workdir.publish()
 
 
 def _all_lines(fit: Fit) -> list[str]:
@@ -225,6 +226,8 @@ def _removed_on_failure(workdir: Workdir) -> Iterator[None]:
             if not existed:
                 with contextlib.suppress(OSError):
                     workdir.root.rmdir()
+            with contextlib.suppress(RunError):
+                workdir.publish()
         if isinstance(error, OSError):
             raise RunError(f"{workdir}: cannot be written: {error.strerror or error}") from error
         raise

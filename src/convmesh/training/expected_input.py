@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,13 @@ from convmesh.config.tree import flatten
 from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.weight_files import expected_input
-from convmesh.training.init_from import input_on_hub, possible_nets, split_path, weights_model
+from convmesh.training.init_from import (
+    input_on_hub,
+    possible_nets,
+    source_path,
+    split_path,
+    weights_model,
+)
 from convmesh.weights.hub import SCHEME
 from convmesh.weights.preprocessing import preprocessing_of
 from convmesh.weights.published import TABLES, published_input
@@ -82,8 +87,8 @@ def _expected(config: ConfigDict) -> dict[str, Any]:
         return published_input(config.init_from, model)
     if config.init_from.startswith(SCHEME):  # the weights are downloaded later
         return {**preprocessing_of(model), **input_on_hub(config)}
-    path = Path(os.path.expanduser(config.init_from))
-    if path.is_file():
+    path = source_path(config.init_from)
+    if isinstance(path, Path) and path.is_file():
         return expected_input(path, possible_nets(config))
     workdir = Workdir(split_path(path)[0])
     try:

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
+from convmesh.data.stores.object_store import is_url
 from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, nearest, some
 from convmesh.inference.trained_model import check_same_weights
@@ -36,9 +37,9 @@ from convmesh.weights.hub import SCHEME, hub_input, hub_weights
 from convmesh.weights.published import TABLES, published_weights
 from convmesh.workdir import checksums
 from convmesh.workdir.checkpoints import Checkpoints
-from convmesh.workdir.layout import CHECKPOINTS, WEIGHTS_FILE, Workdir
+from convmesh.workdir.layout import WEIGHTS_FILE, Workdir
 from convmesh.workdir.saved_arrays import naming_edited_key
-from convmesh.workdir.step_folders import names_step
+from convmesh.workdir.step_folders import CHECKPOINTS, names_step
 
 T = TypeVar("T")
 
@@ -94,16 +95,18 @@ def load_init_from(setup: Setup, workdir: Workdir, stop: StopSignal) -> InitFrom
         if setup.config.init_from in TABLES or setup.config.init_from.startswith(SCHEME):
             path = _downloaded(setup.config)
             return _read_file(setup, path, input_on_hub(setup.config))
-        return _read(setup, Path(os.path.expanduser(setup.config.init_from)))
+        return _read(setup, source_path(setup.config.init_from))
 
 
-def _read(setup: Setup, path: Path) -> InitFrom:
-    if path.is_file():
+def _read(setup: Setup, path: Path | str) -> InitFrom:
+    if isinstance(path, Path) and path.is_file():
         return _read_file(setup, path)
     root, step = split_path(path)
     source = Workdir(root)
     if not source.checkpoints_folder.is_dir():
-        hint = nearest(path.name.casefold(), TABLES) if len(path.parts) == 1 else ""
+        hint = ""
+        if isinstance(path, Path) and len(path.parts) == 1:
+            hint = nearest(path.name.casefold(), TABLES)
         raise ConfigError(
             f"init_from={path}: no checkpoints there{hint}; give the workdir of a run or an "
             "import, WORKDIR/checkpoints/STEP, or a file of weights"
@@ -117,7 +120,7 @@ def _read(setup: Setup, path: Path) -> InitFrom:
     target = source_setup.abstract_state()
     with (
         naming_edited_key(source),
-        Checkpoints(source.root, read_only=True, log=console.print_status) as checkpoints,
+        Checkpoints(source, read_only=True, log=console.print_status) as checkpoints,
     ):
         variables, step = checkpoints.choose_variables(
             target,
@@ -238,8 +241,16 @@ def _init_from(weights: dict[tuple[str, ...], Any], lines: list[str], fit: Compa
     return InitFrom(weights, fit.columns, (*lines, *fit.lines), fit.details)
 
 
-def split_path(path: Path) -> tuple[Path, int | None]:
+def source_path(init_from: str) -> Path | str:
+    """A path, or an address of an object store, as a string."""
+    return init_from if is_url(init_from) else Path(os.path.expanduser(init_from))
+
+
+def split_path(path: Path | str) -> tuple[Path | str, int | None]:
     """The workdir, and the step if `path` is one of its checkpoints."""
+    if isinstance(path, str):
+        root, _, step = path.rstrip("/").rpartition(f"/{CHECKPOINTS}/")
+        return (root, int(step)) if root and names_step(step) else (path, None)
     if names_step(path.name) and path.absolute().parent.name == CHECKPOINTS:
         return path.parent.parent, int(path.name)
     return path, None

@@ -27,7 +27,6 @@ from convmesh.training.one_run import check_same_config, check_same_data
 from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
-from convmesh.workdir.lock import RunLock
 from convmesh.workdir.run_files import check_same_run, trained_config
 from convmesh.workdir.step_folders import newest_meta
 
@@ -112,7 +111,7 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
     Raises ConfigError if the config is that of another run, or if a run uses the workdir now;
     DataError if config.json or classes.json does not describe the run of the checkpoints.
     """
-    RunLock(workdir.root).refuse_if_held()
+    workdir.lock().refuse_if_held()
     meta = newest_meta(workdir.checkpoints_folder)
     if workdir.has_run():
         earlier = workdir.read_config()

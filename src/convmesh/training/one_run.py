@@ -18,6 +18,7 @@ from convmesh.errors import ConfigError, RunError
 from convmesh.training.hooks import Hook
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.lock import RunLock
+from convmesh.workdir.store_lock import StoreLock
 
 # How long the folder of process 0 may take to appear to another process of the same machine, and of
 # another: NFS remembers for up to 30 seconds that a file did not exist.
@@ -43,7 +44,7 @@ def check_same_data(data: RunData) -> None:
     check_same_splits({"training": data.train, "evaluation": data.eval})
 
 
-def check_same_workdir(workdir: Workdir, lock: RunLock, is_sharded: bool) -> None:
+def check_same_workdir(workdir: Workdir, lock: RunLock | StoreLock, is_sharded: bool) -> None:
     """Raises ConfigError, on every process, if not all see the workdir that process 0 has locked,
     RunError if it could not write its lock.
 

@@ -80,7 +80,7 @@ def overfit(
     config = overfit_config(config, images, steps, overrides)
     workdir = Workdir(folder)
     try:
-        metrics = train(config, workdir.root)
+        metrics = train(config, str(workdir))
     except ConfigError as error:
         # By default the batch size is the number of images: name the flag instead of the key.
         key = f"train.batch_size={images}: "

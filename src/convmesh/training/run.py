@@ -40,7 +40,6 @@ from convmesh.training.step_clock import StepClock
 from convmesh.workdir import atomic_files
 from convmesh.workdir.checkpoints import Checkpoints
 from convmesh.workdir.layout import Workdir
-from convmesh.workdir.lock import RunLock
 from convmesh.workdir.metrics import MetricsLog
 from convmesh.workdir.run_files import model_meta
 
@@ -80,7 +79,7 @@ class Run:
         """
         self.stop.enter(Phase.RESTORE)
         with contextlib.ExitStack() as parts:
-            lock = RunLock(self.workdir.root)
+            lock = self.workdir.lock()
             if processes.is_first():
                 parts.enter_context(lock)
                 atomic_files.remove_temporary_files(self.workdir.root)
@@ -90,7 +89,7 @@ class Run:
             keep = self.setup.config.checkpoint.keep
             guard = lock.check if processes.is_first() else lambda: None
             self.checkpoints = parts.enter_context(
-                Checkpoints(self.workdir.root, keep, scores, log=console.print_status, guard=guard)
+                Checkpoints(self.workdir, keep, scores, log=console.print_status, guard=guard)
             )
             self._parts = parts.pop_all()
         for hook in self.hooks:

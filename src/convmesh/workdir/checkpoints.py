@@ -2,36 +2,30 @@
 
 The folder of a step holds three items: `model` (parameters, batch statistics and their running
 average: all that prediction reads), `training` (step, optimiser state, counters) and `meta` (data
-position, config, class names); and the SHA-256 of each of their files. Orbax writes it to a
-temporary folder; then the checksums are added, everything is fsynced, and the folder is renamed.
-So a checkpoint is complete or absent. Each restore verifies the checksums first.
+position, config, class names); and the SHA-256 of each of their files. A checkpoint is complete or
+absent, see `saving`. Each restore verifies the checksums first.
 
 The file system must rename atomically and keep fsynced data, as local disks do, and NFS for one
-client. Object stores have no rename and are not supported.
+client. Object stores have no rename: see `local_copy`.
 """
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import math
 import os
 import shutil
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import orbax.checkpoint as ocp
-from orbax.checkpoint.multihost import get_barrier_sync_fn
-from orbax.checkpoint.path import atomicity
 
 from convmesh.distributed import processes
 from convmesh.distributed.own_progress import MAIN, SAVING, Activity
 from convmesh.errors import ConfigError, DataError, RunError, first_line, some
-from convmesh.workdir import atomic_files, checksums
-from convmesh.workdir.layout import CHECKPOINTS
+from convmesh.workdir import checksums, saving
+from convmesh.workdir.layout import Workdir
 from convmesh.workdir.saved_arrays import (
     AnotherModelError,
     copied,
@@ -39,6 +33,7 @@ from convmesh.workdir.saved_arrays import (
     without_added_files,
 )
 from convmesh.workdir.step_folders import (
+    CHECKPOINTS,
     COPY,
     DAMAGED,
     DELETED,
@@ -57,15 +52,6 @@ MODEL = ("params", "batch_stats", "ema")  # of the fields of a train state; the 
 # A dataclass of arrays with these fields and `step`, as `convmesh.steps.state.TrainState`.
 State = TypeVar("State", bound=Any)
 
-# The phases of a save, in order. `at_phase` is called as each is reached: tests crash there.
-PHASES = ("copied", "written", "checksummed", "committed", "pruning", "pruned")
-at_phase: Callable[[str], None] = lambda phase: None  # noqa: E731
-
-_DISK_ERRORS = tuple(  # the system's texts, which C++ libraries put into longer messages
-    os.strerror(number)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT)
-)
-
 
 class DeletedError(DataError):
     """A checkpoint was deleted while it was read, by a run that is training there."""
@@ -82,39 +68,12 @@ def _training(state: Any) -> dict[str, Any]:
     return {name: getattr(state, name) for name in names}
 
 
-class _CheckpointFolder(atomicity.AtomicRenameTemporaryPath):
-    """The temporary folder of a checkpoint; checksums are added before it is renamed."""
-
-    committed: Callable[[], None]  # called after the rename
-
-    async def finalize(self) -> None:
-        """Commits the checkpoint, in the saving thread of process 0."""
-        at_phase("written")
-        self._checkpoint_metadata_store.wait_until_finished()
-        checksums.write_checksums(Path(self._tmp_path))
-        at_phase("checksummed")
-        os.rename(self._tmp_path, self._final_path)
-        atomic_files.sync_folder(self._final_path.parent)
-        at_phase("committed")
-        self.committed()
-        if processes.count() == 1:
-            SAVING.enter(Activity.IDLE)
-
-
-def _wait_for_saving_threads(*, key: str, timeout_ms: int) -> None:
-    """Orbax's barrier of the saving threads, in which the watchdog sees who has come how far."""
-    SAVING.arrive()
-    get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
-    if "commit_complete" in key:
-        SAVING.enter(Activity.IDLE)
-
-
 class Checkpoints:
     """The checkpoints in WORKDIR/checkpoints; a context manager. Saving is asynchronous."""
 
     def __init__(
         self,
-        workdir: str | os.PathLike[str],
+        workdir: Workdir | str | os.PathLike[str],
         keep: int = 2,
         scores: Mapping[int, float] | None = None,
         read_only: bool = False,
@@ -128,7 +87,8 @@ class Checkpoints:
         `log` gets a line about each damaged checkpoint. `guard` is called before each save, and
         raises if the folder was removed.
         """
-        self.workdir = Path(workdir)
+        files = workdir if isinstance(workdir, Workdir) else Workdir(workdir)
+        self.workdir, self._copy = files.root, files.copy
         self.scores: dict[int, float] = {}
         for step, score in (scores or {}).items():
             self.note_score(step, score)
@@ -140,17 +100,9 @@ class Checkpoints:
         # Orbax also logs each error that it raises, with its traceback.
         self._logged = logging.getLogger("absl").level
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self._checkpointer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(
-                model=ocp.StandardCheckpointHandler(),
-                training=ocp.StandardCheckpointHandler(),
-                meta=ocp.JsonCheckpointHandler(),
-            ),
-            async_options=ocp.AsyncOptions(barrier_sync_fn=_wait_for_saving_threads),
-            temporary_path_class=type(
-                "CheckpointFolder", (_CheckpointFolder,), {"committed": lambda path: self._prune()}
-            ),
-        )
+        # A local copy is this process's own, so process 0 saves what the others hold.
+        self._alone = self._copy is not None and processes.count() > 1
+        self._checkpointer = saving.checkpointer(self._push, self._prune, self._alone)
         if not read_only and processes.is_first():
             self._remove_leftovers()
 
@@ -172,14 +124,21 @@ class Checkpoints:
         self.wait()
         self._guard()
         self._saving = self._last = step
+        model, training = (copied(part, self._alone) for part in (_model(state), _training(state)))
         items = ocp.args.Composite(
-            model=ocp.args.StandardSave(copied(_model(state))),
-            training=ocp.args.StandardSave(copied(_training(state))),
+            model=ocp.args.StandardSave(model),
+            training=ocp.args.StandardSave(training),
             meta=ocp.args.JsonSave({**meta, "step": step}),
         )
-        at_phase("copied")
+        saving.at_phase("copied")
+        if self._alone and not processes.is_first():
+            self._saving = None
+            return
         try:
-            _call_on_first(lambda: self._make_room(step))
+            if self._alone:
+                self._make_room(step)
+            else:
+                _call_on_first(lambda: self._make_room(step))
             SAVING.enter(Activity.SAVE, step)
             self._checkpointer.save(self._folder(step), args=items)
         except (OSError, RuntimeError, ValueError) as error:
@@ -215,7 +174,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            _wait_for_saving_thread()  # also if a signal has interrupted the wait
+            saving.wait_for_saving_thread()  # also if a signal has interrupted the wait
             self._checkpointer.close()
             logging.getLogger("absl").setLevel(self._logged)
 
@@ -238,13 +197,13 @@ class Checkpoints:
             steps = self.steps()
             newest = f"the newest is of step {steps[-1]}; " if steps else "there is none yet; "
         return RunError(
-            f"{self._directory}: checkpoint of step {step} could not be written: {_reason(error)}; "
-            f"{newest}fix that and run again to resume"
+            f"{self._directory}: checkpoint of step {step} could not be written: "
+            f"{saving.reason_of(error)}; {newest}fix that and run again to resume"
         )
 
     def _prune(self) -> None:
         """Deletes the steps that are not kept, after a newer one is complete."""
-        at_phase("pruning")
+        saving.at_phase("pruning")
         steps = self.steps()
         kept = {*steps[-self._keep :], self._best(steps)}
         for step in steps:
@@ -257,7 +216,8 @@ class Checkpoints:
                     self._log(f"{self._folder(step)}: cannot be deleted: {error.strerror}")
                     break
                 shutil.rmtree(deleted, ignore_errors=True)
-        at_phase("pruned")
+        self._push()
+        saving.at_phase("pruned")
 
     def _remove_leftovers(self) -> None:
         """Removes folders that a crash has left half written or half deleted."""
@@ -265,6 +225,19 @@ class Checkpoints:
             half_deleted = path.name.endswith(DELETED) and names_step(path.stem)
             if half_deleted or UNFINISHED in path.name:
                 shutil.rmtree(path, ignore_errors=True)
+
+    # The object store, if the folder is a local copy.
+
+    def _push(self) -> None:
+        if self._copy:
+            self._copy.push()
+
+    def _fetch(self, step: int) -> None:
+        if self._copy:
+            try:
+                self._copy.fetch(step)
+            except OSError as error:
+                raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
     # Restoring.
 
@@ -310,11 +283,14 @@ class Checkpoints:
             suffix = COPY if held_step(self._folder(damaged)) not in (None, damaged) else DAMAGED
             where = "" if self._read_only else f"; renamed to {self._set_aside(damaged, suffix)}"
             self._log(f"{fault}{where}; step {step} is used instead")
+        if bad and not self._read_only:
+            self._push()
         self._name_added_files(step)
         return step
 
     def _fault(self, step: int) -> str:
         """Why the folder of `step` cannot be used, in a sentence; '' if it can."""
+        self._fetch(step)
         if fault := checksums.verify_checksums(self._folder(step)):
             return f"the checkpoint of step {step} is damaged ({fault})"
         held = held_step(self._folder(step))
@@ -447,6 +423,7 @@ class Checkpoints:
 
     def _read(self, step: int, target: Any, **items: Any) -> Any:
         self.wait()
+        self._fetch(step)
         folder = self._folder(step)
         try:
             with without_added_files(folder) as named:
@@ -466,24 +443,6 @@ class Checkpoints:
         return DeletedError(
             f"{self._folder(step)}: was deleted by a run that is training there; try again"
         )
-
-
-def _wait_for_saving_thread() -> None:
-    """Waits for the saving thread, found by the name that Orbax gives it.
-
-    After `Thread.join` was interrupted by an exception, later calls return immediately.
-    """
-    while any(thread.name == "async_save" for thread in threading.enumerate()):
-        time.sleep(0.005)
-
-
-def _reason(error: BaseException) -> str:
-    """The reason of a failed write, in a few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error)
-    line = next(iter(text.strip().splitlines()), type(error).__name__)
-    return next((reason for reason in _DISK_ERRORS if reason in text), line[:200])
 
 
 def _call_on_first(function: Callable[[], Any]) -> Any:

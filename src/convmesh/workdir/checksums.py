@@ -81,9 +81,14 @@ def added_files(folder: Path) -> list[str]:
     return sorted(set(_files(folder)) - set(expected))
 
 
+def names_in(written: bytes) -> list[str]:
+    """The files that are named in a file of checksums, as relative paths."""
+    return list(_parsed(written))
+
+
 def link_named_files(folder: Path, to: Path) -> None:
     """Links, below the new folder `to`, to the files that `write_checksums` has named."""
-    for name in _parsed((folder / CHECKSUMS).read_bytes()):
+    for name in names_in((folder / CHECKSUMS).read_bytes()):
         path = to / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to((folder / name).absolute())

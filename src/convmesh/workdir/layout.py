@@ -13,7 +13,7 @@
     profile/                      traces of `--profile`
     weights.txt                   of an import, or of a run that began with `init_from`: what became
                                   of each weight
-    .lock                         see `lock`
+    .lock                         see `lock`; in an object store a folder, see `store_lock`
 
 Process 0 alone writes, except for checkpoints.
 """
@@ -30,28 +30,31 @@ from ml_collections import ConfigDict
 
 from convmesh.config import to_json
 from convmesh.data.documents import read_json
+from convmesh.data.stores.object_store import ObjectStore, is_url
+from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.workdir import atomic_files
+from convmesh.workdir.local_copy import LocalCopy
+from convmesh.workdir.lock import LOCK, RunLock
 from convmesh.workdir.metrics import Row, evaluation_rows, read_metrics, training_rows
 from convmesh.workdir.run_files import check_same_model, read_run_config
-from convmesh.workdir.step_folders import newest_meta, saved_steps
+from convmesh.workdir.step_folders import CHECKPOINTS, newest_meta, saved_steps
+from convmesh.workdir.store_lock import StoreLock
 
-CHECKPOINTS, LOCK, WEIGHTS_FILE = "checkpoints", ".lock", "weights.txt"
+WEIGHTS_FILE = "weights.txt"
 
 
 class Workdir:
     """The files of one run, by name. Nothing is read or created until a method is called."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """`root`: the folder; it need not exist yet. Raises ConfigError for one that is no folder:
-        a URL would become a local folder of that name.
+        """`root`: the folder, which need not exist yet; or gs://BUCKET/FOLDER, s3://BUCKET/FOLDER.
+
+        Of an object store the files are read into a local copy now. Raises ConfigError if it cannot
+        be read, or for other addresses.
         """
-        if "://" in os.fspath(root):
-            raise ConfigError(
-                f"--workdir {root}: object stores are not supported; give a folder of a file "
-                "system that all hosts mount"
-            )
-        self.root = Path(os.path.expanduser(root))
+        self.copy = _local_copy(os.fspath(root)) if is_url(os.fspath(root)) else None
+        self.root = self.copy.folder if self.copy else Path(os.path.expanduser(root))
         self.config_file = self.root / "config.json"
         self.classes_file = self.root / "classes.json"
         self.category_ids_file = self.root / "category_ids.json"
@@ -66,7 +69,22 @@ class Workdir:
         self.curves_picture = self.root / "plots" / "curves.png"
 
     def __str__(self) -> str:
-        return str(self.root)
+        return self.copy.store.url if self.copy else str(self.root)
+
+    def lock(self) -> RunLock | StoreLock:
+        """The lock that a run takes before it writes."""
+        return StoreLock(self.copy) if self.copy else RunLock(self.root)
+
+    def publish(self) -> None:
+        """Writes what was changed into the object store; on a disk there is nothing to do.
+
+        Raises RunError.
+        """
+        if self.copy:
+            try:
+                self.copy.push()
+            except OSError as error:
+                raise RunError(f"{self}: cannot be written: {error.strerror}") from error
 
     # The config and the classes.
 
@@ -199,6 +217,22 @@ class Workdir:
     def evaluation(self, split: str) -> EvaluationFiles:
         """The files of the last evaluation of `split`."""
         return EvaluationFiles(self.root / "eval" / split)
+
+
+_copies: dict[tuple[int, str], LocalCopy] = {}  # by process (a fork has its own) and address
+
+
+def _local_copy(url: str) -> LocalCopy:
+    """The local copy of this process, up to date. Raises ConfigError."""
+    store = ObjectStore(url)
+    try:
+        key = os.getpid(), store.url
+        copy = _copies.get(key) or LocalCopy(store)
+        copy.pull()
+    except OSError as error:
+        raise ConfigError(f"--workdir {url}: {error.strerror}") from error
+    console.shown_as[str(copy.folder)] = store.url
+    return _copies.setdefault(key, copy)
 
 
 class EvaluationFiles:

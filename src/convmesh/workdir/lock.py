@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from convmesh.errors import ConfigError, RunError
-from convmesh.workdir.layout import LOCK
+
+LOCK = ".lock"
 
 
 class RunLock:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from convmesh.errors import DataError
 from convmesh.workdir import checksums
@@ -82,16 +83,24 @@ def _text(shape: tuple[int, ...] | None) -> str:
     return " x ".join(map(str, shape or ())) or "a number"
 
 
-def copied(tree: Any) -> Any:
+def copied(tree: Any, gather: bool = False) -> Any:
     """`tree` with each fully replicated array replaced by a copy on the host.
 
-    Orbax would split those into a slice per device, array by array: on two CPU devices that takes
-    three times as long as writing.
+    With `gather` the others, too: a part of them may be on the devices of other processes, all of
+    which must call it.
+
+    Orbax would split replicated ones into a slice per device, array by array: on two CPU devices
+    that takes three times as long as writing.
     """
     leaves, treedef = jax.tree.flatten(tree)
     replicated = [leaf for leaf in leaves if leaf.is_fully_replicated]
     # Copied, since on CPUs `device_get` returns the array's own memory, which is donated soon.
     copies = iter([np.array(leaf) for leaf in jax.device_get(replicated)])
+
+    def of_others(leaf: Any) -> Any:
+        return np.array(multihost_utils.process_allgather(leaf, tiled=True)) if gather else leaf
+
     return jax.tree.unflatten(
-        treedef, [next(copies) if leaf.is_fully_replicated else leaf for leaf in leaves]
+        treedef,
+        [next(copies) if leaf.is_fully_replicated else of_others(leaf) for leaf in leaves],
     )

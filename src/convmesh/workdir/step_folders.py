@@ -15,9 +15,10 @@ from typing import Any
 
 from convmesh.workdir.checksums import CHECKSUMS, is_unchanged
 
+CHECKPOINTS = "checkpoints"  # in a workdir
 DAMAGED, COPY, DELETED = ".damaged", ".copy", ".deleted"  # suffixes of folders set aside
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax is writing
-_META = "meta/metadata"  # where Orbax writes it
+META = "meta/metadata"  # where Orbax writes it
 _OURS = re.compile(r"\d+\.(damaged|copy)(-\d+)?|\d+\.deleted")
 
 
@@ -64,7 +65,7 @@ def free_names(path: Path, suffix: str) -> Iterator[Path]:
 
 def read_meta(checkpoint: Path) -> dict[str, Any]:
     """The meta of a checkpoint. Raises OSError, or ValueError if it is damaged."""
-    meta = json.loads((checkpoint / _META).read_bytes())
+    meta = json.loads((checkpoint / META).read_bytes())
     return meta if isinstance(meta, dict) else {}
 
 
@@ -81,7 +82,7 @@ def newest_meta(folder: Path) -> dict[str, Any]:
     """The meta of the newest checkpoint in `folder` whose meta is intact; {} if there is none."""
     for step in reversed(saved_steps(folder)):
         with contextlib.suppress(OSError, ValueError):
-            if is_unchanged(folder / str(step), _META):
+            if is_unchanged(folder / str(step), META):
                 return read_meta(folder / str(step))
     return {}
 

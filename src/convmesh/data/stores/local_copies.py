@@ -1,0 +1,52 @@
+"""Folders for local copies of what is kept in object stores, one for each process and address.
+
+They lie in the user's cache folder, numbered. A process holds a number by a lock of the operating
+system, so that what a killed process leaves behind is cleared by the next one that takes it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+from pathlib import Path
+
+from convmesh.distributed.compile_cache import user_folder
+
+_FOLDER = "local_copies"
+_held: list[int] = []  # descriptors of locked files: the process holds them until it ends
+
+
+@functools.cache
+def _own_folder(process: int) -> Path:
+    """An empty folder that this process alone uses; removed at its end."""
+    import fcntl
+
+    root = user_folder() / _FOLDER
+    root.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while True:
+        file = os.open(root / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            os.close(file)
+            number += 1
+    _held.append(file)
+    folder = root / str(number)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    atexit.register(_remove, folder, process)
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not in a fork
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def local_folder(scheme: str, parts: tuple[str, ...]) -> Path:
+    """The folder of this process for SCHEME://PARTS; it need not exist yet. Raises OSError."""
+    return _own_folder(os.getpid()).joinpath(scheme, *parts)
