@@ -1,11 +1,16 @@
-"""Servers of S3 and of Google Cloud Storage on loopback, each with one bucket."""
+"""Servers of S3 and of Google Cloud Storage on loopback, each with one bucket.
+
+As a program it prints the environment by which they are found, and ends with its standard input.
+"""
 
 import contextlib
 import functools
 import http
+import json
 import logging
 import os
 import socket
+import sys
 import uuid
 
 BUCKET = "bucket"
@@ -23,7 +28,7 @@ def servers():
     with _s3() as s3, _google() as google:
         for name, value in (s3 | google).items():
             os.environ[name] = value
-        yield
+        yield s3 | google
         for name in s3 | google:
             del os.environ[name]
 
@@ -101,3 +106,10 @@ def _google():
         yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
     finally:
         server.stop()
+
+
+if __name__ == "__main__":
+    with servers() as named:
+        print(json.dumps(named), flush=True)
+        sys.stdin.read()
+    os._exit(0)  # the servers' threads may still wait for requests

@@ -23,6 +23,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tes
 import injection
 import lost_processes
 import mismatch
+import store_faults
 from undisturbed import FORK, Failed, Outcome, Reference, make_reference, open_restorer
 
 FAULTS = {  # and how often each is injected where no number is given
@@ -39,6 +40,8 @@ FAULTS = {  # and how often each is injected where no number is given
     "hostile": (injection.hostile, 60),
     **{kind: (partial(lost_processes.inject, kind), 3) for kind in lost_processes.KINDS},
     "slow": (lost_processes.slow, 2),
+    "store_kill": (store_faults.kill, 2),
+    "store_damage": (store_faults.damage, 4),
 }
 ALL_PAIRS = ("mesh", "processes")  # injected for all pairs of n, in one process
 

@@ -194,7 +194,7 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             if processes.is_first():
                 self._remove_leftovers()  # they may have filled the disk
-            steps = self.steps()
+            steps = [saved for saved in self.steps() if saved != step]  # in a store it is not
             newest = f"the newest is of step {steps[-1]}; " if steps else "there is none yet; "
         return RunError(
             f"{self._directory}: checkpoint of step {step} could not be written: "

@@ -47,21 +47,24 @@ def checkpointer(
         {"renamed": lambda path: renamed(), "committed": lambda path: committed()},
     )
     own = processes.index()
-    with_whom = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
-    )
+    with_whom = ocp.options.MultiprocessingOptions()
+    if alone:
+        with_whom = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+        )
+    given = {"multiprocessing_options": with_whom}
     return ocp.AsyncCheckpointer(
         ocp.CompositeCheckpointHandler(
-            model=ocp.StandardCheckpointHandler(),
-            training=ocp.StandardCheckpointHandler(),
-            meta=ocp.JsonCheckpointHandler(),
-            **({"multiprocessing_options": with_whom} if alone else {}),
+            model=ocp.StandardCheckpointHandler(**given),
+            training=ocp.StandardCheckpointHandler(**given),
+            meta=ocp.JsonCheckpointHandler(**given),
+            composite_options=ocp.CompositeOptions(**given),
         ),
         async_options=ocp.AsyncOptions(
             barrier_sync_fn=_wait_for_itself if alone else _wait_for_saving_threads
         ),
         temporary_path_class=folder,
-        **({"multiprocessing_options": with_whom} if alone else {}),
+        **given,
     )
 
 
