@@ -1,4 +1,4 @@
-"""A run whose workdir is in an object store gives what one on a disk gives, also when it resumes."""
+"""A run whose workdir is in an object store gives what one on a disk gives, and resumes so."""
 
 import subprocess
 import sys

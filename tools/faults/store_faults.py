@@ -17,7 +17,7 @@ from pathlib import Path
 import object_stores
 import trial
 from trial import STEPS, Process
-from undisturbed import Outcome, Reference, check
+from undisturbed import Outcome, Reference, check, open_restorer
 
 from convmesh.data.stores.object_store import ObjectStore
 
@@ -28,12 +28,13 @@ DAMAGES = ("bit", "cut", "empty", "deleted")
 
 
 @contextlib.contextmanager
-def servers():
-    """Both servers, named in the environment."""
+def servers(reference: Reference):
+    """Both servers, named in the environment, also in that of the reference's restorer."""
     command = [sys.executable, object_stores.__file__]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, stderr=subprocess.DEVNULL, **pipes) as process:
         os.environ |= json.loads(process.stdout.readline())
+        reference.restorer = open_restorer(reference.recipe)
         yield
         process.kill()
 
@@ -44,7 +45,7 @@ def kill(reference: Reference, rng: random.Random, n: int, outcome: Outcome) -> 
     What can be restored must be bit-identical to the undisturbed run; every run must finish with
     the same metrics.
     """
-    with servers():
+    with servers(reference):
         while outcome.n < n:
             scheme = object_stores.SCHEMES[outcome.n // KILLS_PER_RUN % 2]
             address = f"{scheme}://{object_stores.BUCKET}/{uuid.uuid4()}/run"
@@ -70,7 +71,7 @@ def damage(reference: Reference, rng: random.Random, n: int, outcome: Outcome) -
 
     No other bits than those of the undisturbed run may be restored.
     """
-    with servers():
+    with servers(reference):
         addresses = []
         for scheme in object_stores.SCHEMES:
             addresses.append(f"{scheme}://{object_stores.BUCKET}/{uuid.uuid4()}/run")
