@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from convmesh.data.documents import read_bytes
 from convmesh.data.record import BadExample
+from convmesh.data.stores import mirrored_set
 
 # File name suffixes of images, in lower case.
 SUFFIXES = frozenset(
@@ -186,7 +187,8 @@ def read_turned(path: str) -> tuple[np.ndarray, int]:
 
 def _read(path: str) -> bytes:
     try:
-        return read_bytes(path, MAX_BYTES)
+        data = mirrored_set.content(path, MAX_BYTES)
+        return read_bytes(path, MAX_BYTES) if data is None else data
     except (OSError, ValueError) as error:
         raise BadExample(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -16,6 +16,7 @@ from convmesh.config import parse_overrides, same_for_all_processes
 from convmesh.data.record import Source, truth_identity
 from convmesh.data.same_splits import check_same_splits
 from convmesh.data.splits import open_eval
+from convmesh.data.stores.object_store import is_url
 from convmesh.distributed import console, processes, same_run
 from convmesh.distributed.own_progress import MAIN, Activity
 from convmesh.errors import DataError, RunError, some
@@ -214,7 +215,7 @@ def _data_prefix(trained: ConfigDict, config: ConfigDict, workdir: Workdir) -> s
 def _location(config: ConfigDict, key: str) -> str:
     """The value of the data key as text, a path as an absolute one."""
     value = config.data[key]
-    if key in ("name", "val_fraction") or not value:
+    if key in ("name", "val_fraction") or not value or is_url(value):
         return str(value)
     path = Path(value).expanduser()
     return str(path.resolve() if key == "root" else path)

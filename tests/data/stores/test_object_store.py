@@ -92,7 +92,7 @@ def test_any_error_of_a_library_names_the_address(address, monkeypatch):
         raise RuntimeError("no credentials\nand more")
 
     store = ObjectStore(address)
-    monkeypatch.setattr(object_store._file_system(store.scheme), "cat_file", fail)
+    monkeypatch.setattr(store._fs, "cat_file", fail)
     with pytest.raises(OSError) as error:
         store.read("name")
     assert (error.value.strerror, error.value.filename) == ("no credentials", f"{address}/name")

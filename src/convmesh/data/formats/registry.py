@@ -20,6 +20,7 @@ from convmesh.data.formats import unread
 from convmesh.data.formats.box_signs import holds_boxes
 from convmesh.data.formats.evidence import Evidence
 from convmesh.data.formats.files import subfolders
+from convmesh.data.formats.folder.folder_tree import is_image
 from convmesh.data.formats.root import (
     Found,
     find_data_set,
@@ -28,6 +29,8 @@ from convmesh.data.formats.root import (
 )
 from convmesh.data.problems import Problem
 from convmesh.data.record import DataSet
+from convmesh.data.stores.mirrored_set import local_set
+from convmesh.data.stores.object_store import is_url
 from convmesh.errors import ConfigError
 
 # Selected by `data.name` and not recognized by files, so that it has no `looks_like`.
@@ -64,6 +67,7 @@ def open_dataset(config: ConfigDict) -> DataSet:
 
     Raises ConfigError, DataError.
     """
+    config = with_local_root(config)
     found = _locate(config)
     layout = load_format(found.format)
     if not found.problems:
@@ -87,7 +91,19 @@ def find_format(config: ConfigDict) -> str:
 
     Raises ConfigError if the name is unknown or no layout fits.
     """
-    return _locate(config).format
+    return _locate(with_local_root(config)).format
+
+
+def with_local_root(config: ConfigDict) -> ConfigDict:
+    """Return `config`, with the folder on this host if `data.root` is in an object store.
+
+    Raises as `local_set`.
+    """
+    if not is_url(config.data.root):
+        return config
+    config = config.copy_and_resolve_references()
+    config.data.root = str(local_set(config.data.root, is_image))
+    return config
 
 
 def _locate(config: ConfigDict) -> Found:

@@ -54,10 +54,16 @@ class ObjectStore:
         self.parts = tuple(parts)
         self._root = "/".join(parts)
         self.url = f"{self.scheme}://{self._root}"
-        _file_system(self.scheme)
+        _file_system(self.scheme, os.getpid())
 
     def __str__(self) -> str:
         return self.url
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectStore) and other.url == self.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
 
     def entries(self, below: str = "") -> dict[str, Entry]:
         """All objects below the folder `below`, by name. Raises OSError: no bucket, ..."""
@@ -145,7 +151,7 @@ class ObjectStore:
 
     @property
     def _fs(self) -> Any:
-        return _file_system(self.scheme)
+        return _file_system(self.scheme, os.getpid())
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -184,8 +190,11 @@ def _version(info: dict[str, Any]) -> str:
 
 
 @functools.cache
-def _file_system(scheme: str) -> Any:
-    """fsspec's file system, which never answers from a cache. Raises ConfigError."""
+def _file_system(scheme: str, process: int) -> Any:
+    """fsspec's file system, which never answers from a cache. Raises ConfigError.
+
+    A forked process needs one of its own.
+    """
     import fsspec
 
     if os.environ.get("STORAGE_EMULATOR_HOST"):

@@ -1,0 +1,116 @@
+"""A data set in an object store, as a folder in the user's cache, which the host's processes share.
+
+Annotations, lists and records are copied when the set is opened. An image is at first an empty
+file of its size, dated 1970, and is copied when it is first read: each host copies what it uses.
+What has changed in the store since is noticed when the set is opened, by size and version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from convmesh.data.stores.object_store import Entry, ObjectStore
+from convmesh.distributed import console
+from convmesh.distributed.compile_cache import user_folder
+from convmesh.errors import DataError
+
+_FOLDER, _INDEX, _LOCK = "data_sets", "objects.json", "lock"
+_NOT_COPIED = 0  # time of the last change of a file whose content is not here yet
+
+
+def local_set(url: str, is_image: Callable[[str], bool]) -> Path:
+    """The folder for the data set at `url`, as it is in the store now.
+
+    is_image: whether a file of this name is copied only when it is read. Raises ConfigError for a
+    wrong address, DataError if the store cannot be read or nothing is there.
+    """
+    store = ObjectStore(url)
+    try:
+        folder = _opened(store, os.getpid(), is_image)
+    except OSError as error:
+        raise DataError(f"data.root {error.filename or url}: {error.strerror}") from error
+    console.shown_as[str(folder)] = store.url
+    return folder
+
+
+def content(path: str | os.PathLike[str], limit: int) -> bytes | None:
+    """The content of an image of a `local_set` that is not here yet, and is then; None for others.
+
+    Also None for one of more than `limit` bytes. Raises OSError.
+    """
+    path = os.path.abspath(path)
+    root = f"{_root()}{os.sep}"
+    if not path.startswith(root):
+        return None
+    found = os.stat(path)
+    if found.st_mtime_ns != _NOT_COPIED or found.st_size > limit:
+        return None
+    number, _, name = path.removeprefix(root).split(os.sep, 2)
+    data = ObjectStore(_url(number)).read(name.replace(os.sep, "/"))
+    temporary = f"{root}{number}/{os.getpid()}.new"
+    with contextlib.suppress(OSError):  # a full disk: the image is read again the next time
+        try:
+            Path(temporary).write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    return data
+
+
+@functools.cache
+def _opened(store: ObjectStore, process: int, is_image: Callable[[str], bool]) -> Path:
+    """Brings the folder to the state of the store, once in each process. Raises OSError."""
+    number = hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    place = Path(_root(), number)
+    folder = place / store.parts[-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(place / _LOCK):
+        index = place / _INDEX
+        before = json.loads(index.read_text())["objects"] if index.exists() else {}
+        entries = store.entries()
+        if not entries:
+            raise FileNotFoundError(2, "nothing is there", store.url)
+        now = {name: [entry.size, entry.version] for name, entry in entries.items()}
+        changed = [name for name in now if before.get(name) != now[name]]
+        index.unlink(missing_ok=True)  # what a killed process has begun is done again
+        for name in before.keys() - now.keys():
+            (folder / name).unlink(missing_ok=True)
+        for name in filter(is_image, changed):
+            _write_empty(folder / name, entries[name])
+        store.download([name for name in changed if not is_image(name)], folder)
+        temporary = index.with_suffix(".new")
+        temporary.write_text(json.dumps({"url": store.url, "objects": now}))
+        os.replace(temporary, index)
+    return folder
+
+
+def _write_empty(path: Path, entry: Entry) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(entry.size)  # takes no room
+    os.utime(path, ns=(_NOT_COPIED, _NOT_COPIED))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lets one process of this host at a time."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _root() -> str:
+    return os.path.abspath(user_folder() / _FOLDER)
+
+
+@functools.cache
+def _url(number: str) -> str:
+    return json.loads(Path(_root(), number, _INDEX).read_text())["url"]
