@@ -15,7 +15,7 @@ for _ in range(18):
     time.sleep(0.5)
     found = watch.look()
 print("held" if found else "not found", flush=True)
-aborts.end()
+threading.Thread(target=aborts.end).start()
 time.sleep(60)
 """
 UNTOUCHED = """

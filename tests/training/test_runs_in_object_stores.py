@@ -44,7 +44,8 @@ def test_a_run_resumes_and_is_read_as_on_a_disk(address, photos, tmp_path, capsy
     names = ObjectStore(address).entries()
     assert {"config.json", "plots/curves.png", "eval/val/predictions.png"} <= names.keys()
     assert {name.split("/")[1] for name in names if name.startswith("checkpoints/")} == {"4", "8"}
-    assert not any(name.startswith(".lock") for name in names)
+    [lock] = [name for name in names if name.startswith(".lock")]
+    assert b"released" in ObjectStore(address).read(lock)
     assert evaluate(address) == evaluate(tmp_path / "run")
     images = [np.zeros((20, 24, 3), np.uint8)]
     predicted = [Classifier.load(at)(images)[0] for at in (address, tmp_path / "run")]

@@ -62,6 +62,9 @@ def test_files_reach_another_copy(opened):
     assert "profile/trace" in two.store.entries() and ".lock" not in two.store.entries()
     (one.folder / "eval/val/metrics.json").unlink()
     one.push()
+    assert "eval/val/metrics.json" in two.store.entries()  # it may be lost here, not deleted
+    one.delete("eval/val/metrics.json")
+    one.push()
     two.pull()
     assert not (two.folder / "eval/val/metrics.json").exists()
 
@@ -165,6 +168,7 @@ def test_a_deletion_that_ends_anywhere_leaves_no_damaged_checkpoint(
         write_checkpoint(one, step)
     one.push()
     shutil.rmtree(one.folder / "checkpoints/3")
+    one.delete("checkpoints/3/")
     with monkeypatch.context() as patch:
         stop_after(one.store, patch, requests)
         if requests < 6:
@@ -223,6 +227,7 @@ def test_a_checkpoint_deleted_meanwhile_is_deleted_here(opened):
     one.push()
     two = opened("two")
     shutil.rmtree(one.folder / "checkpoints/3")
+    one.delete("checkpoints/3/")
     one.push()
     two.fetch(3)
     assert not (two.folder / "checkpoints/3").exists()
@@ -250,10 +255,73 @@ def test_one_set_aside_is_set_aside_in_the_store(opened):
     write_checkpoint(one, 3)
     one.push()
     (one.folder / "checkpoints/3").rename(one.folder / "checkpoints/3.damaged")
+    one.delete("checkpoints/3/")
+    write_checkpoint(one, 6)
     one.push()
     two = opened("two")
-    assert [path.name for path in (two.folder / "checkpoints").iterdir()] == ["3.damaged"]
+    found = sorted(path.name for path in (two.folder / "checkpoints").iterdir())
+    assert found == ["3.damaged", "6"]
     assert f"checkpoints/3.damaged/{ARRAYS}" in two.store.entries()
+
+
+def test_another_checkpoint_of_a_step_replaces_the_first(opened):
+    one = opened("one")
+    write_checkpoint(one, 3)
+    write(one, "checkpoints/3/old", "1")
+    one.push()
+    (one.folder / "checkpoints/3").rename(one.folder / "checkpoints/3.copy")
+    one.delete("checkpoints/3/")
+    write_checkpoint(one, 3)
+    one.push()
+    two = opened("two")
+    two.fetch(3)
+    assert not verify_checksums(two.folder / "checkpoints/3")
+    assert "checkpoints/3/old" not in two.store.entries()
+    assert f"checkpoints/3/{COMMITTED}" in two.store.entries()
+
+
+def test_a_cache_that_somebody_clears_costs_nothing_in_the_store(opened):
+    one = opened("one")
+    write_checkpoint(one, 3)
+    write(one, "metrics.jsonl", "1")
+    one.push()
+    before = one.store.entries()
+    shutil.rmtree(one.folder)
+    one.push()
+    assert one.store.entries() == before
+
+
+def test_a_checkpoint_that_vanishes_while_it_is_written_is_not_complete(opened_s3, monkeypatch):
+    one = opened_s3("one")
+    write_checkpoint(one, 3)
+    upload = one.store.upload
+
+    def vanishes(folder, names):
+        shutil.rmtree(one.folder / "checkpoints/3/training", ignore_errors=True)
+        upload(folder, names)
+
+    monkeypatch.setattr(one.store, "upload", vanishes)
+    with pytest.raises(FileNotFoundError):
+        one.push()
+    assert f"checkpoints/3/{COMMITTED}" not in one.store.entries()
+
+
+def test_a_reader_writes_only_what_it_is_asked_to(opened):
+    one = opened("one")
+    write(one, "eval/val/metrics.json", "{}")
+    write(one, "eval/test/metrics.json", "{}")
+    write(one, "other", "1")
+    one.push("eval/val/")
+    assert list(one.store.entries()) == ["eval/val/metrics.json"]
+
+
+def test_what_is_below_the_address_and_no_file_of_a_run_is_not_brought(opened):
+    one = opened("one")
+    for name in ("inner/config.json", "inner/checkpoints/3/SHA256SUMS", "plots/a.png"):
+        one.store.write(name, b"1")
+    one.pull()
+    found = {path.name for path in one.folder.rglob("*") if path.is_file()}
+    assert found == {"a.png"}
 
 
 def test_a_copy_that_has_lost_its_lock_writes_nothing(opened_s3):

@@ -1,10 +1,12 @@
 """One run an address, whoever dies in whatever way."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import object_stores
 import pytest
@@ -64,7 +66,10 @@ def holder(s3):
 
 
 def locks(address):
-    return sorted(ObjectStore(address).entries(".lock"))
+    """The locks in the store that are not released."""
+    store = ObjectStore(address)
+    names = sorted(store.entries(".lock"))
+    return [name for name in names if "released" not in json.loads(store.read(name))]
 
 
 def test_a_second_one_is_refused_and_the_holder_named(copies, address):
@@ -121,6 +126,44 @@ def test_who_has_lost_the_lock_writes_nothing_more(copies, s3):
         (copy.folder / "late").write_text("1")
     assert "late" not in ObjectStore(s3).entries()
     assert locks(s3) == [".lock/999999"]
+
+
+def test_no_number_is_given_twice(copies, s3):
+    for name in "abc":
+        with StoreLock(copies(s3, name)):
+            pass
+    assert list(ObjectStore(s3).entries(".lock")) == [".lock/000003"]
+
+
+def test_a_long_upload_does_not_cost_the_lock(copies, s3, monkeypatch):
+    copy = copies(s3, "a")
+    upload = copy.store.upload
+
+    def slow(*arguments):
+        time.sleep(1.5 * store_lock.LEASE_SECONDS)
+        upload(*arguments)
+
+    monkeypatch.setattr(copy.store, "upload", slow)
+    with StoreLock(copy), ThreadPoolExecutor(1) as pool:
+        (copy.folder / "file").write_text("1")
+        pushed = pool.submit(copy.push)
+        time.sleep(0.5)
+        with pytest.raises(ConfigError, match="another run is using it"):
+            StoreLock(copies(s3, "b")).refuse_if_held()
+        pushed.result()
+    assert "file" in ObjectStore(s3).entries()
+
+
+def test_what_fails_while_the_lock_is_taken_releases_it(copies, s3, monkeypatch):
+    copy = copies(s3, "a")
+
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(copy, "pull", fail)
+    with pytest.raises(ConfigError, match="No space left"), StoreLock(copy):
+        pass
+    assert not locks(s3)
 
 
 def test_of_many_that_start_at_once_one_gets_it(s3):

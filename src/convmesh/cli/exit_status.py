@@ -3,6 +3,7 @@
 Only the standard library is imported here, so that `--help` is fast.
 """
 
+from convmesh.distributed import console
 from convmesh.errors import (
     HUNG,
     OUT_OF_MEMORY,
@@ -43,7 +44,7 @@ def exit_status(error: BaseException, debug: bool) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "convmesh: interrupted", INTERRUPTED
     status = error.exit_code if isinstance(error, ConvmeshError) else FAILED
-    return f"convmesh: error: {_message(error, debug)}", status
+    return f"convmesh: error: {console.shown(_message(error, debug))}", status
 
 
 def _message(error: BaseException, debug: bool) -> str:

@@ -30,8 +30,9 @@ def delay() -> None:
 
 
 def end() -> None:
-    """Aborts this process without a delay."""
-    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    """Aborts this process without a delay; any thread may call it."""
+    libc = _libc()  # Python's own `signal` is for the main thread, and abort() may be locked
+    libc.signal(signal.SIGABRT, None)  # SIG_DFL
     os.kill(os.getpid(), signal.SIGABRT)
 
 
@@ -51,7 +52,8 @@ class AbortWatch:
                 before = self._before.setdefault(thread, 0 if blocked == _ABORT_BIT else blocked)
                 if blocked == before | _ABORT_BIT != before and thread not in self._held:
                     self._held.add(thread)
-                    ctypes.CDLL(None).tgkill(os.getpid(), thread, _hold_signal())
+                    if hasattr(_libc(), "tgkill"):  # glibc 2.30 and later
+                        _libc().tgkill(os.getpid(), thread, _hold_signal())
         return bool(self._held)
 
 
@@ -59,9 +61,14 @@ def _hold_signal() -> int:
     return signal.SIGRTMAX - 2
 
 
-def _handle(number: int, function: str) -> None:
+def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    return libc
+
+
+def _handle(number: int, function: str) -> None:
+    libc = _libc()
     libc.signal(number, ctypes.cast(getattr(libc, function), ctypes.c_void_p))
 
 

@@ -13,6 +13,13 @@ from convmesh.distributed import processes
 shown_as: dict[str, str] = {}
 
 
+def shown(text: str) -> str:
+    """`text`, with the addresses of what local copies are made of."""
+    for folder, address in shown_as.items():
+        text = text.replace(folder, address)
+    return text
+
+
 def print_result(text: str) -> None:
     """Prints a line of a command's result to standard output, on process 0 only."""
     if processes.is_first():
@@ -30,10 +37,8 @@ def print_line(text: str, stream: TextIO | None = None) -> None:
 
     If the reader of a pipe has ended, as with `| head`, the program continues without output.
     """
-    for folder, address in shown_as.items():
-        text = text.replace(folder, address)
     try:
-        print(text, file=stream or sys.stderr, flush=True)
+        print(shown(text), file=stream or sys.stderr, flush=True)
     except (OSError, ValueError):
         # Flushing at exit would fail again and change the exit status.
         null = os.open(os.devnull, os.O_WRONLY)

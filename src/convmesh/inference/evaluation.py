@@ -91,7 +91,7 @@ def evaluate(
     console.print_result(f"{files}: checkpoint of step {step}, split {name}")
     metrics = evaluate_variables(setup, variables, source, files.evaluation(name))
     if processes.is_first():
-        files.publish()
+        files.publish(f"eval/{name}/")
     return metrics
 
 

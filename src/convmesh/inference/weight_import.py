@@ -74,7 +74,7 @@ def import_weights(
       In each case, nothing is left in `output`.
     """
     workdir = Workdir(output)
-    check_is_free(workdir.root)
+    check_is_free(workdir)
     compile_cache.start()
     same_run.check_same_devices()
     file = WeightFile.read(path)
@@ -99,9 +99,12 @@ def import_weights(
     )
 
 
-def check_is_free(output: Path) -> None:
-    """Raises ConfigError unless the folder `output` does not exist or is empty."""
+def check_is_free(workdir: Workdir) -> None:
+    """Raises ConfigError unless the folder does not exist or is empty."""
+    output = workdir.root
     try:
+        if workdir.copy and workdir.copy.store.entries():
+            raise ConfigError(f"--output {workdir}: is not empty; name a new folder")
         if next(os.scandir(output), None) is not None:
             raise ConfigError(f"--output {output}: is not empty; name a new folder")
     except FileNotFoundError:
@@ -226,8 +229,9 @@ def _removed_on_failure(workdir: Workdir) -> Iterator[None]:
             if not existed:
                 with contextlib.suppress(OSError):
                     workdir.root.rmdir()
-            with contextlib.suppress(RunError):
-                workdir.publish()
+            if workdir.copy:  # it was empty before
+                with contextlib.suppress(OSError):
+                    workdir.copy.store.delete(workdir.copy.store.entries())
         if isinstance(error, OSError):
             raise RunError(f"{workdir}: cannot be written: {error.strerror or error}") from error
         raise

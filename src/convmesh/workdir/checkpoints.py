@@ -122,6 +122,8 @@ class Checkpoints:
         if step == self._last:
             return
         self.wait()
+        if self._alone:  # the others wait here, not in the next collective, which has a bound
+            processes.wait_for_all("previous save")
         self._guard()
         self._saving = self._last = step
         model, training = (copied(part, self._alone) for part in (_model(state), _training(state)))
@@ -133,6 +135,7 @@ class Checkpoints:
         saving.at_phase("copied")
         if self._alone and not processes.is_first():
             self._saving = None
+            self._folder(step).mkdir(parents=True, exist_ok=True)  # `steps` lists it
             return
         try:
             if self._alone:
@@ -215,6 +218,7 @@ class Checkpoints:
                 except OSError as error:
                     self._log(f"{self._folder(step)}: cannot be deleted: {error.strerror}")
                     break
+                self._deleted_in_store(step)
                 shutil.rmtree(deleted, ignore_errors=True)
         self._push()
         saving.at_phase("pruned")
@@ -231,6 +235,10 @@ class Checkpoints:
     def _push(self) -> None:
         if self._copy:
             self._copy.push()
+
+    def _deleted_in_store(self, step: int) -> None:
+        if self._copy:
+            self._copy.delete(f"{CHECKPOINTS}/{step}/")
 
     def _fetch(self, step: int) -> None:
         if self._copy:
@@ -302,6 +310,7 @@ class Checkpoints:
         names = free_names(self._folder(step), suffix)
         renamed = next(path for path in names if not os.path.lexists(path))
         os.rename(self._folder(step), renamed)
+        self._deleted_in_store(step)
         return renamed
 
     def _name_unlike_steps(self) -> None:
@@ -330,7 +339,7 @@ class Checkpoints:
         `asked` is the flag or key that gave the step, for messages. Raises DataError if nothing
         was saved or `step` is damaged, ConfigError if `step` does not exist.
         """
-        steps = self.steps()
+        steps = _call_on_first(self.steps) if self._alone else self.steps()
         if not steps:
             raise DataError(f"{self._directory}: no checkpoint yet; train first")
         if step is not None and step not in steps:
@@ -425,6 +434,8 @@ class Checkpoints:
         self.wait()
         self._fetch(step)
         folder = self._folder(step)
+        if self._alone and (fault := checksums.verify_checksums(folder)):  # its own copy
+            raise DataError(f"{folder}: is damaged ({fault}); run it again")
         try:
             with without_added_files(folder) as named:
                 if differs := first_difference(named / "model", _model(target)):

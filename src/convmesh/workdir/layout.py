@@ -75,14 +75,19 @@ class Workdir:
         """The lock that a run takes before it writes."""
         return StoreLock(self.copy) if self.copy else RunLock(self.root)
 
-    def publish(self) -> None:
+    def publish(self, below: str = "") -> None:
         """Writes what was changed into the object store; on a disk there is nothing to do.
 
+        below: in which folder, with a last /. A store that may only be read is said, and no error.
         Raises RunError.
         """
         if self.copy:
             try:
-                self.copy.push()
+                self.copy.push(below)
+            except PermissionError as error:
+                console.print_status(
+                    f"{self}: cannot be written ({error.strerror}): not kept there"
+                )
             except OSError as error:
                 raise RunError(f"{self}: cannot be written: {error.strerror}") from error
 
@@ -225,6 +230,8 @@ _copies: dict[tuple[int, str], LocalCopy] = {}  # by process (a fork has its own
 def _local_copy(url: str) -> LocalCopy:
     """The local copy of this process, up to date. Raises ConfigError."""
     store = ObjectStore(url)
+    if len(store.parts) < 2:
+        raise ConfigError(f"--workdir {url}: is a bucket; give a folder in it, {url}/NAME")
     try:
         key = os.getpid(), store.url
         copy = _copies.get(key) or LocalCopy(store)

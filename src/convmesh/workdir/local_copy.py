@@ -13,11 +13,13 @@ checksums, and its S3 driver takes no other endpoint than Amazon's.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from convmesh.data.stores.local_copies import local_folder
 from convmesh.data.stores.object_store import Entry, ObjectStore
@@ -27,13 +29,11 @@ from convmesh.workdir.step_folders import (
     DELETED,
     META,
     UNFINISHED,
-    entries,
     names_step,
 )
 
 COMMITTED = "commit_success.txt"
-# Written by a run and read by none: traces, TensorBoard's events, what was set aside.
-_NOT_READ = ("profile/", "events.", f"{CHECKPOINTS}/")
+_READ = ("eval/", "plots/")  # of what lies in folders; traces and what was set aside are not
 
 Stamp = tuple[int, int]  # size in bytes and time in ns of a file
 
@@ -44,13 +44,14 @@ class LocalCopy:
     def __init__(self, store: ObjectStore) -> None:
         """Asks for nothing yet. Raises OSError if the folder cannot be made."""
         self.store = store
-        self.folder = local_folder(store.scheme, store.parts)
+        self.folder = local_folder(store.url)
+        self.dead_lock: Any = None  # a lock in the store whose holder was found dead
         self.is_locked = False  # by this process: then the copy is newer than the store
         self.before_push: Callable[[], None] = lambda: None  # raises if the lock was lost
         self._mutex = threading.RLock()  # the run, its saving thread and its lock's thread push
         self._stored: dict[str, Entry] = {}  # objects, as last listed or written
         self._same: dict[str, tuple[Stamp, str]] = {}  # files equal to that version of the object
-        self._checkpoints: set[str] = set()  # names of folders that copy and store both have
+        self._deleted: set[str] = set()  # files, and folders with a last /
         self.folder.mkdir(parents=True, exist_ok=True)
 
     # From the store.
@@ -83,7 +84,6 @@ class LocalCopy:
                 shutil.rmtree(path, ignore_errors=True)
                 for name in [name for name in self._same if _checkpoint_of(name) == path.name]:
                     del self._same[name]
-        self._checkpoints = names
 
     def fetch(self, step: int) -> None:
         """Brings all files of a checkpoint. Raises OSError.
@@ -92,6 +92,8 @@ class LocalCopy:
         """
         folder = _folder(step)
         with self._mutex:
+            if not any(name.startswith(folder) for name in self._stored):
+                self.pull()  # it may be newer than the last one
             names = [name for name in self._stored if name.startswith(folder)]
             names = [name for name in names if name != folder + COMMITTED]
             self._download(names)
@@ -112,27 +114,38 @@ class LocalCopy:
 
     # To the store.
 
-    def push(self) -> None:
-        """Brings the store to the state of the copy, checkpoints last. Raises OSError.
+    def push(self, below: str = "") -> None:
+        """Writes what was changed, checkpoints last, and deletes what was. Raises OSError.
 
-        Objects that were never here are left alone.
+        below: of which folder, such as `eval/val/`; by default of all.
         """
         with self._mutex:
             self.before_push()
-            files = self._files()
+            files = {name: at for name, at in self._files().items() if name.startswith(below)}
             changed = [name for name, stamp in files.items() if self._is_changed(name, stamp)]
             of_steps = [name for name in changed if _step_of(name) is not None]
             self._upload([name for name in changed if _step_of(name) is None], files)
             for step in sorted({_step_of(name) or 0 for name in of_steps}):
                 self._commit(step, [n for n in of_steps if n.startswith(_folder(step))], files)
-            there = {path.name for path in entries(self.folder / CHECKPOINTS)}
-            deleted = self._checkpoints - there
-            self._delete(
-                name
-                for name in [*self._stored]
-                if _checkpoint_of(name) in deleted or (name in self._same and name not in files)
-            )
-            self._checkpoints = {name for name in self._checkpoint_names() if name in there}
+            deleted = [name for name in self._stored if self._is_deleted(name)]
+            if deleted := [name for name in deleted if name not in files]:
+                self.before_push()
+                self._delete(deleted)
+            self._deleted.clear()
+
+    def delete(self, *names: str) -> None:
+        """Lets the next push delete objects: files, and folders with a last /.
+
+        A file that is merely absent here is none that was deleted: somebody may clear the cache.
+        """
+        with self._mutex:
+            self._deleted.update(names)
+
+    def _is_deleted(self, name: str) -> bool:
+        return any(
+            name.startswith(deleted) if deleted.endswith("/") else name == deleted
+            for deleted in self._deleted
+        )
 
     def remove_unfinished(self) -> list[int]:
         """Deletes checkpoints that were not completely written to the store; returns their steps.
@@ -150,10 +163,17 @@ class LocalCopy:
     def _commit(self, step: int, names: list[str], files: Mapping[str, Stamp]) -> None:
         """Writes the files of a checkpoint, in the order that makes it complete or absent."""
         folder = _folder(step)
+        if folder in self._deleted:  # another one of this step
+            self._delete([name for name in self._stored if name.startswith(folder)])
+            self._deleted.discard(folder)
         self._upload([name for name in names if name == folder + CHECKSUMS], files)
         self._upload([name for name in names if name != folder + CHECKSUMS], files)
-        if (self.folder / folder).is_dir():  # the run may have deleted it meanwhile
-            self.store.write(folder + COMMITTED, b"")
+        if folder in self._deleted:  # by the run, meanwhile
+            return
+        if lost := [name for name in names if not (self.folder / name).exists()]:
+            raise FileNotFoundError(errno.ENOENT, "was removed", str(self.folder / lost[0]))
+        self.before_push()
+        self.store.write(folder + COMMITTED, b"")
         self._stored[folder + COMMITTED] = Entry(0, "")
 
     def _upload(self, names: list[str], files: Mapping[str, Stamp]) -> None:
@@ -176,9 +196,11 @@ class LocalCopy:
     def _files(self) -> dict[str, Stamp]:
         """The files of the copy that belong into the store."""
         found = {}
-        for below, folders, names in os.walk(self.folder):
+        for below, folders, names in os.walk(self.folder, onerror=_raise):
             folders[:] = [
-                name for name in folders if UNFINISHED not in name and not name.endswith(DELETED)
+                name
+                for name in folders
+                if not (UNFINISHED in name or name.endswith(DELETED) or name.startswith("."))
             ]
             for name in names:
                 path = Path(below, name)
@@ -216,7 +238,7 @@ def _is_pulled(name: str, steps: Container[int]) -> bool:
         return False
     if (step := _step_of(name)) is not None:
         return step in steps and name.removeprefix(_folder(step)) in (CHECKSUMS, META)
-    return not name.startswith(_NOT_READ)
+    return name.startswith(_READ) or ("/" not in name and not name.startswith("events."))
 
 
 def _folder(step: int) -> str:
@@ -238,6 +260,11 @@ def _stamp(path: Path) -> Stamp | None:
     """Size and time of a file; None if it is not there."""
     try:
         found = path.stat()
-    except OSError:
+    except FileNotFoundError:
         return None
     return found.st_size, found.st_mtime_ns
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # deleted by the run meanwhile
+        raise error

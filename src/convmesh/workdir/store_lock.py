@@ -45,9 +45,11 @@ class StoreLock:
         self._copy, self._store = copy, copy.store
         self.token = ""
         self._number, self._renewals = 0, 0
-        self._dead: Held | None = None  # a lock whose holder was found dead
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="store lock", daemon=True)
+        self._ended, self._closing = threading.Event(), threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name="store lock", daemon=True)
+            for target in (self._renew, self._publish)
+        ]
 
     def refuse_if_held(self) -> None:
         """Raises ConfigError if another run holds the lock, which may take LEASE_SECONDS to see."""
@@ -67,28 +69,25 @@ class StoreLock:
         Raises ConfigError if another run holds it or the store cannot be written.
         """
         try:
-            self._number, self.token = self._last_number() + 1, secrets.token_hex(16)
-            self._store.create(self._name(), self._stated())
-            held = self._held()
-            if held is None or held[1].get("token") != self.token:
-                raise self._in_use(held)
-            old = [name for name in self._store.entries(_FOLDER) if name < self._name()]
-            self._store.delete(old)
+            self._take()
             self._copy.pull()
             if steps := self._copy.remove_unfinished():
                 console.print_status(
                     f"{self._store}: deleted what a killed run had written of the checkpoint of "
                     f"step {', '.join(map(str, steps))}"
                 )
-        except OSError as error:
-            raise ConfigError(f"--workdir {self._store}: {error.strerror}") from error
+        except BaseException as error:
+            self._release()
+            if isinstance(error, OSError):
+                raise ConfigError(f"--workdir {self._store}: {error.strerror}") from error
+            raise
         self._copy.is_locked, self._copy.before_push = True, self.check
-        self._thread.start()
+        self._threads[1].start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+        self._closing.set()
+        self._threads[1].join()
         try:
             self._copy.push()
         except (OSError, RunError) as error:
@@ -97,8 +96,33 @@ class StoreLock:
             console.print_status(str(_not_written(self._store, error)))
         finally:
             self._copy.is_locked, self._copy.before_push = False, lambda: None
-            with contextlib.suppress(OSError):
+            self._release()
+
+    def _take(self) -> None:
+        """Creates the next lock, and renews it from now on. Raises OSError, ConfigError."""
+        self._number, self.token = self._last_number() + 1, secrets.token_hex(16)
+        self._store.create(self._name(), self._stated())
+        held = self._held()
+        if held is None or held[1].get("token") != self.token:
+            self.token = ""
+            raise self._in_use(held)
+        self._threads[0].start()
+        self._store.delete(name for name in self._store.entries(_FOLDER) if name < self._name())
+
+    def _release(self) -> None:
+        """Ends the renewals. The lock stays, as released: no number may be given twice."""
+        self._ended.set()
+        if self.token and self._threads[0].is_alive():
+            self._threads[0].join()
+        with contextlib.suppress(OSError):
+            if self.token and self._is_ours(self._held()):
+                self._store.write(self._name(), json.dumps({"released": True}).encode())
+            elif self.token:  # another one has a higher number
                 self._store.delete([self._name()])
+        self.token = ""
+
+    def _is_ours(self, held: Held | None) -> bool:
+        return held is not None and held[1].get("token") == self.token
 
     def check(self) -> None:
         """Raises RunError if another run has taken the lock over."""
@@ -106,26 +130,30 @@ class StoreLock:
             held = self._held()
         except OSError:
             return  # what is written next fails, or the store answers again
-        if held is None or held[1].get("token") != self.token:
+        if not self._is_ours(held):
             raise RunError(
                 f"{self._store}: another run has taken it over, {_holder(held)}: this one had not "
                 "renewed its lock in time"
             )
 
-    # The thread.
+    # The threads.
 
     def _renew(self) -> None:
-        pushed, failed = time.monotonic(), False
         while not self._ended.wait(RENEW_SECONDS):
-            try:
-                held = self._held()
-                if held is None or held[1].get("token") != self.token:
+            with contextlib.suppress(OSError):  # if it goes on, another run may take it over
+                if not self._is_ours(self._held()):
                     return  # the next save says so
                 self._renewals += 1
                 self._store.write(self._name(), self._stated())
-                if time.monotonic() - pushed >= PUSH_SECONDS:
-                    self._copy.push()
-                    pushed = time.monotonic()
+
+    def _publish(self) -> None:
+        """Writes metrics and pictures now and then: not in the thread that renews, as it may take
+        long.
+        """
+        failed = False
+        while not self._closing.wait(PUSH_SECONDS):
+            try:
+                self._copy.push()
                 failed = False
             except (OSError, RunError) as error:
                 if not failed:
@@ -166,8 +194,10 @@ class StoreLock:
         """The number of the last lock, whose holder is dead; 0 without one. Raises ConfigError."""
         try:
             found = self._held()
-            if found is None or found == self._dead or _has_ended(found[1]):
-                return found[0] if found else 0
+            if found is None:
+                return 0
+            if found == self._copy.dead_lock or found[1].get("released") or _has_ended(found[1]):
+                return found[0]
             console.print_status(
                 f"{self._store}: is locked by {_holder(found)}; watching for up to "
                 f"{LEASE_SECONDS:.0f} s whether that run still lives"
@@ -176,13 +206,13 @@ class StoreLock:
             while time.monotonic() < deadline:
                 time.sleep(min(1.0, RENEW_SECONDS))
                 now = self._held()
-                if now is None:
-                    return 0
+                if now is None or now[1].get("released"):
+                    return now[0] if now else found[0]
                 if now != found:
                     raise self._in_use(now)
         except OSError as error:
             raise ConfigError(f"--workdir {self._store}: {error.strerror}") from error
-        self._dead = found
+        self._copy.dead_lock = found
         return found[0]
 
     def _in_use(self, held: Held | None) -> ConfigError:

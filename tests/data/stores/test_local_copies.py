@@ -9,7 +9,7 @@ import pytest
 USE = """
 import sys, time
 from convmesh.data.stores.local_copies import local_folder
-folder = local_folder("s3", ("bucket", "run"))
+folder = local_folder("s3://bucket/run")
 print(folder, folder.parent.exists(), flush=True)
 folder.mkdir(parents=True)
 (folder / "file").write_text("1")

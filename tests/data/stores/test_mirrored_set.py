@@ -2,6 +2,7 @@
 
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import object_stores
@@ -119,12 +120,21 @@ def test_a_start_that_was_killed_is_done_again(photos, s3, monkeypatch):
 def test_a_full_disk_keeps_no_image_but_reads_it(photos, s3, monkeypatch, cache):
     source = open_data(photos_of(runs.photo_config(put(photos, s3)))).train
 
-    def full(path, data):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mirrored_set.Path, "write_bytes", full)
+    monkeypatch.setattr(mirrored_set, "_replace", full)
     assert source[0].image.any()
     assert not copied(cache)
+
+
+def test_threads_that_read_at_once_keep_each_its_own_image(photos, s3, cache):
+    source = open_data(photos_of(runs.photo_config(put(photos, s3)))).train
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: source[i], range(len(source))))
+    [folder] = {path.parents[2] for path in (cache / "data_sets").rglob("*.png")}
+    for path in (photos / "train").rglob("*.png"):
+        assert (folder / path.relative_to(photos)).read_bytes() == path.read_bytes()
 
 
 def test_an_image_that_cannot_be_fetched_is_a_bad_example(photos, s3):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -47,6 +48,11 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def local_folder(scheme: str, parts: tuple[str, ...]) -> Path:
-    """The folder of this process for SCHEME://PARTS; it need not exist yet. Raises OSError."""
-    return _own_folder(os.getpid()).joinpath(scheme, *parts)
+def local_folder(url: str) -> Path:
+    """The folder of this process for an address; it need not exist yet. Raises OSError.
+
+    That of an address below is not below it.
+    """
+    scheme, _, path = url.partition("://")
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return _own_folder(os.getpid()).joinpath(digest, scheme, *path.split("/"))

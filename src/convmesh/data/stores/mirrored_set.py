@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from convmesh.distributed import console
 from convmesh.distributed.compile_cache import user_folder
 from convmesh.errors import DataError
 
-_FOLDER, _INDEX, _LOCK = "data_sets", "objects.json", "lock"
+_FOLDER, _ADDRESS, _INDEX, _LOCK = "data_sets", "address", "objects.json", "lock"
 _NOT_COPIED = 0  # time of the last change of a file whose content is not here yet
 
 
@@ -53,14 +54,21 @@ def content(path: str | os.PathLike[str], limit: int) -> bytes | None:
         return None
     number, _, name = path.removeprefix(root).split(os.sep, 2)
     data = ObjectStore(_url(number)).read(name.replace(os.sep, "/"))
-    temporary = f"{root}{number}/{os.getpid()}.new"
-    with contextlib.suppress(OSError):  # a full disk: the image is read again the next time
-        try:
-            Path(temporary).write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+    if len(data) == found.st_size:  # else it was changed since the set was opened
+        with contextlib.suppress(OSError):  # a full disk: the image is read again the next time
+            _replace(path, data, f"{root}{number}")
     return data
+
+
+def _replace(path: str | Path, data: bytes, folder: str | Path) -> None:
+    """Writes a file; readers see its old or its new content. `folder`: for the file meanwhile."""
+    file, temporary = tempfile.mkstemp(".new", dir=folder)
+    try:
+        with os.fdopen(file, "wb") as opened:
+            opened.write(data)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 @functools.cache
@@ -71,30 +79,32 @@ def _opened(store: ObjectStore, process: int, is_image: Callable[[str], bool]) -
     folder = place / store.parts[-1]
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(place / _LOCK):
+        (place / _ADDRESS).write_text(store.url)
         index = place / _INDEX
-        before = json.loads(index.read_text())["objects"] if index.exists() else {}
+        before = json.loads(index.read_text()) if index.exists() else {}
         entries = store.entries()
         if not entries:
             raise FileNotFoundError(2, "nothing is there", store.url)
         now = {name: [entry.size, entry.version] for name, entry in entries.items()}
-        changed = [name for name in now if before.get(name) != now[name]]
-        index.unlink(missing_ok=True)  # what a killed process has begun is done again
+        same = {name: known for name, known in before.items() if now.get(name) == known}
+        _replace(index, json.dumps(same).encode(), place)  # what is killed now is done again
+        changed = [name for name in now if name not in same]
         for name in before.keys() - now.keys():
             (folder / name).unlink(missing_ok=True)
         for name in filter(is_image, changed):
-            _write_empty(folder / name, entries[name])
+            _write_empty(folder / name, entries[name], place)
         store.download([name for name in changed if not is_image(name)], folder)
-        temporary = index.with_suffix(".new")
-        temporary.write_text(json.dumps({"url": store.url, "objects": now}))
-        os.replace(temporary, index)
+        _replace(index, json.dumps(now).encode(), place)
     return folder
 
 
-def _write_empty(path: Path, entry: Entry) -> None:
+def _write_empty(path: Path, entry: Entry, place: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    temporary = place / "empty.new"
+    with temporary.open("wb") as file:
         file.truncate(entry.size)  # takes no room
-    os.utime(path, ns=(_NOT_COPIED, _NOT_COPIED))
+    os.utime(temporary, ns=(_NOT_COPIED, _NOT_COPIED))
+    os.replace(temporary, path)
 
 
 @contextlib.contextmanager
@@ -113,4 +123,4 @@ def _root() -> str:
 
 @functools.cache
 def _url(number: str) -> str:
-    return json.loads(Path(_root(), number, _INDEX).read_text())["url"]
+    return Path(_root(), number, _ADDRESS).read_text()

@@ -22,6 +22,7 @@ from convmesh.errors import ConfigError, first_line
 # Package of each scheme, and the extra of pyproject.toml that installs it.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _AT_ONCE = 8  # requests of one call
+_AT_ONCE_BYTES = 2**26  # smaller files are read before they are written
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class ObjectStore:
         return hash(self.url)
 
     def entries(self, below: str = "") -> dict[str, Entry]:
-        """All objects below the folder `below`, by name. Raises OSError: no bucket, ..."""
+        """All objects below the folder `below`, by name, without names that are no paths.
+
+        Raises OSError: no bucket, ...
+        """
         path = f"{self._root}/{below}".rstrip("/")
         with self._requesting(below):
             found = self._fs.find(path, detail=True)
@@ -74,7 +78,7 @@ class ObjectStore:
         return {
             name: Entry(info.get("size") or 0, _version(info))
             for name, info in names.items()
-            if not name.endswith("/") and name != self._root
+            if name != self._root and _is_path(name)
         }
 
     def exists(self, name: str) -> bool:
@@ -114,7 +118,11 @@ class ObjectStore:
     def _upload(self, folder: Path, name: str) -> None:
         with self._requesting(name):
             try:
-                self._fs.put_file(str(folder / name), self._path(name))
+                if (folder / name).stat().st_size < _AT_ONCE_BYTES:
+                    # As it is now: a file that grows meanwhile would not have the size stated.
+                    self._fs.pipe_file(self._path(name), (folder / name).read_bytes())
+                else:
+                    self._fs.put_file(str(folder / name), self._path(name))
             except FileNotFoundError:
                 if (folder / name).exists():  # then it is the bucket
                     raise
@@ -178,6 +186,11 @@ class ObjectStore:
             raise PermissionError(errno.EACCES, _text(error), url) from error
         except Exception as error:  # of botocore, aiohttp, google.auth, ...
             raise OSError(errno.EIO, _text(error), url) from error
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is a path of a file below a folder; S3 also has names such as `a//../b/`."""
+    return not {"", ".", ".."} & set(name.split("/"))
 
 
 def _text(error: Exception) -> str:
