@@ -90,6 +90,8 @@ def test_processes_that_share_the_state_save_one_checkpoint(servers, photos, tmp
         "mesh.data": 2,
         "mesh.model": 2,
         "mesh.fsdp": True,
+        "schedule.name": "constant",  # the same learning rates however many steps are asked for
+        "schedule.warmup_steps": 0,
     }
     recipe = runs.write_recipe(tmp_path / "recipe.py", runs.photo_config(photos, changes))
 
