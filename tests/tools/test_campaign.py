@@ -14,7 +14,7 @@ CAMPAIGN = Path(__file__).parents[2] / "tools" / "faults" / "campaign.py"
     "faults",
     [
         "kill=6 damage=30 sigterm=5 no_room=2",
-        "second_run=2 nonfinite=3 hostile=60 mismatch=4",
+        "second_run=2 nonfinite=3 hostile=60 mismatch=4 store_kill=2 store_damage=4",
         "mesh=2 processes=1",
     ],
 )

@@ -109,8 +109,9 @@ class LocalCopy:
                 self._same[name] = (stamp, self._stored[name].version)
 
     def _is_known(self, name: str) -> bool:
-        """Whether this version of an object was brought, or written, before."""
-        return name in self._same and self._same[name][1] == self._stored[name].version
+        """Whether this version of an object was brought, or written, before, and is still here."""
+        known = name in self._same and self._same[name][1] == self._stored[name].version
+        return known and (self.folder / name).exists()
 
     # To the store.
 
