@@ -55,8 +55,8 @@ def test_a_run_resumes_and_is_read_as_on_a_disk(address, photos, tmp_path, capsy
     assert f"weights of {address}, step 4" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before(address, photos, capsys):
-    config = runs.photo_config(photos)
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(servers, photos, capsys):
+    config, address = runs.photo_config(photos), object_stores.new_address("s3")
     wanted = in_two_calls(config, address)
     store = ObjectStore(address)
     [array] = [n for n in store.entries() if n.startswith("checkpoints/8/model/d/")][:1]

@@ -32,7 +32,7 @@ with Workdir(sys.argv[1]).lock():
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(store_lock, "RENEW_SECONDS", 0.2)
-    monkeypatch.setattr(store_lock, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(store_lock, "LEASE_SECONDS", 2.0)
     monkeypatch.setenv("CONVMESH_CACHE", str(tmp_path / "cache"))
 
 
