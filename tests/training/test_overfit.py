@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 import shutil
 
 import cv2
@@ -87,6 +88,7 @@ def test_a_missing_score_has_not_passed(monkeypatch, tmp_path, capsys, score):
 
     def train(config, workdir):
         """A run that detects nothing, and whose evaluation has no AP50."""
+        workdir = Path(workdir)
         (workdir / "eval/train[:1]").mkdir(parents=True)
         (workdir / "eval/train[:1]/predictions.json").write_text("[]")
         (workdir / "metrics.jsonl").write_text("")
