@@ -2,8 +2,8 @@
 
 import json
 import math
-from pathlib import Path
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
