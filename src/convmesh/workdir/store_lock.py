@@ -37,7 +37,8 @@ Held = tuple[int, dict[str, Any]]  # number of a lock, and what its holder state
 class StoreLock:
     """An exclusive lock on a run in an object store, as `RunLock`; a context manager.
 
-    While it is held, a thread renews it and writes new metrics and pictures to the store.
+    While it is held, one thread renews it, and another writes new metrics and pictures to the store:
+    that may take longer than the lease.
     """
 
     def __init__(self, copy: LocalCopy) -> None:
@@ -147,9 +148,7 @@ class StoreLock:
                 self._store.write(self._name(), self._stated())
 
     def _publish(self) -> None:
-        """Writes metrics and pictures now and then: not in the thread that renews, as it may take
-        long.
-        """
+        """Writes metrics and pictures now and then."""
         failed = False
         while not self._closing.wait(PUSH_SECONDS):
             try:

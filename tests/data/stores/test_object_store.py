@@ -23,7 +23,6 @@ def test_what_is_written_is_listed_and_read(address):
     }
     assert list(store.entries("eval")) == ["eval/val/metrics.json"]
     assert store.read("config.json") == b"{}"
-    assert store.exists("config.json") and not store.exists("config")
 
 
 def test_the_version_changes_with_the_content(address):

@@ -19,7 +19,7 @@ from typing import Any
 
 from convmesh.errors import ConfigError, first_line
 
-# Package of each scheme, and the extra of pyproject.toml that installs it.
+# The package of each scheme.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _AT_ONCE = 8  # requests of one call
 _AT_ONCE_BYTES = 2**26  # smaller files are read before they are written
@@ -80,11 +80,6 @@ class ObjectStore:
             for name, info in names.items()
             if name != self._root and _is_path(name)
         }
-
-    def exists(self, name: str) -> bool:
-        """Whether there is an object `name`. Raises OSError."""
-        with self._requesting(name):
-            return self._fs.isfile(self._path(name))
 
     def read(self, name: str) -> bytes:
         """The content of an object. Raises FileNotFoundError, OSError."""
