@@ -37,8 +37,8 @@ Held = tuple[int, dict[str, Any]]  # number of a lock, and what its holder state
 class StoreLock:
     """An exclusive lock on a run in an object store, as `RunLock`; a context manager.
 
-    While it is held, one thread renews it, and another writes new metrics and pictures to the store:
-    that may take longer than the lease.
+    While it is held, one thread renews it, and another writes new metrics and pictures to the
+    store, which may take longer than the lease.
     """
 
     def __init__(self, copy: LocalCopy) -> None:
