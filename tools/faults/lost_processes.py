@@ -324,6 +324,8 @@ class Network:
 
     def __exit__(self, *error) -> None:
         for name in self._names:
+            # First: a namespace that is deleted gives up its links later, and their names stay.
+            _ip(f"link del {name}")
             _ip(f"netns del {name}")
         _ip(f"link del {self._bridge}")
 
