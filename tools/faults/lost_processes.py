@@ -131,10 +131,19 @@ def _fault(kind: str, count: int, round_: int, rng: random.Random, folder: Path)
         victim = rng.randrange(count)
     phases = saving.PHASES if victim == 0 else saving.PHASES[:1]
     step = 4 + 5 * round_ + rng.randrange(4)
+    if kind == "asleep_in_step":
+        # Three steps after the one that was compiled have been measured: no fewer bound the next.
+        step = _newest_step(folder) + 5 + rng.randrange(4)
     if kind == "asleep_in_evaluation":
         step = 6 * (round_ + 2)  # one evaluation before has been measured
     marker = folder / f"fault-{round_}"
     return Fault(kind, victim, step, rng.uniform(0, STEP_SECONDS), rng.choice(phases), marker)
+
+
+def _newest_step(folder: Path) -> int:
+    """The step that the next start begins with."""
+    saved = (folder / "run" / "checkpoints").glob("[0-9]*")
+    return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
 
 
 def _disturb(recipe: str, folder: Path, count: int, fault: Fault, outcome: Outcome) -> None:
