@@ -364,6 +364,15 @@ def devices_of_batch() -> int:
     return _examples_of_device.get()
 
 
+def places_in_batch(examples: int) -> jax.Array:
+    """int32 [examples]: the places in the (micro-)batch of those at hand.
+
+    They are all of the batch or, inside `sum_over_devices`, those of a device.
+    """
+    places = jnp.arange(examples)
+    return places if devices_of_batch() == 1 else places + examples * jax.lax.axis_index(DATA)
+
+
 def mean_over_devices(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Inside `sum_over_devices` the means over the devices, with one sum; else the arrays.
 

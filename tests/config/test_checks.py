@@ -28,7 +28,7 @@ from convmesh import config as cfg
             "data.classes: 'cat' is listed 2 times; list it once",
         ),
         ({"train.patience": 3}, "train.patience=3: counts evaluations, but with eval.every"),
-        ({"optimizer.nesterov": True}, "only optimizer.name sgd uses it, but it is adamw"),
+        ({"optimizer.nesterov": True}, "only optimizer.name sgd and lars use it, but it is adamw"),
         (
             {"optimizer": {"name": "sgd", "nesterov": True, "momentum": 0}},
             "optimizer.nesterov: needs momentum, but optimizer.momentum is 0",

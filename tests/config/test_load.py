@@ -52,7 +52,7 @@ def test_the_later_override_wins(recipe):
         ("data.cache=sometimes", "data.cache: got 'sometimes', wanted auto, true or false"),
         (
             "schedule.name=cosin",
-            "cosine, flat_cosine, constant; did you mean cosine?",
+            "cosine, flat_cosine, constant, steps; did you mean cosine?",
         ),
         ("train.accumulate=0", "train.accumulate: got 0, wanted an integer, at least 1"),
         ("model.remat=2", "model.remat: got '2', wanted true or false"),

@@ -60,7 +60,7 @@ def test_no_other_key_may_change():
         *("data.root", "data.train_annotations", "data.train_images"),
         *("data.eval_annotations", "data.eval_images", "data.workers", "data.cache"),
         *("data.on_bad_example", "data.max_bad_examples", "data.max_bad_boxes"),
-        *("data.eval_resize", "data.eval_interpolation"),
+        *("data.eval_resize", "data.eval_interpolation", "data.eval_size"),
         *("data.eval_split", "data.val_fraction", "model.remat"),
         *("mesh.data", "mesh.spatial", "mesh.model", "mesh.fsdp"),
         *("eval.every_steps", "eval.batch_size"),

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from convmesh.cli import command_line
 from convmesh.data.splits import open_eval
 from convmesh.errors import DataError
-from convmesh.inference import evaluation
+from convmesh.inference import evaluation, split_predictions
 from convmesh.inference.evaluation import evaluate, evaluate_variables
 from convmesh.inference.trained_model import load_variables
 from convmesh.steps.setup import make_setup
@@ -91,6 +91,21 @@ def test_each_image_is_counted_once(photo_run, tmp_path, shape, batch_size):
     ):
         ours, theirs = ({c["class"]: c["probability"] for c in r["classes"]} for r in (row, same))
         assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_another_size_in_evaluation_is_what_the_net_gets(photo_run, tmp_path, monkeypatch):
+    sizes = []
+    step = split_predictions.jit_predict_step
+
+    def noting(*args, **kwargs):
+        predict = step(*args, **kwargs)
+        return lambda variables, image: sizes.append(image.shape) or predict(variables, image)
+
+    monkeypatch.setattr(split_predictions, "jit_predict_step", noting)
+    workdir = tmp_path / "run"
+    shutil.copytree(photo_run, workdir)
+    evaluate(workdir, overrides={"data.eval_size": (48, 40), "eval.batch_size": 8})
+    assert set(sizes) == {(8, 48, 40, 3)}
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=str)

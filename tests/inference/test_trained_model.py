@@ -9,6 +9,7 @@ import pytest
 import runs
 
 from convmesh.config import apply_overrides, defaults, to_json
+from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.trained_model import (
     available_mesh,
@@ -61,6 +62,22 @@ def test_the_resize_follows_another_image_size(changes, resize):
     assert with_overrides(trained, changes).data.eval_resize == resize
     trained.data.eval_resize = 0
     assert with_overrides(trained, {"data.image_size": (320, 320)}).data.eval_resize == 0
+
+
+@pytest.mark.parametrize(
+    "changes, size, resize",
+    [
+        ({}, (256, 256), 280),
+        ({"data.eval_size": (320, 320)}, (320, 320), 350),
+        # The size that is given is that of evaluation, whatever the run's.
+        ({"data.image_size": (320, 320)}, (320, 320), 350),
+        ({"data.image_size": (320, 320), "data.eval_size": (128, 128)}, (128, 128), 140),
+    ],
+)
+def test_another_size_in_evaluation(changes, size, resize):
+    given = {"data.image_size": (224, 224), "data.eval_size": (256, 256), "data.eval_resize": 280}
+    found = with_overrides(apply_overrides(defaults("classify"), given), changes)
+    assert (eval_size(found), found.data.eval_resize) == (size, resize)
 
 
 def test_a_run_without_checkpoint_has_no_variables(photo_run, tmp_path):

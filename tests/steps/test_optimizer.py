@@ -1,10 +1,13 @@
 """The learning rate by step, and the updates computed by hand."""
 
+import equality
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from convmesh import mesh as meshes
 from convmesh.config import apply_overrides, defaults
 from convmesh.errors import ConfigError
 from convmesh.models.depth import AFTER_STAGES
@@ -275,3 +278,91 @@ def test_stages_that_the_model_lacks_are_refused():
 def test_what_follows_the_stages_in_a_backbone_learns_as_the_last_stage():
     assert rate_factor(AFTER_STAGES, 4, 0.5, 0.1) == rate_factor(4, 4, 0.5, 0.1) == 0.05
     assert rate_factor(3, 4, 0.5, 0.1) == pytest.approx(0.005)
+
+
+# --- lars, lamb and steps -------------------------------------------------------------------------
+
+DIAGONAL = {
+    "kernel": jnp.array([[3.0, 0.0], [0.0, 4.0]]),
+    "bias": jnp.array([1.0, -1.0]),
+}
+STEEPEST = {"kernel": jnp.array([[0.6, 0.0], [0.0, 0.8]]), "bias": jnp.array([0.5, 0.5])}
+
+
+def two_updates(**changes):
+    changes = {"optimizer.clip_norm": 0.0, "optimizer.learning_rate": 0.1} | changes
+    made = apply_overrides(defaults("classify"), changes)
+    optimizer = make_optimizer(made, optax.constant_schedule(0.1))
+    return apply_twice(optimizer)
+
+
+def apply_twice(optimizer):
+    state, params, found = optimizer.init(DIAGONAL), DIAGONAL, []
+    for _ in range(2):
+        updates, state = optimizer.update(STEEPEST, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(updates)
+    return found
+
+
+def test_lars_by_hand():
+    found, _ = two_updates(
+        **{"optimizer.name": "lars", "optimizer.weight_decay": 0.1, "optimizer.momentum": 0.9}
+    )
+    # |w| = 5; g + 0.1 w = 1.5 g of norm 1.5; trust 0.001 * 5 / 1.5; learning rate 0.1.
+    wanted = -0.1 * 0.001 * 5 / 1.5 * 1.5 * STEEPEST["kernel"]
+    np.testing.assert_allclose(found["kernel"], wanted, rtol=1e-5)
+    # Biases are neither decayed nor scaled.
+    np.testing.assert_allclose(found["bias"], -0.1 * STEEPEST["bias"], rtol=1e-6)
+
+
+def test_lamb_by_hand():
+    found, _ = two_updates(**{"optimizer.name": "lamb", "optimizer.weight_decay": 0.0})
+    # Adam's first update is the sign of the gradient: of norm sqrt(2); trust |w| / sqrt(2).
+    wanted = -0.1 * 5 / np.sqrt(2) * np.sign(STEEPEST["kernel"])
+    np.testing.assert_allclose(found["kernel"], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_they_are_those_of_optax(name):
+    given = {"optimizer.name": name, "optimizer.weight_decay": 0.01, "optimizer.trust": 0.02}
+    mask = {"kernel": True, "bias": False}
+    if name == "lars":
+        theirs = optax.lars(0.1, 0.01, mask, 0.02, trust_ratio_mask=mask, momentum=0.9)
+    else:
+        theirs = optax.lamb(0.1, weight_decay=0.01, mask=mask)
+    for ours, wanted in zip(two_updates(**given), apply_twice(theirs), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, wanted)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+@pytest.mark.parametrize("shape", [(4, 1, 2), (2, 2, 2, True)], ids=str)
+def test_trust_ratios_on_a_mesh_are_those_of_one_device(name, shape, float64):
+    mesh, rng = equality.make_mesh(shape), np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(3, 3, 16, 32)), "bias": rng.normal(size=32)}
+    gradients = {"kernel": rng.normal(size=(3, 3, 16, 32)), "bias": rng.normal(size=32)}
+    optimizer = make_optimizer(config(optimizer__name=name), optax.constant_schedule(0.1))
+
+    def update(params, gradients):
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    layout = meshes.state_shardings(mesh, params)
+    sharded = jax.jit(update, in_shardings=(layout, layout), out_shardings=layout)
+    assert any(not each.is_fully_replicated for each in jax.tree.leaves(layout))
+    found = meshes.on_mesh(mesh, sharded)(params, gradients)
+    wanted = update(params, gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, wanted)
+
+
+def test_steps_by_default_at_a_third_two_thirds_and_eight_ninths():
+    found = rates(90, [4, 29, 30, 59, 60, 79, 80, 89], schedule__name="steps")
+    assert found == pytest.approx([2, 2, 0.2, 0.2, 0.02, 0.02, 0.002, 0.002])
+
+
+def test_steps_at_given_milestones():
+    given = dict(schedule__milestones=(0.5, 0.25), schedule__factor=0.5, schedule__warmup_steps=4)
+    found = rates(40, [0, 3, 9, 10, 19, 20, 39], schedule__name="steps", **given)
+    assert found == pytest.approx([0.5, 2, 2, 1, 1, 0.5, 0.5])
+    # Of a short run several may fall on one step.
+    given = dict(schedule__milestones=(0.5, 0.6), schedule__factor=0.5, schedule__warmup_steps=0)
+    assert rates(2, [0, 1], schedule__name="steps", **given) == pytest.approx([2, 0.5])

@@ -6,6 +6,7 @@ import pytest
 from convmesh import mesh  # noqa: F401  (registers Batch as a pytree)
 from convmesh.distributed.batch import Batch
 from convmesh.tasks.classify import Classify
+from convmesh.tasks.image_mixing import MixedLabels
 
 TASK = Classify(classes=3, image_size=(8, 8))
 # Softmax gives 1/8, 2/8, 5/8; then 6/8, 1/8, 1/8; then anything.
@@ -68,3 +69,31 @@ def test_results_name_classes_best_first():
     assert result["image_id"] == 4 and result["file_name"] == "a.png"
     assert [c["class"] for c in result["classes"]] == ["dog", "cow", "cat"]
     assert result["classes"][0]["probability"] == pytest.approx(0.5)
+
+
+# --- smoothing, mixed labels, weights of classes --------------------------------------------------
+
+
+def test_label_smoothing_by_hand():
+    task = Classify(3, (8, 8), smoothing=0.3)
+    loss, _ = task.loss(LOGITS, batch([2, 1, 0], [True, False, False]))
+    # 0.7 of the target on the class, and 0.1 on each of the three.
+    wanted = -(0.8 * np.log(5 / 8) + 0.1 * np.log(1 / 8) + 0.1 * np.log(2 / 8))
+    assert loss == pytest.approx(wanted, rel=1e-6)
+
+
+def test_labels_of_two_images_count_by_their_shares():
+    given = batch([2, 1, 0], [True, True, False])
+    mixed = MixedLabels(np.array([0, 0, 1]), np.array([0.75, 0.4, 0.5], np.float32))
+    loss, numbers = TASK.loss(LOGITS, given, mixed)
+    first = 0.75 * np.log(5 / 8) + 0.25 * np.log(1 / 8)
+    second = 0.4 * np.log(1 / 8) + 0.6 * np.log(6 / 8)
+    assert loss == pytest.approx(-(first + second) / 2, rel=1e-6)
+    assert numbers["top1"] == pytest.approx((0.75 + 0.6) / 2)
+
+
+def test_weights_of_classes_by_hand():
+    task = Classify(3, (8, 8), class_weights=(4.0, 0.5, 2.0))
+    loss, numbers = task.loss(LOGITS, batch([2, 1, 0], [True, True, False]))
+    assert loss == pytest.approx(-(2 * np.log(5 / 8) + 0.5 * np.log(1 / 8)) / 2.5, rel=1e-6)
+    assert numbers["top1"] == 0.5  # of the examples, not of the weights

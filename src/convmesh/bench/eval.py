@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
+from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.data.loading.cache import cached
 from convmesh.data.record import Source, Subset
 from convmesh.data.splits import open_eval
@@ -69,11 +70,9 @@ def measure_eval(setup: Setup, source: Source) -> EvalCost:
 
 def _bare(setup: Setup, variables: dict[str, Any], images: int) -> None:
     """Runs the prediction step alone, for at least `images` images."""
-    size, height = eval_batch_size(setup), setup.config.data.image_size[0]
-    shard = meshes.process_shard(setup.mesh, size, height)
-    noise = np.random.default_rng(0).integers(
-        0, 256, (size, *setup.config.data.image_size, 3), np.uint8
-    )
+    size, image_size = eval_batch_size(setup), eval_size(setup.config)
+    shard = meshes.process_shard(setup.mesh, size, image_size[0])
+    noise = np.random.default_rng(0).integers(0, 256, (size, *image_size, 3), np.uint8)
     image = meshes.make_global_batch(setup.mesh, shard.take(Batch(image=noise)), shard).image
     predict = jit_predict_step(setup.mesh, model=setup.model, task=setup.task)
     for _ in range(-(-images // size)):

@@ -33,6 +33,7 @@ from convmesh.steps.noise import noise_setup, noise_step
 from convmesh.steps.setup import Setup, traced_windows
 from convmesh.steps.state import TrainState
 from convmesh.steps.step import devices_are_independent
+from convmesh.tasks.image_mixing import TOGETHER
 
 STEPS = 5  # timed steps, after one warm-up step
 
@@ -81,7 +82,8 @@ def measure_step(
     """
     mesh, accumulate = setup.mesh, setup.config.train.accumulate
     examples = setup.config.train.batch_size // accumulate
-    once = devices_are_independent(mesh, setup.model, examples)  # else for each micro-batch
+    together = TOGETHER if setup.mixing else 1
+    once = devices_are_independent(mesh, setup.model, examples, together)  # else by micro-batch
     step, state, batch = noise_step(setup)
     before = time.perf_counter()
     compiled: Any = step.lower(state, batch).compile()

@@ -115,6 +115,17 @@ def _check_data(values: Mapping[str, Any]) -> None:
     for name, times in Counter(values["data.classes"]).items():
         if times > 1:
             raise ConfigError(f"data.classes: {name!r} is listed {times} times; list it once")
+    mixup, cutmix = values["data.augment.mixup"], values["data.augment.cutmix"]
+    if mixup + cutmix > 1:
+        raise ConfigError(
+            f"data.augment.mixup={mixup:g} and data.augment.cutmix={cutmix:g}: exclude each other, "
+            "so their sum can be at most 1"
+        )
+    if any(values["data.eval_size"]) and min(values["data.eval_size"]) < 4:
+        raise ConfigError(
+            f"data.eval_size: got {tuple(values['data.eval_size'])}, wanted at least 4 on each "
+            "side, or 0,0 for data.image_size"
+        )
     if len(values["data.sizes"]) == 1:
         raise ConfigError("data.sizes: a single size is data.image_size; give several, or none")
 
@@ -122,9 +133,9 @@ def _check_data(values: Mapping[str, Any]) -> None:
 def _check_optimizer(values: Mapping[str, Any]) -> None:
     if not values["optimizer.nesterov"]:
         return
-    if values["optimizer.name"] != "sgd":
+    if values["optimizer.name"] not in ("sgd", "lars"):
         raise ConfigError(
-            f"optimizer.nesterov: only optimizer.name sgd uses it, but it is "
+            f"optimizer.nesterov: only optimizer.name sgd and lars use it, but it is "
             f"{values['optimizer.name']}"
         )
     if not values["optimizer.momentum"]:

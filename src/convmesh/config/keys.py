@@ -93,6 +93,11 @@ KEYS: dict[str, Key] = {
                             within=_at_least(0)),
     "model.remat": Key(False, "bool", "recompute the inside of each block in the backward pass: "
                        "less memory, about a third more arithmetic"),
+    "model.stochastic_depth": Key(0.0, "float", "probability that an example skips the last block "
+                                  "in training; earlier blocks are skipped less often, the first "
+                                  "never", within=FRACTION_BELOW_1, task="classify"),
+    "model.dropout": Key(0.0, "float", "fraction of the values that the last layer gets that is "
+                         "dropped in training", within=FRACTION_BELOW_1, task="classify"),
 
     "data.format": Key("auto", "str", "layout of the data set; auto = detected from data.root",
                        choices=("auto", *DATA_FORMATS)),
@@ -121,6 +126,10 @@ KEYS: dict[str, Key] = {
                       "(0.75, 1, 1.25). Each training step uses one of these sizes, rounded to "
                       "multiples of 32; the step is compiled once per size. () = data.image_size "
                       "only", within=Range(low=0.25, high=4)),
+    "data.balance": Key(0.0, "float", "how far classes with few images are drawn more often: 0 = "
+                        "every image alike, 1 = every class alike, between: in proportion to the "
+                        "number of images of a class to the power 1 - data.balance",
+                        within=FRACTION, task="classify"),
     "data.cache": Key("auto", "auto_bool", "keep the decoded images in memory; auto = if they "
                       "fit into a quarter of what is free on the host"),
     "data.workers": Key(0, "int", "worker processes that read and augment images; 0 = the main "
@@ -152,6 +161,10 @@ KEYS: dict[str, Key] = {
                             within=_at_least(0), task="classify"),
     "data.eval_interpolation": Key("bilinear", "str", "interpolation of data.eval_resize",
                                    choices=("bilinear", "bicubic"), task="classify"),
+    "data.eval_size": Key((0, 0), "ints", "(height, width) of the network's input in evaluation "
+                          "and prediction, in pixels; 0,0 = data.image_size. Random crops show "
+                          "objects larger, so a larger size than in training can help (arXiv "
+                          "1906.06423)", within=_at_least(0), task="classify"),
     "data.augment.flip": Key(0.5, "float", "probability of a horizontal flip", within=FRACTION),
     "data.augment.scale": Key((0.5, 1.5), "interval", "random zoom (low, high), relative to the "
                               "image fitted to the input", within=POSITIVE, task="detect"),
@@ -178,9 +191,28 @@ KEYS: dict[str, Key] = {
                                "others, one in each quarter of the image; data.max_boxes limits "
                                "the boxes of all four together", within=FRACTION, task="detect"),
     "data.augment.mixup": Key(0.0, "float", "probability that another example is blended in, with "
-                              "its boxes", within=FRACTION, task="detect"),
-    "data.augment.last_plain": Key(0.3, "float", "last fraction of the run, in which mosaic and "
-                                   "mixup are off", within=FRACTION, task="detect"),
+                              "its boxes or its class", within=FRACTION),
+    "data.augment.mixup_alpha": Key(0.2, "float", "the shares of two blended examples are drawn "
+                                    "from Beta(alpha, alpha)", within=POSITIVE, task="classify"),
+    "data.augment.cutmix": Key(0.0, "float", "probability that a box of another example is pasted "
+                               "in, with its share of the class; mixup and cutmix exclude each "
+                               "other", within=FRACTION, task="classify"),
+    "data.augment.cutmix_alpha": Key(1.0, "float", "the area of the box is drawn from Beta(alpha, "
+                                     "alpha)", within=POSITIVE, task="classify"),
+    "data.augment.last_plain": Key(0.3, "float", "last fraction of the run, in which mosaic, mixup "
+                                   "and cutmix are off", within=FRACTION),
+    "data.augment.policy": Key("", "str", "operations from a list, such as posterize or shear, "
+                               "with torchvision's ranges: randaugment = data.augment.operations "
+                               "of them at data.augment.magnitude, trivialaugment = one at a "
+                               "random magnitude; '' = none",
+                               choices=("", "randaugment", "trivialaugment"), task="classify"),
+    "data.augment.operations": Key(2, "int", "operations of randaugment", within=_at_least(1),
+                                   task="classify"),
+    "data.augment.magnitude": Key(9, "int", "magnitude of randaugment's operations",
+                                  within=Range(low=0, high=30), task="classify"),
+    "data.augment.erase": Key(0.0, "float", "probability that a random rectangle, of 2 to 33% of "
+                              "the area, is replaced by data.pixel_mean", within=FRACTION,
+                              task="classify"),
 
     "train.batch_size": Key(16, "int", "images per step over all devices (global batch size)",
                             within=_at_least(1)),
@@ -210,6 +242,12 @@ KEYS: dict[str, Key] = {
                           "row without a new best of checkpoint.best_metric; 0 = off",
                           within=_at_least(0)),
 
+    "loss.label_smoothing": Key(0.0, "float", "fraction of the target that is spread evenly over "
+                                "all classes", within=FRACTION_BELOW_1, task="classify"),
+    "loss.balance": Key(0.0, "float", "how far examples of classes with few images weigh more in "
+                        "the loss: 0 = all alike, 1 = in inverse proportion to the number of "
+                        "images, between: to that number to the power -loss.balance",
+                        within=FRACTION, task="classify"),
     "loss.class_weight": Key(1.0, "float", "weight of the classification loss; short runs whose "
                              "classes are hard to tell apart learn faster with 3 to 5",
                              within=POSITIVE, task="detect"),
@@ -223,11 +261,14 @@ KEYS: dict[str, Key] = {
                            "current predictions, centres = those around the box centre",
                            choices=("aligned", "centres"), task="detect"),
 
-    "optimizer.name": Key("adamw", "str", "the optimiser", choices=("adamw", "sgd")),
+    "optimizer.name": Key("adamw", "str", "the optimiser; lars and lamb are sgd and adamw for very "
+                          "large batches", choices=("adamw", "sgd", "lars", "lamb")),
     "optimizer.learning_rate": Key(1e-3, "float", "peak learning rate", within=POSITIVE),
-    "optimizer.momentum": Key(0.9, "float", "momentum of sgd", within=FRACTION_BELOW_1),
-    "optimizer.nesterov": Key(False, "bool", "use Nesterov momentum; sgd only"),
+    "optimizer.momentum": Key(0.9, "float", "momentum of sgd and lars",
+                              within=FRACTION_BELOW_1),
+    "optimizer.nesterov": Key(False, "bool", "use Nesterov momentum; sgd and lars only"),
     "optimizer.weight_decay": Key(0.05, "float", "weight decay; 0 = off", within=_at_least(0)),
+    "optimizer.trust": Key(0.001, "float", "trust coefficient of lars", within=POSITIVE),
     "optimizer.clip_norm": Key(10.0, "float", "largest global norm of the gradient; 0 = off",
                                within=_at_least(0)),
     "optimizer.backbone_rate": Key(1.0, "float", "learning rate of the backbone, relative to that "
@@ -237,7 +278,13 @@ KEYS: dict[str, Key] = {
                                  within=Range(low=0, high=1, open_low=True)),
 
     "schedule.name": Key("cosine", "str", "learning rate after the warm-up; flat_cosine holds the "
-                         "peak before it decays", choices=("cosine", "flat_cosine", "constant")),
+                         "peak before it decays, steps multiplies the rate by schedule.factor at "
+                         "each of schedule.milestones",
+                         choices=("cosine", "flat_cosine", "constant", "steps")),
+    "schedule.milestones": Key((1 / 3, 2 / 3, 8 / 9), "floats", "fractions of the run at which "
+                               "schedule.name steps changes the rate", within=FRACTION),
+    "schedule.factor": Key(0.1, "float", "by which schedule.name steps multiplies the rate",
+                           within=Range(low=0, high=1, open_low=True)),
     "schedule.flat": Key(0.5, "float", "fraction of the run for which flat_cosine holds the peak",
                          within=FRACTION),
     "schedule.floor": Key(0.01, "float", "learning rate at the end of a cosine, relative to the "

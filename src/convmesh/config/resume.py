@@ -23,6 +23,7 @@ RESUME_MAY_CHANGE = (
     "data.eval_images",
     "data.eval_resize",
     "data.eval_interpolation",
+    "data.eval_size",
     "data.eval_split",  # another number of training examples is refused by itself
     "data.val_fraction",
     "data.on_bad_example",

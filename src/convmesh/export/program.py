@@ -97,7 +97,7 @@ def metadata(setup: Setup, precision: str, nms: str, imported: bool = False) -> 
         "input": "uint8 [batch, height, width, 3], RGB, upright, any height and width",
         "preprocessing": {
             "inside": True,
-            "image_size": list(config.data.image_size),
+            "image_size": list(view.size),
             "resize": resize,
             "mean": list(setup.task.pixels.mean),
             "std": list(setup.task.pixels.std),

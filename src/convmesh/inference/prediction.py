@@ -90,9 +90,8 @@ class _Predictor:
     def found(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yield `task.to_host` of each image; images are uint8 [height, width, 3] of any size."""
         view = EvalView.of(self.setup.config)
-        size = tuple(self.setup.config.data.image_size)
         for start in range(0, len(images), self.batch_size):
-            batch = np.zeros((self.batch_size, *size, 3), np.uint8)
+            batch = np.zeros((self.batch_size, *view.size, 3), np.uint8)
             placements = []
             for i, image in enumerate(images[start : start + self.batch_size]):
                 batch[i], scale, offset = view(_checked(image))

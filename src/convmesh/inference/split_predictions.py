@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from convmesh import mesh as meshes
+from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.data.loading.loader import EvalBatch, eval_batches
 from convmesh.data.record import Record, Source
 from convmesh.distributed import processes
@@ -53,7 +54,7 @@ def predict_all(
     """
     mesh, config = setup.mesh, setup.config
     batch_size = eval_batch_size(setup)
-    shard = meshes.process_shard(mesh, batch_size, config.data.image_size[0])
+    shard = meshes.process_shard(mesh, batch_size, eval_size(config)[0])
     predict = jit_predict_step(mesh, model=setup.model, task=setup.task)
 
     own: list[_Pair] = []

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
 from convmesh.config import apply_overrides, parse_overrides
+from convmesh.config.keys import KEYS
 from convmesh.config.load import Overrides
+from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, DataError
 from convmesh.steps.setup import Setup, config_mesh, has_weights_for_all
@@ -86,13 +88,15 @@ def _report_undefined(workdir: Workdir, metric: str) -> None:
 def with_overrides(trained: ConfigDict, overrides: Overrides) -> ConfigDict:
     """`trained` with these keys changed, for evaluation and prediction.
 
-    With another `data.image_size`, `data.eval_resize` changes in proportion, unless it is given:
-    the crop is the same part of the image.
+    With another size of the input, `data.eval_resize` changes in proportion, unless it is given:
+    the crop is the same part of the image. A `data.image_size` that is given is that of evaluation.
     """
     changes = parse_overrides(overrides)
+    if "data.image_size" in changes and "data.eval_size" not in changes:
+        changes = {**changes, "data.eval_size": KEYS["data.eval_size"].default}
     config = apply_overrides(trained, changes)
-    resize, was, now = trained.data.eval_resize, trained.data.image_size, config.data.image_size
-    if resize and "data.eval_resize" not in changes and tuple(was) != tuple(now):
+    resize, was, now = trained.data.eval_resize, eval_size(trained), eval_size(config)
+    if resize and "data.eval_resize" not in changes and was != now:
         config.data.eval_resize = max(1, round(resize * min(now) / min(was)))
     return config
 
@@ -115,9 +119,10 @@ def check_same_model(trained: ConfigDict, config: ConfigDict, workdir: Workdir) 
 
 def check_image_size(setup: Setup, trained: ConfigDict) -> None:
     """Raise ConfigError if the weights trained at one image size do not fit that of `setup`."""
-    was, now = tuple(trained.data.image_size), tuple(setup.config.data.image_size)
+    was, now = tuple(trained.data.image_size), eval_size(setup.config)
     if not has_weights_for_all(setup.model, [was, now]):
+        key = "data.eval_size" if any(setup.config.data.eval_size) else "data.image_size"
         raise ConfigError(
-            f"data.image_size={now[0]},{now[1]}: the weights of {trained.model.name} fit images of "
+            f"{key}={now[0]},{now[1]}: the weights of {trained.model.name} fit images of "
             f"{was[0]} x {was[1]} (height x width) only, as it was trained; leave it out"
         )

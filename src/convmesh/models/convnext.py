@@ -1,4 +1,4 @@
-"""ConvNeXt (arXiv 2201.03545), as in torchvision; stochastic depth is left out."""
+"""ConvNeXt (arXiv 2201.03545), as in torchvision."""
 
 from functools import partial
 from typing import Any
@@ -12,8 +12,10 @@ from convmesh.models.layers import (
     Dense,
     LayerNorm,
     LayerScale,
+    StochasticDepth,
     at_least_float32,
     crop_to_cells,
+    depth_rates,
     rematerialised,
 )
 
@@ -21,10 +23,14 @@ _init = nn.initializers.normal(0.02)
 
 
 class ConvNeXtBlock(nn.Module):
-    """7x7 depthwise, layer norm, to four times the channels, GELU, back; scaled and added."""
+    """7x7 depthwise, layer norm, to four times the channels, GELU, back; scaled and added.
+
+    `drop`: the rate of `StochasticDepth`.
+    """
 
     layer_scale: float = 1e-6
     dtype: Any = jnp.float32
+    drop: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -36,7 +42,8 @@ class ConvNeXtBlock(nn.Module):
         y = LayerNorm(dtype, name="norm")(depthwise(x))
         y = nn.gelu(dense(4 * width, name="expand")(y), approximate=False)
         y = dense(width, name="project")(y)
-        return x + LayerScale(self.layer_scale, dtype, name="layer_scale")(y)
+        y = LayerScale(self.layer_scale, dtype, name="layer_scale")(y)
+        return x + StochasticDepth(self.drop)(y, train)
 
 
 class Stem(nn.Module):
@@ -71,6 +78,7 @@ class ConvNeXt(nn.Module):
 
     [batch, rows, columns, 3] -> [batch, classes]. As in torchvision, pixels at the end that fill no
     window of the stem (4x4) or of a stage's first convolution (2x2) are ignored.
+    `stochastic_depth`: its rate in the last block, see `depth_rates`.
     """
 
     classes: int
@@ -79,6 +87,7 @@ class ConvNeXt(nn.Module):
     dtype: Any = jnp.float32
     layer_scale: float = 1e-6
     remat: bool = False
+    stochastic_depth: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -121,6 +130,7 @@ Net = ConvNeXt | ConvNeXtBackbone
 def _stage_features(net: Net, x: jax.Array, train: bool, padding: Any) -> list[jax.Array]:
     """The features after each stage. The layers become submodules of `net`."""
     block = rematerialised(ConvNeXtBlock) if net.remat else ConvNeXtBlock
+    rates = iter(depth_rates(getattr(net, "stochastic_depth", 0.0), sum(net.depths)))
     features = []
     for i, (width, depth) in enumerate(zip(net.widths, net.depths, strict=True), start=1):
         if i == 1:
@@ -128,7 +138,8 @@ def _stage_features(net: Net, x: jax.Array, train: bool, padding: Any) -> list[j
         else:
             x = Downsampling(width, padding, net.dtype, name=f"down{i}")(x)
         for j in range(depth):
-            x = block(net.layer_scale, net.dtype, name=f"stage{i}_block{j + 1}")(x, train)
+            name = f"stage{i}_block{j + 1}"
+            x = block(net.layer_scale, net.dtype, next(rates), name=name)(x, train)
         features.append(x)
     return features
 

@@ -1,7 +1,7 @@
 """EfficientNet B0 to B4 (arXiv 1905.11946), V2 S and M (arXiv 2104.00298), and Lite 0 to 4.
 
 As in torchvision, and the Lite family, which has ReLU6, no squeeze-and-excitation and TensorFlow's
-padding, as in timm (tf_efficientnet_lite0 ...). Dropout and stochastic depth are left out.
+padding, as in timm (tf_efficientnet_lite0 ...).
 """
 
 import math

@@ -18,10 +18,13 @@ import jax.numpy as jnp
 from convmesh.models.layers import (
     ConvNorm,
     Dense,
+    Dropout,
     SqueezeExcitation,
+    StochasticDepth,
     at_least_float32,
     conv_norm_names,
     crop_to_cells,
+    depth_rates,
     rematerialised,
 )
 
@@ -57,7 +60,8 @@ class InvertedResidual(nn.Module):
     """A block of the given shape. [batch, rows, columns, inputs] -> [..., features].
 
     The input is added where the shapes are equal. A fused block whose expansion is 1 is one
-    convolution, with the activation. With `tapped` it returns (that, the expanded input).
+    convolution, with the activation. With `tapped` it returns (that, the expanded input). `drop`:
+    the rate of `StochasticDepth` where the input is added.
     """
 
     shape: Block
@@ -65,6 +69,7 @@ class InvertedResidual(nn.Module):
     conv_norm: Any  # ConvNorm with the net's options
     squeeze: Any  # SqueezeExcitation with the net's options
     tapped: bool = False
+    drop: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> Any:
@@ -85,7 +90,7 @@ class InvertedResidual(nn.Module):
                 y = conv_norm(block.features, **full)(y, train)
             else:
                 y = conv_norm(block.features, kernel=1, activation=None)(y, train)
-        y = x + y if x.shape == y.shape else y
+        y = x + StochasticDepth(self.drop)(y, train) if x.shape == y.shape else y
         return (y, expanded) if self.tapped else y
 
 
@@ -115,7 +120,8 @@ class InvertedResidualNet(nn.Module):
     """Stem, stages of blocks, 1x1 convolution, global mean, dense layers.
 
     [batch, rows, columns, 3] -> [batch, classes]. `hidden` is the width of a dense layer before the
-    last, 0 for none. Dropout and stochastic depth are left out.
+    last, 0 for none. `stochastic_depth`: its rate in the last block, see `depth_rates`; `dropout`:
+    of what the last dense layer gets.
     """
 
     classes: int
@@ -130,6 +136,8 @@ class InvertedResidualNet(nn.Module):
     padding: Any = None
     momentum: float = 0.9
     epsilon: float = 1e-5
+    stochastic_depth: float = 0.0
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -140,6 +148,7 @@ class InvertedResidualNet(nn.Module):
         x = x.mean(axis=(1, 2), dtype=dtype)
         if self.hidden:
             x = self.activation(Dense(self.hidden, dtype=dtype, name="head_hidden")(x))
+        x = Dropout(self.dropout)(x, train)
         return Dense(self.classes, dtype=dtype, name="head")(x)
 
 
@@ -160,12 +169,13 @@ def stage_features(net: Net, x: jax.Array, train: bool, tapped: str = "") -> dic
         conv_norm=conv_norm,
         squeeze=partial(net.squeeze, dtype=net.dtype),
     )
+    rates = depth_rates(getattr(net, "stochastic_depth", 0.0), sum(map(len, net.stages)))
     features = {}
-    for name, shape in named_blocks(net.stages):
+    for (name, shape), rate in zip(named_blocks(net.stages), rates, strict=True):
         if name == tapped:
-            x, features[stride] = block(shape, name=name, tapped=True)(x, train)
+            x, features[stride] = block(shape, name=name, tapped=True, drop=rate)(x, train)
         else:
-            x = block(shape, name=name)(x, train)
+            x = block(shape, name=name, drop=rate)(x, train)
         stride *= shape.stride
         features[stride] = x
     return features

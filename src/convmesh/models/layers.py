@@ -17,6 +17,7 @@ from convmesh.errors import ConfigError
 from convmesh.geometry import CELL
 from convmesh.ops.conv import conv2d, pair
 from convmesh.ops.moments import examples_together, moments
+from convmesh.ops.randomness import uniform_of_examples
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -161,12 +162,51 @@ class ConvNorm(nn.Module):
         return y if self.activation is None else self.activation(y)
 
 
+class StochasticDepth(nn.Module):
+    """In training, zeros for a fraction `rate` of the examples, and the others / (1 - rate).
+
+    For the branch of a residual block (arXiv 1603.09382, by example as in its authors' successors).
+    [batch, ...] -> the same. Draws from the stream "dropout", by example.
+    """
+
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or not self.rate:
+            return x
+        kept = uniform_of_examples(self.make_rng("dropout"), x.shape[0]) >= self.rate
+        return jnp.where(kept.reshape(-1, *[1] * (x.ndim - 1)), x / (1 - self.rate), 0)
+
+
+class Dropout(nn.Module):
+    """In training, zeros for a fraction `rate` of the values, and the others / (1 - rate).
+
+    Dropout (Srivastava et al. 2014). [batch, channels] -> the same. Draws from the stream
+    "dropout", by example.
+    """
+
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or not self.rate:
+            return x
+        kept = uniform_of_examples(self.make_rng("dropout"), x.shape[0], x.shape[1:]) >= self.rate
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
+def depth_rates(last: float, blocks: int) -> tuple[float, ...]:
+    """The rate of `StochasticDepth` in each block: linear from 0 to `last`, as in ConvNeXt."""
+    return tuple(last * i / max(1, blocks - 1) for i in range(blocks))
+
+
 class ResidualBlock(nn.Module):
     """ResNet's basic block (arXiv 1512.03385): two 3x3 convolutions and a shortcut.
 
     The shortcut is the identity, or a 1x1 convolution if shapes change. [batch, rows, columns, c]
     -> [batch, rows / stride, columns / stride, features]. With `last_scale_init` of zeros the block
-    starts as the identity (arXiv 1706.02677).
+    starts as the identity (arXiv 1706.02677). `drop`: the rate of `StochasticDepth`.
     """
 
     features: int
@@ -175,6 +215,7 @@ class ResidualBlock(nn.Module):
     norm_group: int = 0
     activation: Callable = nn.silu
     last_scale_init: Callable = nn.initializers.ones
+    drop: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -183,6 +224,7 @@ class ResidualBlock(nn.Module):
         )
         y = self.activation(conv_norm(stride=self.stride, name="conv1")(x, train))
         y = conv_norm(scale_init=self.last_scale_init, name="conv2")(y, train)
+        y = StochasticDepth(self.drop)(y, train)
         if x.shape != y.shape:
             x = conv_norm(kernel=1, stride=self.stride, name="shortcut")(x, train)
         return self.activation(x + y)
@@ -323,10 +365,11 @@ def residual_stage(
 ) -> jax.Array:
     """`depth` residual blocks of `width` in sequence, the first with `stride`.
 
-    Called in a module's compact method, where the blocks, `block(width, stride, name=...)`, become
-    `stage{stage}_block1`, `stage{stage}_block2`, ...
+    `block`: a module class or partial, or a list of one for each. Called in a module's compact
+    method, where the blocks, `block(width, stride, name=...)`, become `stage{stage}_block1`,
+    `stage{stage}_block2`, ...
     """
     for i in range(depth):
-        name = f"stage{stage}_block{i + 1}"
-        x = block(width, 1 if i else stride, name=name)(x, train)
+        name, make = f"stage{stage}_block{i + 1}", block[i] if isinstance(block, list) else block
+        x = make(width, 1 if i else stride, name=name)(x, train)
     return x

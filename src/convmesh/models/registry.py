@@ -1,10 +1,10 @@
 """The models by name: linen modules of `layers`, written as for one device.
 
 To add a model, write a file with its linen module and add a line to `MODELS`. The module has the
-attributes `classes` and `dtype`, and may have `norm_group` (with batch norm) and `remat` (with
-residual blocks). A classifier is called as `model(images, train) -> logits [batch, classes]`; a
-detector returns a `detector.DetectorOutput` and has `strides`. Layers named as in `depth` can be
-frozen. Names are torchvision's if it has the model.
+attributes `classes` and `dtype`, and may have `norm_group` (with batch norm), `remat` (with
+residual blocks), `stochastic_depth` and `dropout`. A classifier is called as `model(images, train)
+-> logits [batch, classes]`; a detector returns a `detector.DetectorOutput` and has `strides`.
+Layers named as in `depth` can be frozen. Names are torchvision's if it has the model.
 
 A classifier `Family`, or a partial of it, can be a detector's backbone if its file also has
 `FamilyBackbone`, with those of its attributes that it needs, called as `backbone(images, train) ->
@@ -104,13 +104,14 @@ def make_model(
     norm_group: int = 0,
     remat: bool = False,
     backbone: str = "",
+    **rates: float,
 ) -> Any:
     """The model `name` for `classes` classes, with compute dtype `dtype`.
 
     `norm_group` is the number of examples that batch norm normalises together, 0 for the global
     batch; `remat` recomputes the activations of its blocks in the backward pass; `backbone` is a
-    classifier whose backbone a detector has in place of its own. Raises ConfigError as
-    `check_model`, and if the model has no batch norm or no blocks for these options.
+    classifier whose backbone a detector has in place of its own; `rates` are `stochastic_depth` and
+    `dropout`. Raises ConfigError as `check_model`, and if the model has nothing for these options.
     """
     check_model(name, task, backbone)
     options = {"backbone": make_backbone(backbone)} if backbone else {}
@@ -118,6 +119,8 @@ def make_model(
     for key, value, missing in (
         ("norm_group", norm_group, "batch norm; leave it at 0"),
         ("remat", remat, "blocks; leave it at false"),
+        ("stochastic_depth", rates.get("stochastic_depth", 0.0), "blocks for it; leave it at 0"),
+        ("dropout", rates.get("dropout", 0.0), "dropout; leave it at 0"),
     ):
         if value and not hasattr(model, key):
             raise ConfigError(f"model.{key}={value}: {name} has no {missing}")

@@ -14,10 +14,13 @@ import jax.numpy as jnp
 from convmesh.models.layers import (
     ConvNorm,
     Dense,
+    Dropout,
     ResidualBlock,
+    StochasticDepth,
     at_least_float32,
     conv_norm_names,
     crop_to_cells,
+    depth_rates,
     rematerialised,
     residual_stage,
 )
@@ -29,7 +32,8 @@ BasicBlock = partial(ResidualBlock, activation=nn.relu, last_scale_init=nn.initi
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 to four times `features` channels, added to the shortcut.
 
-    Inside, each of `groups` groups has `features * base_width / 64` channels.
+    Inside, each of `groups` groups has `features * base_width / 64` channels. `drop`: the rate of
+    `StochasticDepth`.
     """
 
     features: int
@@ -38,6 +42,7 @@ class Bottleneck(nn.Module):
     norm_group: int = 0
     groups: int = 1
     base_width: int = 64
+    drop: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -47,13 +52,18 @@ class Bottleneck(nn.Module):
         y = conv_norm(inner, stride=self.stride, groups=self.groups, name="conv2")(y, train)
         y = nn.relu(y)
         y = conv_norm(wide, kernel=1, scale_init=nn.initializers.zeros, name="conv3")(y, train)
+        y = StochasticDepth(self.drop)(y, train)
         if x.shape != y.shape:
             x = conv_norm(wide, kernel=1, stride=self.stride, name="shortcut")(x, train)
         return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
-    """Stem, stages of blocks, global mean, dense. [batch, rows, columns, 3] -> [batch, classes]."""
+    """Stem, stages of blocks, global mean, dense. [batch, rows, columns, 3] -> [batch, classes].
+
+    `stochastic_depth`: its rate in the last block, see `depth_rates`; `dropout`: of what the dense
+    layer gets.
+    """
 
     classes: int
     blocks: tuple[int, ...]
@@ -62,11 +72,14 @@ class ResNet(nn.Module):
     norm_group: int = 0
     block: Any = BasicBlock
     remat: bool = False
+    stochastic_depth: float = 0.0
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = _stage_features(self, x, train)[-1]
         x = x.mean(axis=(1, 2), dtype=at_least_float32(self.dtype))
+        x = Dropout(self.dropout)(x, train)
         return Dense(self.classes, dtype=at_least_float32(self.dtype), name="head")(x)
 
     def torch_names(self) -> dict[str, str]:
@@ -104,10 +117,12 @@ def _stage_features(net: ResNet | ResNetBackbone, x: jax.Array, train: bool) -> 
     stem = ConvNorm(net.width, 7, stride=2, activation=nn.relu, name="stem", **options)
     x = max_pool(stem(x, train), 3, stride=2, padding=1)
     block = partial(rematerialised(net.block) if net.remat else net.block, **options)
+    rates = iter(depth_rates(getattr(net, "stochastic_depth", 0.0), sum(net.blocks)))
     features = []
     for i, depth in enumerate(net.blocks):
         width, stride = net.width * 2**i, 2 if i else 1
-        x = residual_stage(block, x, train, stage=i + 1, width=width, depth=depth, stride=stride)
+        blocks = [partial(block, drop=next(rates)) for _ in range(depth)]
+        x = residual_stage(blocks, x, train, stage=i + 1, width=width, depth=depth, stride=stride)
         features.append(x)
     return features
 

@@ -40,10 +40,15 @@ def distribution_focal(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return -jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Sparse cross-entropy: `logits` [..., classes], integer `labels` [...]. Returns [...]."""
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Sparse cross-entropy: `logits` [..., classes], integer `labels` [...]. Returns [...].
+
+    `smoothing`: so much of the target is spread evenly over all classes (arXiv 1512.00567,
+    section 7).
+    """
     log_p = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    loss = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    return (1 - smoothing) * loss - smoothing * log_p.mean(-1) if smoothing else loss
 
 
 def smooth_l1(error: jax.Array, beta: float = 1.0) -> jax.Array:

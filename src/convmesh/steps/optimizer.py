@@ -14,7 +14,8 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate by step: a linear warm-up (5% of the run by default), then the schedule.
 
     `constant` keeps the peak; `cosine` decays from it to `schedule.floor` times the peak at the end
-    of the run; `flat_cosine` first keeps it for `schedule.flat` of the run.
+    of the run; `flat_cosine` first keeps it for `schedule.flat` of the run; `steps` multiplies it
+    by `schedule.factor` at each of `schedule.milestones`.
     """
     peak, warmup = config.optimizer.learning_rate, count_warmup_steps(config, steps)
     name, floor = config.schedule.name, config.schedule.floor
@@ -24,6 +25,13 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     constant = optax.constant_schedule(peak)
     if name == "constant":
         return optax.join_schedules([linear, constant], [warmup])
+    if name == "steps":
+        milestones = sorted(round(m * steps) - warmup for m in config.schedule.milestones)
+        scales: dict[int, float] = {}
+        for step in milestones:  # of short runs several may fall on one step
+            scales[max(0, step)] = scales.get(max(0, step), 1.0) * config.schedule.factor
+        stairs = optax.piecewise_constant_schedule(peak, scales)
+        return optax.join_schedules([linear, stairs], [warmup])
     cosine = optax.cosine_decay_schedule(peak, max(1, steps - warmup - flat), alpha=floor)
     if not flat:
         return optax.join_schedules([linear, cosine], [warmup])
@@ -37,20 +45,15 @@ def count_warmup_steps(config: ConfigDict, steps: int) -> int:
 
 
 def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping by the global norm, then AdamW or SGD; norms and biases are not decayed.
+    """Clipping by the global norm, then AdamW, SGD, LARS (arXiv 1708.03888) or LAMB (1904.00962).
 
+    Norms and biases are not decayed, and LARS does not scale them by their trust ratio.
     The updates of each backbone stage are multiplied by its `rate_factor`. Frozen stages
     (`train.frozen_stages`) have no update and no optimizer state, and do not count in the norm.
     """
     options, frozen = config.optimizer, config.train.frozen_stages
     decayed = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
-    if options.name == "adamw":
-        optimizer = optax.adamw(schedule, weight_decay=options.weight_decay, mask=decayed)
-    else:
-        decay = optax.add_decayed_weights(options.weight_decay, mask=decayed)
-        momentum = options.momentum or None
-        sgd = optax.sgd(schedule, momentum=momentum, nesterov=options.nesterov)
-        optimizer = optax.chain(decay, sgd)
+    optimizer = _OPTIMIZERS[options.name](options, schedule, decayed)
     if options.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(options.clip_norm), optimizer)
     if has_stage_rates(config):
@@ -60,6 +63,35 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
         optimizers = {"trained": optimizer, "frozen": optax.set_to_zero()}
         return optax.partition(optimizers, lambda params: _partition_labels(params, frozen))
     return optimizer
+
+
+def _adamw(options: ConfigDict, schedule: optax.Schedule, decayed: Any) -> Any:
+    return optax.adamw(schedule, weight_decay=options.weight_decay, mask=decayed)
+
+
+def _sgd(options: ConfigDict, schedule: optax.Schedule, decayed: Any) -> Any:
+    decay = optax.add_decayed_weights(options.weight_decay, mask=decayed)
+    sgd = optax.sgd(schedule, momentum=options.momentum or None, nesterov=options.nesterov)
+    return optax.chain(decay, sgd)
+
+
+def _lars(options: ConfigDict, schedule: optax.Schedule, decayed: Any) -> Any:
+    return optax.lars(
+        schedule,
+        weight_decay=options.weight_decay,
+        weight_decay_mask=decayed,
+        trust_coefficient=options.trust,
+        trust_ratio_mask=decayed,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+    )
+
+
+def _lamb(options: ConfigDict, schedule: optax.Schedule, decayed: Any) -> Any:
+    return optax.lamb(schedule, weight_decay=options.weight_decay, mask=decayed)
+
+
+_OPTIMIZERS = {"adamw": _adamw, "sgd": _sgd, "lars": _lars, "lamb": _lamb}
 
 
 def has_stage_rates(config: ConfigDict) -> bool:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from convmesh import mesh as meshes
 from convmesh.config import same_for_all_processes
+from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.distributed import devices, same_run
 from convmesh.distributed.batch import ProcessShard
@@ -30,6 +31,7 @@ from convmesh.steps.freezing import make_frozen
 from convmesh.steps.optimizer import check_stages, make_optimizer, make_schedule, needs_stages
 from convmesh.steps.state import StateSpec, TrainState, abstract_state, create_state
 from convmesh.steps.step import StepParts
+from convmesh.tasks.image_mixing import TOGETHER, ImageMixing
 from convmesh.tasks.registry import make_task
 
 EVALUATIONS = 10  # of a run, where eval.every_steps is -1
@@ -67,6 +69,20 @@ class Setup:
     def frozen(self) -> Frozen:
         """The stages and batch norms that are not trained."""
         return make_frozen(self.config, self.model)
+
+    @property
+    def mixing(self) -> ImageMixing | None:
+        """How the images of a batch are mixed on the devices; None if they are not."""
+        augment = self.config.data.augment
+        if self.config.task != "classify" or not augment.mixup + augment.cutmix:
+            return None
+        return ImageMixing(
+            mixup=augment.mixup,
+            cutmix=augment.cutmix,
+            mixup_alpha=augment.mixup_alpha,
+            cutmix_alpha=augment.cutmix_alpha,
+            ends=(1 - augment.last_plain) * self.steps,
+        )
 
     @property
     def model_name(self) -> str:
@@ -108,6 +124,7 @@ class Setup:
             accumulate=self.config.train.accumulate,
             frozen=self.frozen,
             seed=self.config.train.seed,
+            mixing=self.mixing,
         )
 
     def train_shard(self, height: int | None = None) -> ProcessShard:
@@ -161,6 +178,7 @@ def make_run_mesh(config: ConfigDict, elsewhere: Sequence[jax.Device] | None = N
     batch or the images do not fit the mesh.
     """
     _check_norm_groups(config)
+    _check_pairs(config)
     _check_sizes_differ(config)
     check_norm_values(config)
     devices.expect_temporaries(lambda: expected_temporaries(config))
@@ -192,6 +210,16 @@ def _check_norm_groups(config: ConfigDict) -> None:
         raise ConfigError(
             f"model.norm_group={group}: {size // parts} examples (train.batch_size / "
             "train.accumulate) are not a multiple of it; 0 uses the global batch"
+        )
+
+
+def _check_pairs(config: ConfigDict) -> None:
+    size, parts, augment = config.train.batch_size, config.train.accumulate, config.data.augment
+    mixes = config.task == "classify" and augment.mixup + augment.cutmix > 0
+    if mixes and size // parts % TOGETHER:
+        raise ConfigError(
+            f"train.batch_size={size}: mixup and cutmix take two examples each, but "
+            f"{size // parts} (train.batch_size / train.accumulate) is odd"
         )
 
 
@@ -245,10 +273,14 @@ def has_weights_for_all(model: nn.Module, sizes: Sequence[tuple[int, int]]) -> b
 
 
 def _check_model_takes_all_sizes(setup: Setup) -> None:
-    if not has_weights_for_all(setup.model, input_sizes(setup.config)):
+    sizes, name = input_sizes(setup.config), setup.config.model.name
+    if not has_weights_for_all(setup.model, sizes):
         raise ConfigError(
-            f"data.sizes: the weights of {setup.config.model.name} fit one image size only; leave "
-            "it empty"
+            f"data.sizes: the weights of {name} fit one image size only; leave it empty"
+        )
+    if not has_weights_for_all(setup.model, [*sizes, eval_size(setup.config)]):
+        raise ConfigError(
+            f"data.eval_size: the weights of {name} fit one image size only; leave it at 0,0"
         )
 
 

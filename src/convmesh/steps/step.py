@@ -16,6 +16,7 @@ from convmesh.distributed.batch import Batch
 from convmesh.distributed.devices import compiler_options
 from convmesh.models.depth import Frozen
 from convmesh.steps.state import TrainState
+from convmesh.tasks.image_mixing import TOGETHER, ImageMixing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,8 @@ class StepParts:
       accumulate: number of micro-batches; if above 1, the batch has leaves [accumulate,
         batch / accumulate, ...].
       frozen: the stages and batch norms that are not trained.
-      seed: of what is drawn at random in a step, see `_options`.
+      seed: of what is drawn at random in a step, see `_options` and `_random_keys`.
+      mixing: mixes the images of a batch, or None.
     """
 
     model: Any
@@ -40,6 +42,7 @@ class StepParts:
     accumulate: int = 1
     frozen: Frozen = Frozen()
     seed: int = 0
+    mixing: ImageMixing | None = None
 
 
 def ramped_decay(step: Any, limit: float) -> jax.Array:
@@ -82,7 +85,8 @@ def _summed_gradients(
     at the end: fewer sums than the partitioner makes, and no device waits for others before.
     """
     mesh, examples = meshes.current(), batch.image.shape[parts.accumulate > 1]
-    if mesh is None or not devices_are_independent(mesh, parts.model, examples):
+    together = TOGETHER if parts.mixing else 1
+    if mesh is None or not devices_are_independent(mesh, parts.model, examples, together):
         return _gradients_of_batch(state, batch, parts, unroll)
     frozen = parts.frozen.replace
 
@@ -100,16 +104,19 @@ def _summed_gradients(
     return frozen(zeros, state.batch_stats, gradients, state.params), sums, batch_stats
 
 
-def devices_are_independent(mesh: meshes.AnyMesh, model: Any, examples: int) -> bool:
+def devices_are_independent(
+    mesh: meshes.AnyMesh, model: Any, examples: int, together: int = 1
+) -> bool:
     """Whether each device can compute the gradients of its own of so many examples.
 
-    Not where a group of a batch norm spans devices, nor in a model with two stages, which draws at
-    random by the place of an image in the batch.
+    Not where a group of a batch norm, or `together` examples that are mixed, span devices, nor in a
+    model with two stages, which draws at random for the whole batch at once.
     """
     if not meshes.shards_examples_only(mesh) or getattr(model, "two_stage", False):
         return False
     own, left = divmod(examples, mesh.size)
-    return not left and own % (getattr(model, "norm_group", 0) or 1) == 0
+    groups = getattr(model, "norm_group", 0) or 1, together
+    return not left and not any(own % group for group in groups)
 
 
 def _gradients_of_batch(
@@ -117,31 +124,50 @@ def _gradients_of_batch(
 ) -> tuple[Any, dict[str, jax.Array], Any]:
     """As `_summed_gradients`, by the current mesh alone."""
 
-    def gradients_of(micro_batch: Any) -> tuple[Any, tuple[dict[str, jax.Array], Any]]:
+    def gradients_of(numbered: Any) -> tuple[Any, tuple[dict[str, jax.Array], Any]]:
+        number, micro_batch = numbered
+        keys = _random_keys(state, number, parts)
         loss = functools.partial(_summed_loss, state=state, batch=micro_batch, parts=parts)
-        return jax.grad(loss, has_aux=True)(state.params)
+        return jax.grad(functools.partial(loss, keys=keys), has_aux=True)(state.params)
 
     if parts.accumulate == 1:
-        gradients, (sums, batch_stats) = gradients_of(batch)
+        gradients, (sums, batch_stats) = gradients_of((0, batch))
     else:
-        gradients, (sums, batch_stats) = _sum_over(gradients_of, batch, unroll)
+        numbered = (jnp.arange(parts.accumulate), batch)
+        gradients, (sums, batch_stats) = _sum_over(gradients_of, numbered, unroll)
         batch_stats = jax.tree.map(lambda leaf: leaf / parts.accumulate, batch_stats)
     return gradients, sums, batch_stats
 
 
 def _summed_loss(
-    params: Any, state: TrainState, batch: Any, parts: StepParts
+    params: Any, state: TrainState, batch: Any, parts: StepParts, keys: dict[str, jax.Array]
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
     """The loss summed over a (micro-)batch; and (the task's sums, new batch statistics)."""
     params = parts.frozen.replace(lax.stop_gradient, state.batch_stats, params)
     variables = {"params": params, "batch_stats": state.batch_stats}
     images = parts.task.pixels.normalise(batch.image, parts.model.dtype)
+    mixed = []
+    if parts.mixing is not None:
+        images, labels = parts.mixing(images, batch.label, keys["mixing"], state.step)
+        mixed = [labels]
     with parts.frozen.norms_as_in_evaluation():
         outputs, changed = parts.model.apply(
-            variables, images, train=True, mutable=["batch_stats"], **_options(state, batch, parts)
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": keys["dropout"]},
+            **_options(state, batch, parts),
         )
-    sums = parts.task.sums(outputs, batch)
+    sums = parts.task.sums(outputs, batch, *mixed)
     return sums["loss"], (sums, changed.get("batch_stats", {}))
+
+
+def _random_keys(state: TrainState, micro_batch: Any, parts: StepParts) -> dict[str, jax.Array]:
+    """The keys of what a (micro-)batch draws: a function of seed, step and its number."""
+    step = jax.random.fold_in(jax.random.key(parts.seed), state.step)
+    mixing, dropout = jax.random.split(jax.random.fold_in(step, micro_batch))
+    return {"mixing": mixing, "dropout": dropout}
 
 
 def _options(state: TrainState, batch: Any, parts: StepParts) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from convmesh.data.placement import Placement
 from convmesh.distributed.batch import Batch
 from convmesh.ops.losses import cross_entropy
 from convmesh.tasks.base import PixelScale, Task
+from convmesh.tasks.image_mixing import MixedLabels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,24 +22,41 @@ class Classify(Task):
     classes: int
     image_size: tuple[int, int]
     pixels: PixelScale = PixelScale()
+    smoothing: float = 0.0  # label smoothing
+    class_weights: tuple[float, ...] = ()  # of the loss, one for each class; () = 1
 
     best_metric = "top1"
 
-    def sums(self, logits: jax.Array, batch: Batch) -> dict[str, Any]:
-        """Sparse cross-entropy and correct predictions, summed over the examples present."""
+    def sums(
+        self, logits: jax.Array, batch: Batch, mixed: MixedLabels | None = None
+    ) -> dict[str, Any]:
+        """Sparse cross-entropy and correct predictions, summed over the examples present.
+
+        An example that was mixed of two has the loss of each label times its share; as correct
+        counts the share of the label that was predicted. With class weights, `total` is the sum of
+        the weights of all labels.
+        """
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         present = batch.present.astype(logits.dtype)
-        correct = (jnp.argmax(logits, axis=-1) == batch.label) * present
-        return {
-            "loss": jnp.sum(cross_entropy(logits, batch.label) * present),
-            "top1": correct.sum(),
-            "total": present.sum(),
-        }
+        labels = [(batch.label, present)]
+        if mixed is not None:
+            share = mixed.share.astype(logits.dtype)
+            labels = [(batch.label, present * share), (mixed.other, present * (1 - share))]
+        best, weights = jnp.argmax(logits, axis=-1), jnp.array(self.class_weights, logits.dtype)
+        sums = {name: jnp.zeros((), logits.dtype) for name in ("loss", "top1", "total")}
+        for label, share in labels:
+            weight = share * weights[label] if self.class_weights else share
+            sums["loss"] += jnp.sum(cross_entropy(logits, label, self.smoothing) * weight)
+            sums["top1"] += jnp.sum((best == label) * share)
+            sums["total"] += weight.sum()
+        # Examples, where they differ from `total`.
+        return sums | ({"examples": present.sum()} if self.class_weights else {})
 
     def finish(self, sums: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The mean cross-entropy over the examples present, and their accuracy `top1`."""
         total = self.divisor(sums)
-        return sums["loss"] / total, {"top1": sums["top1"] / total}
+        examples = jnp.maximum(sums.get("examples", total), 1)
+        return sums["loss"] / total, {"top1": sums["top1"] / examples}
 
     def predict(self, logits: jax.Array) -> dict[str, Any]:
         """`probabilities` [batch, classes], at least float32."""

@@ -37,11 +37,12 @@ def make_task(config: ConfigDict, classes: int, model: Any = None) -> Task:
     height, width = config.data.image_size
     pixels = PixelScale(tuple(config.data.pixel_mean), tuple(config.data.pixel_std))
     if config.task == "classify":
-        return Classify(classes, (height, width), pixels)
+        smoothing = config.loss.label_smoothing
+        return Classify(classes, (height, width), pixels, smoothing=smoothing)
     options = config.loss
     if name := getattr(model, "detection", ""):
         for key, value in options.items():
-            if value != KEYS[f"loss.{key}"].default:
+            if KEYS[f"loss.{key}"].task == "detect" and value != KEYS[f"loss.{key}"].default:
                 raise ConfigError(
                     f"loss.{key}={value}: {config.model.name} has a loss of its own; leave it at "
                     f"{KEYS[f'loss.{key}'].default}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from convmesh.data.loading.batches import TrainBatch
-from convmesh.data.order import example_at
+from convmesh.data.order import DataOrder
 from convmesh.distributed import processes
 from convmesh.errors import ConfigError
 from convmesh.steps.setup import Setup
@@ -43,6 +43,7 @@ class ExampleLog(Hook):
 
         Processes may have one file or each its own.
         """
+        self._order = DataOrder.of(run.data.train, run.setup.config)
         if processes.is_first():
             self._file = JsonLines(self._path, run.start_step)
         own = _identity(self._path) != processes.broadcast(_identity(self._path))
@@ -64,7 +65,7 @@ class ExampleLog(Hook):
             index = int(batch.index[i])
             partners = [] if batch.partners is None else batch.partners[i]
             # The index is read from the batch; the epoch can only be computed.
-            epoch, _ = example_at(position, len(source), config.train.seed)
+            epoch, _ = self._order(position)
             rows.append(
                 {
                     "step": step,

@@ -18,6 +18,7 @@ from convmesh.distributed.own_progress import MAIN, Activity
 from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
+from convmesh.training.class_balance import with_class_weights
 from convmesh.training.default_hooks import default_hooks
 from convmesh.training.elastic import fit_mesh
 from convmesh.training.expected_input import not_set, with_expected_input
@@ -58,6 +59,7 @@ def train(
             config = fit_mesh(config)
         mesh = make_run_mesh(config)
         setup = make_setup(config, data.train.classes, mesh, len(data.train))
+        setup = with_class_weights(setup, data.train)
         hooks = [*default_hooks(setup), *hooks]
         check_run(setup, data, workdir, hooks)
         init_from = load_init_from(setup, workdir, stop)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from convmesh.config import defaults
 from convmesh.data.augmentation import augment
-from convmesh.data.augmentation.eval_view import EvalView
+from convmesh.data.augmentation.eval_view import EvalView, eval_size
 from convmesh.data.augmentation.views import FILL
 
 
@@ -55,3 +55,11 @@ def test_without_it_classifiers_see_the_largest_crop_and_detectors_everything():
     np.testing.assert_array_equal(
         EvalView.of(config)(image)[0], augment.letterbox(image, (30, 30))[0]
     )
+
+
+def test_the_size_in_evaluation_may_be_another():
+    config = defaults("classify")
+    config.data.image_size = (30, 40)
+    assert eval_size(config) == (30, 40) == EvalView.of(config).size
+    config.data.eval_size = (36, 48)
+    assert eval_size(config) == (36, 48) == EvalView.of(config).size

@@ -14,7 +14,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.data.augmentation.colour import jitter_colour
+from convmesh.data.augmentation.policies import Policy, erase, make_policy
 from convmesh.data.augmentation.views import (
+    FILL,
     Placement,
     RotatedView,
     View,
@@ -42,6 +44,8 @@ class AugmentSettings:
     90, 180 or 270 degrees. rotate, shear: largest angle in degrees, to either side. stretch:
     largest change of the aspect ratio in detection; 0.2 means width / height from x 1 / 1.2 to
     x 1.2. mosaic, mixup: probability in detection that other images are mixed in, see `mixing`.
+    policy: random operations after all these, see `policies`; None: none. erase: probability that a
+    rectangle is replaced by the colour `fill`.
     """
 
     flip: float = 0.5
@@ -55,13 +59,22 @@ class AugmentSettings:
     stretch: float = 0.0
     mosaic: float = 0.0
     mixup: float = 0.0
+    policy: Policy | None = None
+    erase: float = 0.0
+    fill: tuple[int, int, int] = (FILL, FILL, FILL)
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> AugmentSettings:
         """Return the settings in `config.data.augment`."""
         augment = config.data.augment
-        values = {field.name: augment[field.name] for field in fields(cls)}
-        return cls(**values | {"scale": tuple(augment.scale), "crop": tuple(augment.crop)})
+        values = {field.name: augment[field.name] for field in fields(cls) if field.name != "fill"}
+        made = {
+            "scale": tuple(augment.scale),
+            "crop": tuple(augment.crop),
+            "policy": make_policy(augment.policy, augment.operations, augment.magnitude),
+            "fill": tuple(round(255 * mean) for mean in config.data.pixel_mean),
+        }
+        return cls(**values | made)
 
     @property
     def deforms(self) -> bool:
@@ -174,6 +187,7 @@ def augment_for_classification(
 
     The crop covers a fraction `settings.crop` of the image's area at an aspect ratio near that of
     `size`, as in Inception training (Szegedy et al. 2015), or is the largest such crop that fits.
+    The colour jitter, the policy and random erasing follow.
     """
     deformation = draw_deformation(settings, rng)
     before = height, width = rotated_size(size, deformation.quarter_turns)
@@ -188,7 +202,9 @@ def augment_for_classification(
     view = deformation.apply(random_view((h, w), before, scale, rng, settings.flip), size)
     pixels = view.pixels(image)
     jitter_colour(pixels, settings.color, rng)
-    return pixels
+    if settings.policy is not None:
+        pixels = settings.policy(pixels, rng)
+    return erase(pixels, settings.erase, settings.fill, rng) if settings.erase else pixels
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,12 @@ from convmesh.data.augmentation.views import blank
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
+def eval_size(config: ConfigDict) -> tuple[int, int]:
+    """(height, width) of the network's input in evaluation and prediction."""
+    height, width = config.data.eval_size
+    return (height, width) if height else tuple(config.data.image_size)
+
+
 @dataclass(frozen=True)
 class EvalView:
     """Maps an image to the network's input.
@@ -32,7 +38,7 @@ class EvalView:
     def of(cls, config: ConfigDict) -> EvalView:
         """Return the view that `config` describes."""
         data = config.data
-        return cls(tuple(data.image_size), config.task, data.eval_resize, data.eval_interpolation)
+        return cls(eval_size(config), config.task, data.eval_resize, data.eval_interpolation)
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
         """Return the input, uint8 [height, width, 3], for `image` uint8 [h, w, 3].

@@ -6,6 +6,7 @@ processes and restarts, and resuming at step k means asking for batch k.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import grain
@@ -70,7 +71,9 @@ def eval_batches(
     batch, see EvalBatch. Records have no pixels, and the labels of the source with no box clipped.
     The last batch is padded with rows that are not present, with index -1 and without a record.
     """
-    examples = EvalExamples(source, ExampleFormat.of(source, config, shard), EvalView.of(config))
+    view = EvalView.of(config)
+    fmt = dataclasses.replace(ExampleFormat.of(source, config, shard), size=view.size)
+    examples = EvalExamples(source, fmt, view)
     positions = ShardPositions.of(batch_size, shard)
     count, steps = len(positions.in_batch), -(-len(source) // batch_size)
     dataset = grain.MapDataset.range(0, steps * count).map(positions).map(examples)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from convmesh.data.augmentation import augment, mixing
 from convmesh.data.augmentation.sizes import input_sizes, size_of_step
 from convmesh.data.loading.example_format import Example, ExampleFormat
-from convmesh.data.order import example_at
+from convmesh.data.order import DataOrder
 from convmesh.data.record import Record, Source
 from convmesh.distributed.batch import ProcessShard
 from convmesh.errors import DataError
@@ -40,6 +40,7 @@ class TrainExamples:
     mixing_ends: float
     sizes: tuple[tuple[int, int], ...]
     batch_size: int
+    order: DataOrder
 
     @classmethod
     def of(
@@ -58,6 +59,7 @@ class TrainExamples:
             mixing_ends=mixing_ends,
             sizes=input_sizes(config),
             batch_size=batch_size,
+            order=DataOrder.of(source, config),
         )
 
     def __call__(self, position: int) -> Example:
@@ -65,7 +67,7 @@ class TrainExamples:
 
         Raises what `ExampleFormat.read` does, and DataError if no example can be read.
         """
-        epoch, drawn = example_at(int(position), len(self.source), self.seed)
+        epoch, drawn = self.order(int(position))
         fmt = self._format_at(position)
         index, record = self._readable(drawn, fmt)
         counts = _counts(record, fmt.task, replaced=index != drawn)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from convmesh.data.loading.background import THREADS, lower_thread_priority
 from convmesh.data.loading.cache import Cached
 from convmesh.data.loading.positions import ShardPositions
-from convmesh.data.order import example_at
+from convmesh.data.order import DataOrder
 from convmesh.data.record import Source
 from convmesh.distributed.batch import ProcessShard
 from convmesh.errors import DataError
@@ -26,7 +26,10 @@ def warm_cache(
     Does nothing if `source` has no cache, or data workers have caches of their own. Images to be
     mixed into others are among the same examples, and are not read separately.
     """
-    positions = ShardPositions.of(config.train.batch_size, shard)
+    positions, order = (
+        ShardPositions.of(config.train.batch_size, shard),
+        DataOrder.of(source, config),
+    )
     first = start_step * len(positions.in_batch)
     batches_per_epoch = -(-len(source) // config.train.batch_size)
     remaining = iter(range(first, first + batches_per_epoch * len(positions.in_batch)))
@@ -37,7 +40,7 @@ def warm_cache(
         for n in remaining:  # one iterator for all threads
             if ended:
                 return
-            _, index = example_at(positions(n), len(source), config.train.seed)
+            _, index = order(positions(n))
             with contextlib.suppress(DataError):  # raised when the batch is prepared
                 source[index]
 
