@@ -1,5 +1,7 @@
 """The output folder of `predict`: names, content, and what is never overwritten."""
 
+import csv
+import io
 import json
 
 import cv2
@@ -14,6 +16,7 @@ from convmesh.inference.prediction_output import (
     PredictionFolder,
     classes_output,
     detections_output,
+    predictions_table,
 )
 
 FOUND = {
@@ -127,3 +130,64 @@ def test_more_than_three_unreadable_files_are_listed_before_the_error(capsys, co
     assert str(caught.value) == f"none of the {count} files could be read: {named}"
     header = f"{count} of {count} files could not be read and were passed by:"
     assert capsys.readouterr().out.splitlines() == ([header, *reasons] if count > 3 else [])
+
+
+# --- predictions.csv ------------------------------------------------------------------------------
+
+
+def rows(entries):
+    return list(csv.reader(io.StringIO(predictions_table(entries))))
+
+
+def test_a_table_of_classes():
+    classes = [
+        {"class": "bee", "probability": 0.75},
+        {"class": 'an "ant", red', "probability": 0.2},
+    ]
+    found = rows(
+        [{"file": "a,b.png", "classes": classes}, {"file": "c.png", "classes": classes[:1]}]
+    )
+    assert found == [
+        ["file", "frame", "rank", "class", "probability"],
+        ["a,b.png", "", "1", "bee", "0.75"],
+        ["a,b.png", "", "2", 'an "ant", red', "0.2"],
+        ["c.png", "", "1", "bee", "0.75"],
+    ]
+
+
+def test_a_table_of_detections_and_of_images_without_any():
+    entry = {"file": "a.png"} | detections_output(image(), FOUND).entry
+    found = rows([{"file": "none.png", "detections": []}, entry])
+    numbers = ["score", "box_confidence", "class_confidence", "x0", "y0", "x1", "y1"]
+    assert found[0] == ["file", "frame", "rank", "class", *numbers]
+    assert found[1] == ["none.png", "", "0", *[""] * 8]
+    assert found[2] == [
+        "a.png",
+        "",
+        "1",
+        "bee",
+        "0.5",
+        "0.25",
+        "1.0",
+        "20.0",
+        "10.0",
+        "70.0",
+        "50.0",
+    ]
+    assert [row[:4] for row in found[3:]] == [["a.png", "", "2", "ant"]]
+
+
+def test_a_table_of_frames():
+    one = {"class": "bee", "probability": 0.5}
+    frames = [{"index": i, "time": i / 25, "classes": [one]} for i in range(2)]
+    found = rows([{"file": "a.mp4", "frames": frames}])
+    assert found[1:] == [["a.mp4", str(i), "1", "bee", "0.5"] for i in range(2)]
+
+
+def test_nothing_was_read():
+    assert rows([]) == [["file", "frame", "rank", "class", "probability"]]
+
+
+def test_the_table_is_written_beside_the_json(tmp_path):
+    PredictionFolder(tmp_path / "out", {}).write_predictions([{"file": "a.png", "detections": []}])
+    assert (tmp_path / "out/predictions.csv").read_text().startswith("file,frame,rank,class,score")

@@ -108,7 +108,7 @@ def test_videos_and_images_in_one_call(photo_run, photos, tmp_path, capsys):
     assert np.abs(drawn[0].image.astype(int) - shades(1)[0]).max() > 100
     assert 2 < len(cut["frames"]) < 18
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"clip.png", "clip.mp4", "cut.mp4", "predictions.json"}
+    assert written == {"clip.png", "clip.mp4", "cut.mp4", "predictions.json", "predictions.csv"}
 
 
 def test_an_error_if_no_video_can_be_read(photo_run, tmp_path, capsys):

@@ -129,7 +129,9 @@ def test_names_of_any_script_are_in_the_matrix_and_in_its_summary(monkeypatch, t
     names, shown = ["猫", "毛", "Кошка", *(f"c{i}" for i in range(24))], []
     monkeypatch.setattr(confusion_matrix, "_draw_names", lambda axis, these, _: shown.extend(these))
     summary = []
-    monkeypatch.setattr(confusion_matrix, "_summary", lambda _, these: summary.extend(these) or "x")
+    monkeypatch.setattr(
+        confusion_matrix, "_summary", lambda _, these, __: summary.extend(these) or "x"
+    )
     pairs = [{"truth": "毛", "predicted": "Кошка", "count": 3}]
     table = np.zeros((28, 28), int)
     draw_confusion(table, names, tmp_path / "a.png", iou=0.5, score=0.25, pairs=pairs)
@@ -145,3 +147,22 @@ def test_names_of_other_scripts_are_large_enough_and_have_room():
     assert two.left - one.left == pytest.approx(3 * one.font_size / 72, rel=0.15)
     wide = confusion_matrix._Layout.of(many, "9" * 80)
     assert wide.text_width > 80 * 0.6 * 9 / 72 > 3.6
+
+
+def test_a_classifiers_matrix_has_no_background(tmp_path, monkeypatch):
+    shown, drawn = [], []
+    names = confusion_matrix._draw_names
+    monkeypatch.setattr(
+        confusion_matrix,
+        "_draw_names",
+        lambda axis, these, layout: shown.extend(these) or names(axis, these, layout),
+    )
+    monkeypatch.setattr(confusion_matrix, "_draw_background", lambda *_: drawn.append(True))
+    draw_confusion(np.array([[5, 1], [0, 3]]), ("cat", "dog"), tmp_path / "confusion.png")
+    assert shown == ["cat", "dog"] and not drawn
+    assert count(pictures.read(tmp_path / "confusion.png"), CORRECT) > 1000
+    table = np.array([[5, 1], [0, 3]])
+    pairs = [{"truth": "cat", "predicted": "dog", "count": 1}]
+    lines = [line.split() for line in _summary(table, pairs, background=False).splitlines()]
+    assert lines[:2] == [["9", "images"], ["8", "right"]]
+    assert lines[-1] == ["1", "cat", "called", "dog"]

@@ -53,12 +53,19 @@ def test_predictions_on_the_host_are_sorted():
 
 def test_top1_and_top5_by_hand():
     # Ranks of the truth: first, second, fifth, sixth.
-    found = [{"labels": np.array(order)} for order in [[7, 1, 2, 3, 4, 5, 6, 0]] * 4]
+    scores = np.array([0.65, *[0.05] * 7])
+    order = np.array([7, 1, 2, 3, 4, 5, 6, 0])
+    found = [{"labels": order, "scores": scores}] * 4
     truth = [{"label": label} for label in (7, 1, 4, 5)]
     metrics = TASK.metrics(truth, found, [str(i) for i in range(8)])
-    assert metrics == {"top1": 0.25, "top5": 0.75, "images": 4}
+    assert (metrics["top1"], metrics["top5"], metrics["images"]) == (0.25, 0.75, 4)
+    # Of the four classes with images one is always found, and a quarter of what is called so is.
+    assert (metrics["precision"], metrics["recall"]) == pytest.approx((1 / 16, 1 / 4))
+    assert metrics["F1"] == pytest.approx(0.4 / 4)  # 2 of 4 + 1, for one of four classes
+    assert metrics["ECE"] == pytest.approx(0.65 - 0.25)
     assert TASK.best_metric in metrics
-    assert "top1 0.2500" in TASK.table(metrics, [])
+    table = TASK.table(metrics, [])
+    assert "top1 0.2500" in table and "recall 0.2500" in table and "(ECE) 0.4000" in table
 
 
 def test_results_name_classes_best_first():

@@ -10,7 +10,7 @@ DETECT_METRICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large", "F1"),
 )
-CLASSIFY_METRICS = ("top1", "top5")
+CLASSIFY_METRICS = ("top1", "top5", "precision", "recall", "F1")
 # The layouts of data sets: each value of `data.format`, and the module that reads it, imported on
 # first use. Of layouts that fit a folder equally well, `auto` takes the first.
 DATA_FORMATS = {
@@ -318,7 +318,7 @@ KEYS: dict[str, Key] = {
                            within=_at_least(1)),
     "checkpoint.best_metric": Key("", "str", "metric whose highest value marks the best "
                                   "checkpoint; '' = AP or top1",
-                                  choices=("", *DETECT_METRICS, *CLASSIFY_METRICS)),
+                                  choices=("", *dict.fromkeys(DETECT_METRICS + CLASSIFY_METRICS))),
 }
 # fmt: on
 

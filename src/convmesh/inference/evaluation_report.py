@@ -1,4 +1,4 @@
-"""The files of an evaluation: metrics, predictions, and details of a detector's AP."""
+"""The files of an evaluation: metrics, predictions, and details of what was found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convmesh.data.record import BadExample, Source
+from convmesh.inference.classifier_report import write_classifier_report
 from convmesh.inference.split_predictions import SplitPredictions
 from convmesh.plots.confusion_matrix import draw_confusion
 from convmesh.plots.detection_curves import draw_detection_curves
@@ -33,14 +34,16 @@ def write_report(
     """Write all files of an evaluation.
 
     metrics.json (with `why_zero` if there are such sentences), predictions.json and
-    predictions.png; for a detector also `curves`, `confusion` and `images` as JSON and pictures.
-    Raises OSError.
+    predictions.png; for a detector also `curves`, `confusion` and `images` as JSON and pictures;
+    for a classifier those of `write_classifier_report`. Raises OSError.
     """
     if setup.config.task == "detect":
         matches = matching.match(results.truth, results.predictions, setup.classes)
         _write_curves(files, matches, setup.classes)
         _write_confusion(files, results, setup.classes)
         _write_ranked_images(files, source, results, matches, setup.classes)
+    else:
+        write_classifier_report(files, source, results, setup.classes)
     found = setup.task.results(results.predictions, setup.classes, source.category_ids)
     files.write("predictions", found)
     explanation = {"why_zero": list(why_zero)} if why_zero else {}

@@ -1,7 +1,9 @@
-"""The output folder of `convmesh predict`: predictions.json, pictures, videos and text files."""
+"""The output folder of `convmesh predict`: predictions as JSON and CSV, pictures, videos, text."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -78,10 +80,12 @@ class PredictionFolder:
             atomic_files.write_atomically(self._text_file(self.pictures[file]), output.text)
 
     def write_predictions(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Write predictions.json. Raises OSError."""
+        """Write predictions.json, and the same as a table, predictions.csv. Raises OSError."""
         self.root.mkdir(parents=True, exist_ok=True)
         text = json.dumps(entries, indent=1) + "\n"
         atomic_files.write_atomically(self.predictions_file, text)
+        table = self.predictions_file.with_suffix(".csv")
+        atomic_files.write_atomically(table, predictions_table(entries))
 
     def _text_file(self, picture: str) -> Path:
         return (self.root / picture).with_suffix(".txt")
@@ -106,6 +110,35 @@ class PredictionFolder:
                     f"--output {self.root}: --save-txt would overwrite {text.name}, which may be "
                     "labels; name another folder"
                 )
+
+
+_COLUMNS = {  # of predictions.csv, by what an entry holds
+    "detections": ("class", "score", "box_confidence", "class_confidence", *"x0 y0 x1 y1".split()),
+    "classes": ("class", "probability"),
+}
+
+
+def predictions_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The entries of predictions.json as CSV: a line for each detection or class, best first.
+
+    `rank` counts the lines of an image from 1; `frame` is the index of a frame of a video, and
+    empty for an image. An image without detections has one line, of rank 0.
+    """
+    found = [part for entry in entries for part in entry.get("frames", [entry])]
+    kind = next((kind for kind in _COLUMNS if any(kind in part for part in found)), "classes")
+    stream = io.StringIO()
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(["file", "frame", "rank", *_COLUMNS[kind]])
+    for entry in entries:
+        for part in entry.get("frames", [entry]):
+            about = [entry["file"], part["index"] if "frames" in entry else ""]
+            predicted = part.get(kind, [])
+            for rank, one in enumerate(predicted, start=1):
+                values = one | dict(zip(("x0", "y0", "x1", "y1"), one.get("box", ()), strict=False))
+                rows.writerow([*about, rank, *(values[name] for name in _COLUMNS[kind])])
+            if not predicted:
+                rows.writerow([*about, 0, *[""] * len(_COLUMNS[kind])])
+    return stream.getvalue()
 
 
 def detections_output(

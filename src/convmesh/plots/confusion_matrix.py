@@ -1,4 +1,4 @@
-"""The confusion matrix of a detector's evaluation."""
+"""The confusion matrix of an evaluation."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def draw_confusion(
     classes: Sequence[str],
     path: str | os.PathLike[str],
     *,
-    iou: float,
-    score: float,
+    iou: float = 0.0,
+    score: float = 0.0,
     pairs: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Draw a confusion matrix as a PNG: rows are the true classes, columns the predicted ones.
@@ -81,24 +81,28 @@ def draw_confusion(
     next to the matrix.
 
     Args:
-      table: int [classes + 1, classes + 1] of `detection_report.confusion`.
+      table: int [classes + 1, classes + 1] of `detection_report.confusion`, or int [classes,
+        classes] of `classification_report.confusion`.
       classes: names, index = class id.
       path: of the PNG.
-      iou: the minimum overlap of a detection with its object, for the title.
-      score: the minimum score of a detection, for the title.
+      iou: the minimum overlap of a detection with its object, for the title of a detector's.
+      score: the minimum score of a detection, for the title of a detector's.
       pairs: of `detection_report.most_confused`.
     """
     numbered = len(classes) <= MAX_NUMBERED
     shown = dict(zip(classes, shown_names(classes, shorten=short_name), strict=True))
     pairs = [{**p, "truth": shown[p["truth"]], "predicted": shown[p["predicted"]]} for p in pairs]
-    names = [*(shown[name] for name in classes), "background"]
-    summary = "" if numbered else _summary(table, pairs)
+    background = ["background"] * (len(table) - len(classes))
+    names = [*(shown[name] for name in classes), *background]
+    summary = "" if numbered else _summary(table, pairs, bool(background))
     layout = _Layout.of(names, summary)
     figure = new_figure(layout.total_width, layout.height, layout=None)
     axis = figure.add_axes(layout.axis_area())
     fraction = table / np.maximum(table.sum(1, keepdims=True), 1)
     _draw_cells(axis, fraction, layout.cell, 0.6 if numbered else 0.25)
     _draw_names(axis, names, layout)
+    if background:
+        _draw_background(axis, len(names))
     if numbered:
         _draw_counts(axis, table, fraction, layout.cell)
 
@@ -106,7 +110,8 @@ def draw_confusion(
         """Write text at inches from the left and the upper edge."""
         figure.text(x / layout.total_width, 1 - y / layout.height, text, **style)
 
-    write(0.12, 0.3, f"Confusion matrix: IoU >= {iou:g}, score >= {score:g}", **TITLE)
+    at = f": IoU >= {iou:g}, score >= {score:g}" if background else ""
+    write(0.12, 0.3, f"Confusion matrix{at}", **TITLE)
     legend = "Green: right. Red: wrong. The darker, the larger a part of the row."
     write(0.12, 0.52, legend, fontsize=9)
     if not numbered:
@@ -127,8 +132,6 @@ def _draw_cells(axis: Any, fraction: np.ndarray, cell: float, linewidth: float) 
         edges, end = np.arange(count + 1) - 0.5, count - 0.5
         lines = [[(x, -0.5), (x, end)] for x in edges] + [[(-0.5, y), (end, y)] for y in edges]
         axis.add_collection(LineCollection(lines, color="0.88", linewidth=linewidth))
-    axis.axhline(count - 1.5, color="0.3", linewidth=1)
-    axis.axvline(count - 1.5, color="0.3", linewidth=1)
 
 
 def _draw_names(axis: Any, names: Sequence[str], layout: _Layout) -> None:
@@ -140,6 +143,14 @@ def _draw_names(axis: Any, names: Sequence[str], layout: _Layout) -> None:
     axis.set_yticks(ticks, [names[i] for i in ticks], fontsize=size)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
+    axis.set_xlabel("predicted", fontsize=9)
+    axis.set_ylabel("truth", fontsize=9)
+
+
+def _draw_background(axis: Any, count: int) -> None:
+    """Sets the last row and column, of objects and detections without the other, apart."""
+    axis.axhline(count - 1.5, color="0.3", linewidth=1)
+    axis.axvline(count - 1.5, color="0.3", linewidth=1)
     axis.set_xlabel("predicted (background: missed)", fontsize=9)
     axis.set_ylabel("truth (background: nothing there)", fontsize=9)
 
@@ -152,16 +163,18 @@ def _draw_counts(axis: Any, table: np.ndarray, fraction: np.ndarray, cell: float
         axis.text(j, i, text, ha="center", va="center", fontsize=points, color=color)
 
 
-def _summary(table: np.ndarray, pairs: Sequence[Mapping[str, Any]]) -> str:
+def _summary(table: np.ndarray, pairs: Sequence[Mapping[str, Any]], background: bool = True) -> str:
     """Totals and the most frequent confusions, for a matrix without counts, with names as shown."""
     right, localised = int(np.trace(table[:-1, :-1])), int(table[:-1, :-1].sum())
-    totals = [
-        (int(table[:-1].sum()), "objects"),
-        (right, "found, with their class"),
-        (localised - right, "found, with another class"),
-        (int(table[:-1, -1].sum()), "missed"),
-        (int(table[-1].sum()), "detections of nothing"),
-    ]
+    totals = [(int(table.sum()), "images"), (int(np.trace(table)), "right")]
+    if background:
+        totals = [
+            (int(table[:-1].sum()), "objects"),
+            (right, "found, with their class"),
+            (localised - right, "found, with another class"),
+            (int(table[:-1, -1].sum()), "missed"),
+            (int(table[-1].sum()), "detections of nothing"),
+        ]
     confused = [
         (pair["count"], f"{pair['truth']} called {pair['predicted']}")
         for pair in pairs[:NAMED_PAIRS]

@@ -11,6 +11,7 @@ import numpy as np
 from convmesh.data.placement import Placement
 from convmesh.distributed.batch import Batch
 from convmesh.ops.losses import cross_entropy
+from convmesh.tasks import classification_report
 from convmesh.tasks.base import PixelScale, Task
 from convmesh.tasks.image_mixing import MixedLabels
 
@@ -77,10 +78,14 @@ class Classify(Task):
         found: Sequence[Mapping[str, Any]],
         classes: Sequence[str],
     ) -> dict[str, float]:
-        """`top1`, `top5`: the fraction of images whose class is among the best one or five."""
+        """`top1`, `top5`: the fraction of images whose class is among the best one or five.
+
+        Also the numbers of `classification_report.summary`.
+        """
         rank = [list(f["labels"]).index(t["label"]) for t, f in zip(truth, found, strict=True)]
         numbers = {f"top{k}": float(np.mean([r < k for r in rank])) for k in (1, 5)}
-        return {**numbers, "images": len(rank)}
+        more = classification_report.summary(truth, found, len(classes))
+        return {**numbers, **more, "images": len(rank)}
 
     def results(
         self,
@@ -100,7 +105,15 @@ class Classify(Task):
 
     def table(self, metrics: Mapping[str, float | None], classes: Sequence[str]) -> str:
         """The metrics as text for the console."""
-        return f"{metrics['images']} images\ntop1 {metrics['top1']:.4f}\ntop5 {metrics['top5']:.4f}"
+        lines = [f"{metrics['images']} images"]
+        lines += [f"{name} {metrics[name]:.4f}" for name in ("top1", "top5")]
+        names = [name for name in ("precision", "recall", "F1", "ECE") if name in metrics]
+        means = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name != "ECE")
+        if means:
+            lines.append(f"means over the classes: {means}")
+        if "ECE" in names:
+            lines.append(f"calibration error (ECE) {metrics['ECE']:.4f}")
+        return "\n".join(lines)
 
 
 def ranked(
