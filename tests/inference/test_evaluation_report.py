@@ -124,7 +124,9 @@ def test_a_classifiers_files(tmp_path):
         EvaluationFiles(tmp_path), setup, Images(truth), results, metrics, []
     )
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("metrics.json", "predictions.json", "predictions.png")
+        *("metrics.json", "predictions.json", "predictions.png", "classes.json", "worst.png"),
+        *("confusion.json", "confusion.png", "calibration.json", "calibration.png"),
+        *("mislabelled.json", "mislabelled.png"),
     }
     rows = json.loads((tmp_path / "predictions.json").read_text())
     assert [row["classes"][0]["class"] for row in rows] == ["cell", "dog", "dog"]

@@ -396,7 +396,7 @@ def test_a_classifiers_files(photo_run, photos, tmp_path):
         assert set(first) == {"class", "probability"}
         assert first["probability"] >= second["probability"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"0.png", "1.png", "2.png", "predictions.json"}
+    assert written == {"0.png", "1.png", "2.png", "predictions.json", "predictions.csv"}
 
 
 def test_an_unreadable_file_is_named_and_the_others_are_written(

@@ -75,7 +75,8 @@ def test_files_of_the_folder(tmp_path, save_txt):
     folder.write_image(file, ImageOutput({"classes": []}, image(), "ant 1.0\n"))
     folder.write_predictions([{"file": str(file)}])
     names = {path.name for path in folder.root.iterdir()}
-    assert names == {"a.png", "predictions.json"} | ({"a.txt"} if save_txt else set())
+    tables = {"predictions.json", "predictions.csv"}
+    assert names == {"a.png"} | tables | ({"a.txt"} if save_txt else set())
     assert json.loads(folder.predictions_file.read_text()) == [{"file": str(file)}]
     if save_txt:
         assert (folder.root / "a.txt").read_text() == "ant 1.0\n"
