@@ -35,6 +35,13 @@ def test_the_process_that_the_others_wait_for_is_named():
     )
 
 
+def test_what_the_others_do_meanwhile_may_have_a_longer_bound():
+    hook = replace(BUSY, arrivals=11, what="a hook", seconds=60.0, bound=3600.0)
+    assert hung(hook, LATE).processes == (1,)
+    # One that is behind is waited for, even in a hook.
+    assert hung(replace(hook, arrivals=8), LATE) is None
+
+
 def test_if_none_is_behind_all_hang():
     assert hung(LATE, LATE).message.startswith("all 2 processes hung: a training step (step 4)")
     assert hung(LATE).message.startswith("the process hung: ")

@@ -46,24 +46,29 @@ def hung(
     """The verdict on processes that make no progress; None while one of all may still make some.
 
     main, saving: the positions of the two threads of work of each process, by its number. Threads
-    that save hang if each that is not idle is overdue. The main threads hang if each is overdue,
-    the one that the others wait for and those, whose own bounds may be longer; but they may be
-    waiting for a thread that saves.
+    that save hang if each that is not idle is overdue. The main threads hang if those that the
+    others wait for, with the fewest arrivals, are overdue: what the others do meanwhile, such as a
+    hook that waits for the step, may have a longer bound. But all may be waiting for a thread that
+    saves.
     """
     at_work = {i: position for i, position in saving.items() if position.bound is not None}
     if at_work:
         late = all(position.overdue for position in at_work.values())
         return _hung(at_work, len(main), named) if late else None
-    if all(position.overdue for position in main.values()):
-        return _hung(main, len(main), named)
-    return None
+    behind = _behind(main)
+    return _hung(main, len(main), named) if all(main[i].overdue for i in behind) else None
+
+
+def _behind(positions: Mapping[int, Position]) -> list[int]:
+    """The processes that the others wait for; all if none is behind."""
+    fewest = min(position.arrivals for position in positions.values())
+    return [i for i, position in positions.items() if position.arrivals == fewest]
 
 
 def _hung(
     positions: Mapping[int, Position], count: int, named: Callable[[Sequence[int]], str]
 ) -> Verdict:
-    fewest = min(position.arrivals for position in positions.values())
-    behind = [i for i, position in positions.items() if position.arrivals == fewest]
+    behind = _behind(positions)
     where = positions[behind[0]]
     if count == 1:
         who = "the process"

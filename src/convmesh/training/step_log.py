@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from convmesh.data.augmentation.sizes import input_sizes
@@ -31,12 +32,13 @@ class StepLog(Hook):
         # With several sizes, or stages without a backward pass, MFU is not defined.
         usual = len(input_sizes(setup.config)) == 1 and not setup.config.train.frozen_stages
         self._ideal_seconds = ideal_seconds(setup) if usual else None
-        self._learning_rate = jax.jit(setup.schedule)  # takes 20 ms without jit
         self._skipped = 0
 
     def on_restore(self, run: RunView) -> None:
         """Takes the count of steps skipped so far from the state."""
         self._skipped = int(run.state.nonfinite_steps)
+        # Of all steps at once: later a device would compute it only after the step that it runs.
+        self._rates = np.asarray(jax.jit(self._setup.schedule)(np.arange(self._setup.steps)))
 
     def on_metrics(self, run: RunView, step: int, metrics: Mapping[str, Any]) -> None:
         """Updates the progress bar; logs the step if it is due."""
@@ -47,7 +49,7 @@ class StepLog(Hook):
         run.show_progress(step, float(metrics["loss"]), speed)
         if step % config.train.log_every_steps == 0 or step == self._setup.steps:
             row = {name: float(value) for name, value in metrics.items()}
-            row["learning_rate"] = float(self._learning_rate(updates))
+            row["learning_rate"] = float(self._rates[updates])
             row["images_per_second"] = speed
             row["step_seconds"] = seconds
             if self._ideal_seconds:
