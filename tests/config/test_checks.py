@@ -28,6 +28,7 @@ from convmesh import config as cfg
             "data.classes: 'cat' is listed 2 times; list it once",
         ),
         ({"train.patience": 3}, "train.patience=3: counts evaluations, but with eval.every"),
+        ({"schedule": {"name": "steps", "milestones": ()}}, "schedule.milestones is empty"),
         ({"optimizer.nesterov": True}, "only optimizer.name sgd and lars use it, but it is adamw"),
         (
             {"optimizer": {"name": "sgd", "nesterov": True, "momentum": 0}},
@@ -105,3 +106,22 @@ def test_values_that_fit_together_are_accepted(recipe, task, overrides):
 )
 def test_a_name_or_a_folder_is_enough_data(source):
     cfg.check_data_named(cfg.apply_overrides(cfg.defaults("detect"), source))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"data.augment.mixup": 0.6, "data.augment.cutmix": 0.5},
+            "data.augment.mixup=0.6 and data.augment.cutmix=0.5: exclude each other",
+        ),
+        ({"data.eval_size": (0, 200)}, "data.eval_size: got (0, 200), wanted at least 4"),
+        (
+            {"data.eval_size": (288, 200), "data.eval_resize": 256},
+            "data.eval_resize=256: smaller than data.eval_size=288,200",
+        ),
+        ({"data.eval_resize": 200}, "data.eval_resize=200: smaller than data.image_size=224,224"),
+    ],
+)
+def test_what_a_classifier_cannot_do_is_refused(recipe, overrides, message, refused):
+    assert message in refused(cfg.load_config, recipe(task="classify"), overrides)

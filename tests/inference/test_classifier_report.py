@@ -72,7 +72,9 @@ def test_counts_of_the_files_agree(written):
     assert table.tolist() == [[1, 1, 0], [1, 1, 0], [1, 0, 1]]
     assert [row["images"] for row in content(written, "classes")] == table.sum(1).tolist()
     assert sum(row["images"] for row in content(written, "calibration")["bins"]) == len(ROWS)
-    assert content(written, "confusion")["most_confused"][0]["count"] == 1
+    confused = content(written, "confusion")["most_confused"]
+    pairs = {(pair["truth"], pair["predicted"]) for pair in confused}
+    assert pairs == {("red", "green"), ("green", "red"), ("blue", "red")}
 
 
 def test_the_worst_and_the_doubtful_are_drawn_without_those_that_are_gone(written):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 
 import cv2
 import numpy as np
@@ -187,6 +188,12 @@ def test_a_table_of_frames():
 
 def test_nothing_was_read():
     assert rows([]) == [["file", "frame", "rank", "class", "probability"]]
+
+
+def test_a_file_name_that_is_no_text_is_written_as_it_is(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    PredictionFolder(tmp_path / "out", {}).write_predictions([{"file": name, "detections": []}])
+    assert b"caf\xe9.png,,0" in (tmp_path / "out/predictions.csv").read_bytes()
 
 
 def test_the_table_is_written_beside_the_json(tmp_path):

@@ -75,8 +75,9 @@ def test_the_ends_of_the_confidence_have_bins():
 
 def test_doubtful_labels_by_hand():
     # Mean probability of the label: of ants (0.7 + 0.9 + 0.1) / 3 = 0.57, of bees 0.5.
-    rows = report.likely_mislabelled(*FOUND, CLASSES)
-    assert rows == [
+    [(position, row)] = report.likely_mislabelled(*FOUND, CLASSES)
+    assert position == 2
+    assert [row] == [
         {
             "index": 2,
             "file_name": "2.png",
@@ -92,7 +93,14 @@ def test_the_most_certain_doubt_comes_first_and_an_absent_class_is_never_suggest
     rows = [(0, (0.9, 0.1, 0.0))] * 4 + [(1, (0.2, 0.8, 0.0))] * 4
     rows += [(0, (0.15, 0.85, 0.0)), (0, (0.05, 0.95, 0.0)), (0, (0.0, 0.0, 1.0))]
     found = report.likely_mislabelled(*images(*rows), CLASSES)
-    assert [row["index"] for row in found] == [9, 8]
+    assert [position for position, _ in found] == [9, 8]
+
+
+def test_a_doubt_names_the_image_by_its_index_in_the_split():
+    truth, found = FOUND
+    truth = [row | {"index": 10 * i} for i, row in enumerate(truth)]
+    [(position, row)] = report.likely_mislabelled(truth, found, CLASSES)
+    assert (position, row["index"]) == (2, 20)
 
 
 def test_the_worst_mistakes_give_the_truth_the_least():

@@ -104,3 +104,7 @@ def test_weights_of_classes_by_hand():
     loss, numbers = task.loss(LOGITS, batch([2, 1, 0], [True, True, False]))
     assert loss == pytest.approx(-(2 * np.log(5 / 8) + 0.5 * np.log(1 / 8)) / 2.5, rel=1e-6)
     assert numbers["top1"] == 0.5  # of the examples, not of the weights
+    # A sum of weights below 1 divides too.
+    task = Classify(3, (8, 8), class_weights=(1.0, 1.0, 0.1))
+    loss, _ = task.loss(LOGITS, batch([2, 1, 0], [True, False, False]))
+    assert loss == pytest.approx(-np.log(5 / 8), rel=1e-6)

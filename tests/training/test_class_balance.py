@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from convmesh.config import apply_overrides, defaults
+from convmesh.data.loading.cache import Cached, with_caches
 from convmesh.data.loading.loader import train_batches
-from convmesh.data.splits import open_train
+from convmesh.data.order import DataOrder
+from convmesh.data.splits import open_data, open_train
 from convmesh.errors import ConfigError
 from convmesh.steps.noise import noise_setup
 from convmesh.training.class_balance import with_class_weights
@@ -49,6 +51,15 @@ def test_classes_that_are_known_only_from_the_images_are_refused(key):
     setup = setup_of(**{key.replace(".", "__"): 0.5})
     with pytest.raises(ConfigError, match=f"{key}=0.5: the classes of split 'train'"):
         with_class_weights(setup, Unknown())
+
+
+def test_classes_of_a_cached_split_are_known(photos):
+    changes = {"data.root": str(photos), "data.image_size": (16, 16), "data.cache": "true"}
+    config = apply_overrides(defaults("classify"), changes | {"data.balance": 0.5})
+    data = with_caches(open_data(config), config)
+    assert isinstance(data.train, Cached)
+    order = DataOrder.of(data.train, config)
+    assert order.classes is not None
 
 
 def test_the_loader_draws_rare_classes_as_often(photos, tmp_path):

@@ -57,9 +57,16 @@ def test_a_key_that_is_set_is_kept():
 
 def test_the_resize_is_in_proportion_to_the_image_size(capsys):
     assert of(config(data__image_size=(112, 112)))[2] == 128
-    said = "these weights were trained for images of 224,224, this run has data.image_size=112,112"
+    said = "these weights expect images of 224,224 in evaluation, this run has data.image_size=112"
     assert said in capsys.readouterr().err
     assert of(config(data__image_size=(112, 96)))[2] == 0
+
+
+def test_the_resize_is_that_of_the_size_in_evaluation(capsys):
+    found = of(config(data__image_size=(112, 112), data__eval_size=(224, 224)))
+    assert found[2] == 256 and "expect images" not in capsys.readouterr().err
+    assert of(config(data__eval_size=(112, 112)))[2] == 128
+    assert "this run has data.eval_size=112,112" in capsys.readouterr().err
 
 
 def lite_arrays(prefix=""):
@@ -80,7 +87,7 @@ def test_of_the_hub_what_its_repository_states(monkeypatch, capsys):
     monkeypatch.setattr(init_from, "hub_input", lambda address, cache, models: stated)
     halves = {"init_from": "hf://a/net", "data__image_size": (144, 144)}
     assert of(config(**halves)) == (HALVES, HALVES, 150, "bicubic")
-    assert "trained for images of 288,288" in capsys.readouterr().err
+    assert "expect images of 288,288 in evaluation" in capsys.readouterr().err
 
 
 def test_nothing_is_said_of_what_is_so_already(monkeypatch, capsys):

@@ -126,9 +126,24 @@ def test_nothing_of_a_long_run_is_left(task):
 @pytest.mark.parametrize("task", ["detect", "classify"])
 def test_every_augmentation_is_off(task):
     made = overfit.overfit_config(defaults(task), 8, 200)
+    parts = ("mixup_alpha", "cutmix_alpha", "operations", "magnitude")  # of what is off
     for name in (name for name in KEYS if name.startswith("data.augment.")):
-        value = made.data.augment[name.removeprefix("data.augment.")]
-        assert KEYS[name].task not in ("", task) or value in (0, False, (1.0, 1.0)), name
+        leaf = name.removeprefix("data.augment.")
+        off = made.data.augment[leaf] in (0, False, "", (1.0, 1.0))
+        assert off or leaf in parts or KEYS[name].task not in ("", task), name
+
+
+def test_what_else_makes_a_classifier_learn_more_slowly_is_off():
+    config = defaults("classify")
+    config.data.augment.policy, config.data.balance = "randaugment", 0.5
+    config.data.image_size, config.data.eval_size = (32, 32), (48, 48)
+    config.loss.label_smoothing = config.loss.balance = 0.1
+    config.model.stochastic_depth = config.model.dropout = 0.2
+    made = overfit.overfit_config(config, 8, 200)
+    assert made.data.augment.policy == "" and made.data.balance == 0
+    assert made.loss.label_smoothing == made.loss.balance == 0
+    assert made.model.stochastic_depth == made.model.dropout == 0
+    assert tuple(made.data.eval_size) == (0, 0)
 
 
 # --- the reasons ----------------------------------------------------------------------------------

@@ -86,13 +86,16 @@ def test_the_highest_rate_ahead_is_said(photos):
     assert "rises to 0.001 at step 10000; to go on low" in rate
 
 
-def test_mixing_that_comes_back_or_ends_early_and_another_ema_are_said():
+def test_mixing_that_comes_back_or_ends_early_and_another_ema_are_said(photos):
     more = {"data__augment__mosaic": 1.0, "schedule__name": "constant"}
     [line] = notes(None, 20, 40, 20, **more)
     assert line == "mosaic and mixup: they begin again, until step 28; they had ended at 14"
     [line] = notes(None, 40, 20, 16, **more)
     assert line == "mosaic and mixup: they end now instead of at step 28"
     assert notes(None, 20, 40, 10, **more) == []
+    cutmix = {"data__augment__cutmix": 1.0, "schedule__name": "constant"}
+    [line] = notes(photos, 20, 40, 20, **cutmix)
+    assert line == "mixup and cutmix: they begin again, until step 28; they had ended at 14"
     _, _, line, _ = notes(None, 20, 40000, 20, **more, ema__decay=-1.0)
     assert line == (
         "ema.decay: the run now has 40000 steps instead of 20, so it changes from 0.998 to 0.9995"

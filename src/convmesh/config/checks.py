@@ -126,11 +126,23 @@ def _check_data(values: Mapping[str, Any]) -> None:
             f"data.eval_size: got {tuple(values['data.eval_size'])}, wanted at least 4 on each "
             "side, or 0,0 for data.image_size"
         )
+    seen = "data.eval_size" if any(values["data.eval_size"]) else "data.image_size"
+    if values["task"] == "classify" and 0 < values["data.eval_resize"] < max(values[seen]):
+        raise ConfigError(
+            f"data.eval_resize={values['data.eval_resize']}: smaller than {seen}="
+            f"{','.join(map(str, values[seen]))}, so the edges of the input would be grey in "
+            "evaluation; use a larger one, or 0"
+        )
     if len(values["data.sizes"]) == 1:
         raise ConfigError("data.sizes: a single size is data.image_size; give several, or none")
 
 
 def _check_optimizer(values: Mapping[str, Any]) -> None:
+    if values["schedule.name"] == "steps" and not values["schedule.milestones"]:
+        raise ConfigError(
+            "schedule.name=steps: schedule.milestones is empty, so the learning rate would stay; "
+            "use schedule.name=constant"
+        )
     if not values["optimizer.nesterov"]:
         return
     if values["optimizer.name"] not in ("sgd", "lars"):

@@ -156,7 +156,7 @@ KEYS: dict[str, Key] = {
     "data.pixel_std": Key((0.229, 0.224, 0.225), "triple", "standard deviation of red, green and "
                           "blue by which they are then divided", within=POSITIVE),
     "data.eval_resize": Key(0, "int", "evaluation and prediction resize the shorter side of an "
-                            "image to this many pixels and crop the centre of data.image_size, as "
+                            "image to this many pixels and crop the centre of the input's size, as "
                             "torchvision does; 0 = the crop takes all that fits its aspect ratio",
                             within=_at_least(0), task="classify"),
     "data.eval_interpolation": Key("bilinear", "str", "interpolation of data.eval_resize",

@@ -119,9 +119,17 @@ def _epoch_permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return permutation(size, (seed, _ORDER, epoch))
 
 
-@functools.lru_cache(maxsize=10_000)
 def _class_permutation(size: int, seed: int, label: int, drawn: int) -> np.ndarray:
-    return permutation(size, (seed, _CLASS_ORDER, label, drawn))
+    # Those of two rounds of a class: batches that are read ahead may be of the next.
+    kept = _class_permutations.setdefault((size, seed, label, drawn % 2), (-1, np.zeros(0, int)))
+    if kept[0] != drawn:
+        kept = drawn, permutation(size, (seed, _CLASS_ORDER, label, drawn))
+        _class_permutations[size, seed, label, drawn % 2] = kept
+    return kept[1]
+
+
+# By size, seed, label and the round's parity: the round, and its permutation.
+_class_permutations: dict[tuple[int, int, int, int], tuple[int, np.ndarray]] = {}
 
 
 def permutation(size: int, key: tuple[int, ...]) -> np.ndarray:

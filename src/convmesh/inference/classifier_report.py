@@ -37,11 +37,11 @@ def write_classifier_report(
     files.write("calibration", calibration, indent=1)
     draw_calibration(calibration, files.picture("calibration"))
     doubted = report.likely_mislabelled(truth, found, classes)
-    files.write("mislabelled", doubted, indent=1)
+    files.write("mislabelled", [row for _, row in doubted], indent=1)
     worst = report.worst_mistakes(truth, found, MAX_DRAWN)
     for name, chosen in (
         ("worst", worst),
-        ("mislabelled", [row["index"] for row in doubted[:MAX_DRAWN]]),
+        ("mislabelled", [i for i, _ in doubted[:MAX_DRAWN]]),
     ):
         _draw_images(files, source, results, classes, name, chosen)
 

@@ -85,7 +85,9 @@ class PredictionFolder:
         text = json.dumps(entries, indent=1) + "\n"
         atomic_files.write_atomically(self.predictions_file, text)
         table = self.predictions_file.with_suffix(".csv")
-        atomic_files.write_atomically(table, predictions_table(entries))
+        # A file's name may be no text.
+        content = predictions_table(entries).encode("utf-8", "surrogateescape")
+        atomic_files.write_atomically(table, content)
 
     def _text_file(self, picture: str) -> Path:
         return (self.root / picture).with_suffix(".txt")

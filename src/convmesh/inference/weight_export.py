@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from convmesh import mesh as meshes
+from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.distributed import console, processes
 from convmesh.errors import ConfigError, RunError
 from convmesh.inference.trained_model import available_mesh, load_variables
@@ -67,6 +68,7 @@ def _write(arrays: dict[str, np.ndarray], setup: Setup, output: str | os.PathLik
     for key in KEYS:
         group, _, name = key.partition(".")
         stated[key] = config[group][name]
+    stated["data.image_size"] = list(eval_size(config))  # what the resize belongs to
     metadata = {name: json.dumps(value) for name, value in stated.items()}
     try:
         data = to_bytes(arrays, {"format": "pt", **metadata})

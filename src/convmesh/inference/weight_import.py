@@ -14,6 +14,7 @@ import jax
 
 from convmesh import mesh as meshes
 from convmesh.config.load import Overrides
+from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, DataError, RunError, some
 from convmesh.inference.weight_files import (
@@ -167,10 +168,10 @@ def _lines(weights: FittedWeights) -> Iterator[str]:
         yield f"unused, not in the model: {some(fit.extra)}"
     more = ", ..." if len(setup.classes) > 3 else ""
     yield f"{len(setup.classes)} classes: {', '.join(setup.classes[:3])}{more}"
-    data = setup.config.data
+    data, (height, width) = setup.config.data, eval_size(setup.config)
     resized = f"its shorter side resized to {data.eval_resize}, {data.eval_interpolation}, "
     yield (
-        f"image: {resized if data.eval_resize else ''}{data.image_size[0]} x {data.image_size[1]} "
+        f"image: {resized if data.eval_resize else ''}{height} x {width} "
         f"of it; pixel mean {_rounded(data.pixel_mean)}, deviation {_rounded(data.pixel_std)}"
     )
 

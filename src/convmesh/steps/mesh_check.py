@@ -33,6 +33,7 @@ MIN_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of a leaf's norm, for any
 NOISE_FACTOR = 10  # a mesh may differ by this factor times the reversed batch's difference
 MAX_TOLERANCE = 0.1  # a lost or doubled sum differs by more; noisier leaves cannot be judged
 DECAY = 0.9  # of the running average
+_RATES = "stochastic_depth", "dropout"  # of a model, of what it drops at random
 
 
 class MeshCheckError(ConvmeshError):
@@ -186,6 +187,10 @@ def check_mesh(setup: Setup, log: Callable[[str], Any] = print) -> None:
         f"{setup.model_name}, {setup.precision}, {config.train.batch_size} images of {height} x "
         f"{width}: {meshes.describe(setup.mesh)} against one device"
     )
+    left_out = [name for name in _RATES if getattr(setup.model, name, 0.0)]
+    left_out += ["mixup and cutmix"] if setup.mixing else []
+    if left_out and setup.precision != "float64":
+        log(f"without {', '.join(left_out)}: only precision=float64 on the CPU compares these")
     windows = traced_windows(setup)
     for line in describe_replicated(windows) or [f"all {len(windows)} windows use the full mesh"]:
         log(line)
@@ -212,8 +217,7 @@ def _compare(setup: Setup) -> dict[str, list[Difference]]:
     exact = setup.precision == "float64"
     size, batch_size = tuple(config.data.image_size), config.train.batch_size
     batches = [noise_batch(setup.task, size, batch_size, seed=i) for i in range(3 if exact else 1)]
-    rates = ("stochastic_depth", "dropout")
-    plain: Any = {name: 0.0 for name in rates if getattr(setup.model, name, 0.0)}
+    plain: Any = {name: 0.0 for name in _RATES if getattr(setup.model, name, 0.0)}
     model = setup.model if exact or not plain else setup.model.clone(**plain)
     spec = SGDSpec(
         model,

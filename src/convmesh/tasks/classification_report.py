@@ -82,45 +82,50 @@ def probabilities_of(found: Mapping[str, Any]) -> np.ndarray:
     return probabilities
 
 
+def probability_of(found: Mapping[str, Any], label: int) -> float:
+    """The probability of one class of an image."""
+    (place,) = np.flatnonzero(np.asarray(found["labels"]) == label)
+    return float(found["scores"][place])
+
+
 def likely_mislabelled(
     truth: Images, found: Images, classes: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Images whose label is probably wrong, the most certain first.
+) -> list[tuple[int, dict[str, Any]]]:
+    """Images whose label is probably wrong, the most certain first; their positions and rows.
 
     By confident learning (Northcutt et al., arXiv 1911.00068): a class is confident in an image if
     its probability is at least its mean over the images that are labelled so; an image is doubted
-    if the most probable confident class is another than its label. For each `index` (in `truth`),
-    `file_name`, `label`, `suggested`, and the probabilities of both.
+    if the most probable confident class is another than its label. A row has `index` (in the
+    split), `file_name`, `label`, `suggested`, and the probabilities of both.
     """
     labels = np.array([int(each["label"]) for each in truth])
-    every = [probabilities_of(each) for each in found]
-    own = np.array([p[label] for p, label in zip(every, labels, strict=True)])
+    own = np.array([probability_of(f, t) for f, t in zip(found, labels.tolist(), strict=True)])
     sums, counts = (np.bincount(labels, weight, len(classes)) for weight in (own, None))
     threshold = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
     doubted = []
-    for i, (p, label) in enumerate(zip(every, labels.tolist(), strict=True)):
+    for i, (each, label) in enumerate(zip(found, labels.tolist(), strict=True)):
+        p = probabilities_of(each)
         confident = np.where(p >= threshold, p, -1.0)
         best = int(confident.argmax())
         if best == label or confident[best] < 0:
             continue
-        doubted.append(
-            {
-                "index": i,
-                "file_name": str(truth[i].get("file_name", "")),
-                "label": classes[label],
-                "suggested": classes[best],
-                "probability_of_label": float(p[label]),
-                "probability_of_suggested": float(p[best]),
-            }
-        )
-    margin = lambda row: row["probability_of_label"] - row["probability_of_suggested"]  # noqa: E731
+        row = {
+            "index": int(truth[i].get("index", i)),
+            "file_name": str(truth[i].get("file_name", "")),
+            "label": classes[label],
+            "suggested": classes[best],
+            "probability_of_label": float(p[label]),
+            "probability_of_suggested": float(p[best]),
+        }
+        doubted.append((i, row))
+    margin = lambda each: each[1]["probability_of_label"] - each[1]["probability_of_suggested"]  # noqa: E731
     return sorted(doubted, key=margin)
 
 
 def worst_mistakes(truth: Images, found: Images, most: int) -> list[int]:
     """Indices of wrongly classified images, the least probable true class first."""
     wrong = [
-        (float(probabilities_of(f)[int(t["label"])]), -float(f["scores"][0]), i)
+        (probability_of(f, int(t["label"])), -float(f["scores"][0]), i)
         for i, (t, f) in enumerate(zip(truth, found, strict=True))
         if int(f["labels"][0]) != int(t["label"])
     ]

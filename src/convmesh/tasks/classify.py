@@ -15,6 +15,8 @@ from convmesh.tasks import classification_report
 from convmesh.tasks.base import PixelScale, Task
 from convmesh.tasks.image_mixing import MixedLabels
 
+MOST_RESULTS = 100  # classes of an image in the predictions of an evaluation
+
 
 @dataclasses.dataclass(frozen=True)
 class Classify(Task):
@@ -59,6 +61,11 @@ class Classify(Task):
         examples = jnp.maximum(sums.get("examples", total), 1)
         return sums["loss"] / total, {"top1": sums["top1"] / examples}
 
+    @staticmethod
+    def divisor(sums: dict[str, Any]) -> jax.Array:
+        """The sum of the weights of all labels; 1 for a batch of padding."""
+        return jnp.where(sums["total"] > 0, sums["total"], 1)
+
     def predict(self, logits: jax.Array) -> dict[str, Any]:
         """`probabilities` [batch, classes], at least float32."""
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -93,12 +100,12 @@ class Classify(Task):
         classes: Sequence[str],
         category_ids: Sequence[int] | None = None,
     ) -> list[dict[str, Any]]:
-        """For each image its classes with their probabilities, best first."""
+        """For each image its best classes, at most MOST_RESULTS, with their probabilities."""
         return [
             {
                 "image_id": f["image_id"],
                 "file_name": f["file_name"],
-                "classes": ranked(f, classes),
+                "classes": ranked(f, classes, MOST_RESULTS),
             }
             for f in found
         ]

@@ -143,8 +143,11 @@ def confusion(truth: Images, detections: Images, classes: Sequence[str]) -> np.n
 
 
 def most_confused(table: np.ndarray, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
-    """The pairs of two classes that `confusion` counts most often, at most `most`."""
-    wrong = table[:-1, :-1].copy()
+    """The pairs of two classes that `confusion` counts most often, at most `most`.
+
+    table: with or without a last row and column of the background.
+    """
+    wrong = table[: len(classes), : len(classes)].copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     rows, columns = np.unravel_index(order, wrong.shape)

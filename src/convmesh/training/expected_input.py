@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from convmesh.config import apply_overrides
 from convmesh.config.keys import KEYS
 from convmesh.config.tree import flatten
+from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError
 from convmesh.inference.weight_files import expected_input
@@ -32,14 +33,14 @@ INPUT_KEYS = (
     "data.eval_resize",
     "data.eval_interpolation",
 )
-_SIZE, _RESIZE = "data.image_size", "data.eval_resize"
+_SIZE, _EVAL_SIZE, _RESIZE = "data.image_size", "data.eval_size", "data.eval_resize"
 
 
 def with_expected_input(config: ConfigDict) -> ConfigDict:
     """The config of a new run with the input that the weights of `init_from` expect.
 
-    The scale of the pixels and, for a classifier, the resize before the crop, in proportion to
-    `data.image_size`. A key that has another value than its default keeps it. Says on the console
+    The scale of the pixels and, for a classifier, the resize before the crop, in proportion to the
+    size in evaluation. A key that has another value than its default keeps it. Says on the console
     what it sets. Weights that cannot be found are left to `load_init_from`, but for those on the
     hub: of these, the files that describe them are read. Raises DataError for a file that is
     damaged, and as `hub_input`.
@@ -49,11 +50,11 @@ def with_expected_input(config: ConfigDict) -> ConfigDict:
     if changes:
         shown = " ".join(f"{key}={_text(value)}" for key, value in changes.items())
         console.print_status(f"init_from: {shown}, as these weights expect")
-    size = expected.get(_SIZE)
-    if size and tuple(size) != tuple(config.data.image_size):
+    size, here = _size_seen(expected), eval_size(config)
+    if size and size != here:
         console.print_status(
-            f"init_from: these weights were trained for images of {_text(size)}, this run has "
-            f"{_SIZE}={_text(config.data.image_size)}"
+            f"init_from: these weights expect images of {_text(size)} in evaluation, this run has "
+            f"{_EVAL_SIZE if any(config.data.eval_size) else _SIZE}={_text(here)}"
         )
     return apply_overrides(config, changes)
 
@@ -66,11 +67,18 @@ def not_set(config: ConfigDict, expected: Mapping[str, Any]) -> dict[str, Any]:
         used = KEYS[key].task in ("", config.task)
         if used and wanted is not None and values[key] == default:
             if key == _RESIZE:
-                wanted = _in_proportion(wanted, expected.get(_SIZE), values[_SIZE])
+                wanted = _in_proportion(wanted, _size_seen(expected), eval_size(config))
             # A config that was read from a file has lists for tuples.
             if (tuple(wanted) if isinstance(wanted, list) else wanted) != default:
                 changes[key] = wanted
     return changes
+
+
+def _size_seen(expected: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of what these weights see in evaluation; None if it is not stated."""
+    size = expected.get(_EVAL_SIZE) or (0, 0)
+    size = size if any(size) else expected.get(_SIZE)
+    return None if size is None else (size[0], size[1])
 
 
 def _in_proportion(resize: int, size: Any, here: tuple[int, int]) -> int:

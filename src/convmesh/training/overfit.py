@@ -31,6 +31,23 @@ RESET_GROUPS = ("train", "optimizer", "schedule", "ema", "eval", "checkpoint")
 OFF: dict[str, Any] = {"float": 0.0, "interval": (1.0, 1.0), "bool": False}
 
 
+OFF_BY_DEFAULT = (
+    "data.augment.policy",
+    "data.balance",
+    "data.eval_size",
+    "loss.label_smoothing",
+    "loss.balance",
+    "model.stochastic_depth",
+    "model.dropout",
+)
+
+
+def _can_be_off(name: str) -> bool:
+    """Whether the key is not a parameter of another, such as the alpha of mixup."""
+    within = KEYS[name].within
+    return KEYS[name].kind != "float" or within is None or 0.0 in within
+
+
 def overfit_config(
     config: ConfigDict, images: int, steps: int, overrides: Sequence[str] = ()
 ) -> ConfigDict:
@@ -44,8 +61,10 @@ def overfit_config(
     changes |= {
         name: OFF[KEYS[name].kind]
         for name in augmentations
-        if KEYS[name].kind in OFF and KEYS[name].task in ("", config.task)
+        if KEYS[name].kind in OFF and KEYS[name].task in ("", config.task) and _can_be_off(name)
     }
+    if config.task == "classify":
+        changes |= {name: KEYS[name].default for name in OFF_BY_DEFAULT}
     changes |= {
         "data.first": images,
         "data.eval_split": config.data.train_split,

@@ -77,15 +77,17 @@ def _warmup(before: Any, setup: Setup, steps: int, updates: int) -> list[str]:
 
 
 def _mixing(setup: Setup, steps: int, step: int) -> list[str]:
-    """What happens to mosaic and mixup, which end before the last part of a run."""
+    """What happens to the mixing of images, which ends before the last part of a run."""
     augment = setup.config.data.augment
-    if setup.config.task != "detect" or not (augment.mosaic or augment.mixup):
+    names = ("mosaic", "mixup") if setup.config.task == "detect" else ("mixup", "cutmix")
+    if not any(augment[name] for name in names):
         return []
+    mixing = " and ".join(names)
     was, now = (math.ceil((1 - augment.last_plain) * n) for n in (steps, setup.steps))
     if was <= step < now:
-        return [f"mosaic and mixup: they begin again, until step {now}; they had ended at {was}"]
+        return [f"{mixing}: they begin again, until step {now}; they had ended at {was}"]
     if now <= step < was:
-        return [f"mosaic and mixup: they end now instead of at step {was}"]
+        return [f"{mixing}: they end now instead of at step {was}"]
     return []
 
 

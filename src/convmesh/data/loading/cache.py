@@ -71,6 +71,10 @@ class Cached(Source):
         """Return the name of example `index`."""
         return self._source.name(index)
 
+    def single_labels(self) -> np.ndarray | None:
+        """Return the class id of each example, as the source does."""
+        return self._source.single_labels()
+
     def stated_labels(self, index: int) -> np.ndarray | None:
         """Return the class ids that the files state for example `index`."""
         return self._source.stated_labels(index)
