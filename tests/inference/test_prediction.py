@@ -286,7 +286,7 @@ def test_inputs_of_the_same_name_have_separate_pictures(predicted):
     assert len(pictures) == len(set(pictures)) == 4
     texts = {path.stem.lower() for path in output.glob("*.txt")}
     assert texts == {name.removesuffix(".png") for name in pictures}
-    assert len(list(output.iterdir())) == 9
+    assert len(list(output.iterdir())) == 10  # and predictions.json, predictions.csv
     # The first is the scene, with something drawn on it.
     drawn = cv2.imread(str(output / "same.png"))[..., ::-1]
     plain = draw_detections(scene(0)[0], np.zeros((0, 4)), [])
