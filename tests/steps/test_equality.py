@@ -44,10 +44,9 @@ def test_two_micro_batches_on_a_mesh_are_one_batch(name, shape):
     equality.assert_equal(result, in_two_ghost_groups(name))
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
-def test_whole_nets(name):
-    result = equality.on_mesh(name, (2, 2, 2, True))
-    equality.assert_equal(result, equality.one_device(name))
+def test_a_whole_net():  # `make proof` does larger ones
+    result = equality.on_mesh("small_cnn", (2, 2, 2, True))
+    equality.assert_equal(result, equality.one_device("small_cnn"))
 
 
 def test_the_reference_learns_something():

@@ -94,11 +94,13 @@ def with_overrides(trained: ConfigDict, overrides: Overrides) -> ConfigDict:
     changes = parse_overrides(overrides)
     if "data.image_size" in changes and "data.eval_size" not in changes:
         changes = {**changes, "data.eval_size": KEYS["data.eval_size"].default}
-    config = apply_overrides(trained, changes)
-    resize, was, now = trained.data.eval_resize, eval_size(trained), eval_size(config)
-    if resize and "data.eval_resize" not in changes and was != now:
-        config.data.eval_resize = max(1, round(resize * min(now) / min(was)))
-    return config
+    sizes = {key: changes[key] for key in ("data.image_size", "data.eval_size") if key in changes}
+    resize, was = trained.data.eval_resize, eval_size(trained)
+    if resize and sizes and "data.eval_resize" not in changes:
+        now = eval_size(apply_overrides(trained, {**sizes, "data.eval_resize": 0}))
+        if was != now:
+            changes = {**changes, "data.eval_resize": max(1, round(resize * min(now) / min(was)))}
+    return apply_overrides(trained, changes)
 
 
 def check_same_model(trained: ConfigDict, config: ConfigDict, workdir: Workdir) -> None:
