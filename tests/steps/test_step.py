@@ -170,7 +170,7 @@ class Toy(Task):
     def __init__(self, of):
         self.of = of
 
-    def apply(self, variables, images, train, mutable):
+    def apply(self, variables, images, train, mutable, rngs):
         changed = {"batch_stats": {"seen": variables["batch_stats"]["seen"] + 1}}
         return variables["params"]["w"], changed
 
@@ -245,7 +245,7 @@ class Weighted(Toy):
     def __init__(self):
         super().__init__(None)
 
-    def apply(self, variables, images, train, mutable):
+    def apply(self, variables, images, train, mutable, rngs):
         # The statistic goes to the mean of the micro-batch's pixels.
         return variables["params"]["w"], {"batch_stats": {"seen": images.mean()}}
 
@@ -338,7 +338,7 @@ class Points:
 
     dtype = jnp.float64
 
-    def apply(self, variables, images, train, mutable):
+    def apply(self, variables, images, train, mutable, rngs):
         factor = 1 + images.mean((1, 2, 3)) / 9
         outputs = [jnp.einsum("b,...->b...", factor, p) for p in variables["params"]]
         return DetectorOutput(*outputs), {}

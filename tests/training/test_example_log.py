@@ -43,7 +43,8 @@ def test_lines_of_lost_steps_go_from_a_file_of_each_process_and_stay_in_one_of_a
     monkeypatch.setattr(processes, "is_first", lambda: False)
     monkeypatch.setattr(processes, "broadcast", lambda value: of_first)
     log = ExampleLog(path)
-    log.on_start(types.SimpleNamespace(start_step=1))
+    setup = types.SimpleNamespace(config=defaults("detect"))
+    log.on_start(fake_run(tmp_path, source=Greys(), setup=setup, start_step=1))
     log.close(False)
     kept = [row["step"] for row in json_lines.read_json_lines(path)]
     assert kept == ([1] if own else [1, 2])

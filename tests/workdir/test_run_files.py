@@ -41,7 +41,7 @@ def write(root, edit, saved=None):
 
 
 def of_a_newer_version(tree):
-    tree["train"]["label_smoothing"] = 0.1
+    tree["train"]["sharpness_aware"] = 0.1
     tree["colour"] = {"space": "lab"}
 
 
@@ -51,7 +51,7 @@ def test_a_key_of_another_version_is_named(tmp_path):
     with pytest.raises(DataError) as raised:
         workdir.read_config()
     assert str(raised.value) == (
-        f"{tmp_path}/config.json: convmesh {version} has no keys train.label_smoothing, "
+        f"{tmp_path}/config.json: convmesh {version} has no keys train.sharpness_aware, "
         f"colour.space: the file is of another version (saved by convmesh 99.1, this is {version})"
         ", or was edited; use that version, or remove the keys from the file"
     )
