@@ -94,7 +94,8 @@ def with_overrides(trained: ConfigDict, overrides: Overrides) -> ConfigDict:
     changes = parse_overrides(overrides)
     if "data.image_size" in changes and "data.eval_size" not in changes:
         changes = {**changes, "data.eval_size": KEYS["data.eval_size"].default}
-    sizes = {key: changes[key] for key in ("data.image_size", "data.eval_size") if key in changes}
+    names = ("data.image_size", "data.eval_size")
+    sizes: dict[str, Any] = {name: changes[name] for name in names if name in changes}
     resize, was = trained.data.eval_resize, eval_size(trained)
     if resize and sizes and "data.eval_resize" not in changes:
         now = eval_size(apply_overrides(trained, {**sizes, "data.eval_resize": 0}))
