@@ -3,9 +3,11 @@
     convmesh train --config configs/classify.py --workdir runs/mine --config.data.root=DIR
 
 Without an evaluation split, a tenth of the images is held out. The classes are read from the data.
-The length of the run, its ten evaluations and the EMA decay follow from the number of images.
+Model, image size and batch size follow from the images and the devices (steps/chosen_sizes.py), the
+length of the run, its ten evaluations and the EMA decay from the number of images; a run says them
+in its first lines, and how long it will take. Set a key to choose otherwise.
 
-Time and result: not measured yet.
+Time and result: not measured yet. Never run on a GPU or TPU.
 """
 
 from convmesh.config import defaults
@@ -13,8 +15,10 @@ from convmesh.config import defaults
 
 def get_config():
     config = defaults("classify")
-    config.model.name = "resnet18"
-    config.train.batch_size = 32
+    config.model.name = "auto"
+    config.data.image_size = (0, 0)
+    config.train.batch_size = 0
+    config.loss.label_smoothing = 0.1
     config.ema.decay = -1
     config.eval.every_steps = -1
     return config

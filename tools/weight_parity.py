@@ -267,7 +267,8 @@ def classifiers() -> list[str]:
     """The classifiers that torchvision or timm has too."""
     from convmesh.models.registry import MODELS
 
-    return [name for name, (task, *_) in MODELS.items() if task == "classify" and "cnn" not in name]
+    ours = {"small_cnn", "resnet18_half", "resnet20", "resnet56"}
+    return [name for name, (task, *_) in MODELS.items() if task == "classify" and name not in ours]
 
 
 def main() -> None:

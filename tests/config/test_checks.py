@@ -120,6 +120,11 @@ def test_a_name_or_a_folder_is_enough_data(source):
             {"data.eval_size": (288, 320), "data.eval_resize": 256},
             "data.eval_resize=256: smaller than data.eval_size=288,320",
         ),
+        ({"data.image_size": (0, 64)}, "data.image_size: got (0, 64), wanted at least 4 on each"),
+        (
+            {"data.decode": "crop", "data.cache": "true"},
+            "data.cache=true: with data.decode=crop an image is decoded for each crop",
+        ),
         ({"data.eval_resize": 200}, "data.eval_resize=200: smaller than data.image_size=224,224"),
     ],
 )

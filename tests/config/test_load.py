@@ -46,7 +46,7 @@ def test_the_later_override_wins(recipe):
         ("mesh.data=0", "mesh.data: got 0, wanted an integer, -1 or at least 1"),
         ("mesh.fsdp=maybe", "mesh.fsdp: got 'maybe', wanted true or false"),
         ("data.image_size=192", "data.image_size: got [192], wanted two integers"),
-        ("data.image_size=0,192", "each at least 4"),
+        ("data.image_size=2,192", "each 0 or at least 4"),
         ("data.image_size=a,b", "data.image_size: got 'a,b', wanted two integers"),
         ("data.augment.scale=1.5,0.5", "two numbers with low <= high"),
         ("data.cache=sometimes", "data.cache: got 'sometimes', wanted auto, true or false"),

@@ -12,7 +12,7 @@ def test_every_key_is_listed_with_its_default_and_meaning():
         default = "(required)" if name == "task" else repr(key.default)
         assert re.search(rf"^{re.escape(f'{name} = {default}')}$", text, re.MULTILINE), name
         assert f"{' '.join(key.doc.split())} [" in words, name
-    assert "[two integers, as in (192, 256), each at least 4]" in words
+    assert "[two integers, as in (192, 256), each 0 or at least 4]" in words
     assert "[a number, -1 or at least 0 and below 1]" in words
     assert "[a number, above 0; task detect only]" in words
     assert max(map(len, text.splitlines())) <= 96

@@ -134,7 +134,7 @@ def test_paths_and_numpy_numbers_become_plain_values(name, value, converted):
         ("data.val_fraction", 0.0, 1.0),
         ("data.augment.flip", 1.0, 1.01),
         ("checkpoint.keep", 1, 0),
-        ("train.batch_size", 1, 0),
+        ("train.batch_size", 0, -1),
         ("data.max_boxes", 1, 0),
         ("ema.decay", 0.0, 1.0),
         ("optimizer.learning_rate", 1e-9, 0.0),

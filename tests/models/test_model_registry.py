@@ -75,7 +75,7 @@ def test_a_backbone_without_batch_norm_is_not_asked_for_groups():
     "model, backbone, message",
     [
         ("detector_tiny", "regnet_y_400m", "no such backbone; did you mean regnet_y_400mf?"),
-        ("detector_tiny", "small_cnn", "no such backbone; the backbones are resnet18, resnet34,"),
+        ("detector_tiny", "small_cnn", "no such backbone; the backbones are resnet18, "),
         ("detector_tiny", "detector_nano", "no such backbone; the backbones are resnet18, "),
         ("resnet18", "resnet50", "resnet18 has no other; leave it empty"),
     ],

@@ -1,10 +1,12 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from convmesh.models.layers import ResidualBlock
-from convmesh.models.registry import make_model
+from convmesh.models.registry import make_backbone, make_model
 from convmesh.models.resnet import BasicBlock, Bottleneck, ResNet, ResNet50Backbone, ResNetBackbone
 
 
@@ -30,6 +32,19 @@ def test_stages_halve_the_image(size):
         (output,) = seen["intermediates"][f"stage{stage + 1}_block2"]["__call__"]
         rows, columns = (-(-side // 2 ** (stage + 2)) for side in size)
         assert output.shape == (2, rows, columns, 64 * 2**stage)
+
+
+def test_half_the_channels_are_a_quarter_of_the_parameters_and_a_backbone():
+    whole, half = (
+        shapes(make_model(name, "classify", 10, jnp.float32), (64, 64))[1]["params"]
+        for name in ("resnet18", "resnet18_half")
+    )
+    assert jax.tree.structure(whole) == jax.tree.structure(half)
+    totals = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (whole, half)]
+    assert totals[1] / totals[0] == pytest.approx(0.25, abs=0.003)
+    backbone = partial(make_backbone("resnet18_half")().init_with_output, train=False)
+    features, _ = jax.eval_shape(backbone, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    assert [c.shape[-1] for c in features] == [64, 128, 256]
 
 
 @pytest.mark.parametrize("block, features", [(BasicBlock, 4), (Bottleneck, 1)])

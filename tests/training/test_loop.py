@@ -16,6 +16,7 @@ from convmesh.config import load_config
 from convmesh.data.splits import open_train
 from convmesh.models.registry import MODELS
 from convmesh.programs import accelerators
+from convmesh.steps import chosen_sizes
 from convmesh.training import loop, step_clock
 from convmesh.training.run import Run, checkpoint_meta
 from convmesh.weights import published
@@ -184,17 +185,38 @@ def test_the_numbers_of_a_step_are_on_the_disk_before_its_checkpoint_is_begun(
 # --- recipes --------------------------------------------------------------------------------------
 
 
-def test_the_recipe_for_everybody_needs_no_more_than_a_folder(photos, tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, "resnet18", MODELS["tiny_net"])  # that one compiles in a minute
+def test_the_recipe_for_everybody_needs_no_more_than_a_folder(
+    photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(MODELS, "resnet20", MODELS["tiny_net"])  # that one compiles in a minute
     call = ["train", "--config", str(runs.CONFIGS / "classify.py"), "--workdir"]
     call += [str(tmp_path / "run"), f"--config.data.root={photos}"]
     assert command_line.main([*call, "--config.train.steps=1"]) == 0
+    said = capsys.readouterr().err
+    assert "model.name=resnet20 data.image_size=32,32 train.batch_size=32: for 24 images" in said
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [row["split"] for row in rows] == ["train", "val"]
     assert rows[1]["images"] == runs.VAL_PHOTOS
     config, classes = Workdir(tmp_path / "run").read_run()
-    assert (config.model.name, config.data.image_size) == ("resnet18", (224, 224))
+    assert (config.model.name, config.data.image_size) == ("resnet20", (32, 32))
     assert classes == runs.CLASSES
+
+
+def test_a_run_keeps_what_was_chosen_for_it(photos, tmp_path, monkeypatch, capsys):
+    changes = {"model.name": "auto", "data.image_size": (0, 0), "train.batch_size": 0}
+    config = runs.photo_config(photos, changes | {"train.steps": 1})
+    chosen = {"model.name": "tiny_net", "data.image_size": (16, 16), "train.batch_size": 8}
+    monkeypatch.setattr(chosen_sizes, "sizes_for", lambda contents: chosen)
+    loop.train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "model.name=tiny_net data.image_size=16,16 train.batch_size=8: for 24 images" in said
+    # As on another device, where another model would be chosen.
+    monkeypatch.setattr(chosen_sizes, "sizes_for", lambda contents: {"model.name": "resnet50"})
+    config.train.steps = 2
+    loop.train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "resuming from the checkpoint of step 1" in said and "pixels, on" not in said
+    assert Workdir(tmp_path / "run").read_config().model.name == "tiny_net"
 
 
 def test_the_recipe_for_fine_tuning_needs_a_folder_and_published_weights(

@@ -23,10 +23,11 @@ def check_mesh(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
     config = load_config(args.config, overrides)
 
     from convmesh.distributed import console
+    from convmesh.steps.chosen_sizes import with_chosen_sizes
     from convmesh.steps.mesh_check import check_mesh
     from convmesh.steps.noise import noise_setup
 
-    check_mesh(noise_setup(config), console.print_result)
+    check_mesh(noise_setup(with_chosen_sizes(config)), console.print_result)
 
 
 def plan(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
@@ -43,13 +44,14 @@ def plan(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
     from convmesh.plan.planning import PlanOptions, check_picture
     from convmesh.plan.planning import plan as plan_recipe
+    from convmesh.steps.chosen_sizes import with_chosen_sizes
 
     if args.picture:
         check_picture(args.picture)
     options = PlanOptions(
         args.json, args.picture, args.images, args.price, args.search, args.largest
     )
-    plan_recipe(config, topology, options)
+    plan_recipe(with_chosen_sizes(config, devices=topology.devices), topology, options)
 
 
 def bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
@@ -71,6 +73,11 @@ def bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         raise ConfigError(f"--compare: only bench step and bench input take it, not {args.part}")
     if args.part in ("loop", "eval", "scale"):
         check_complete(config)
+
+    from convmesh.steps.chosen_sizes import with_chosen_sizes
+
+    if args.part != "scale":  # which starts processes of its own
+        config = with_chosen_sizes(config)
     if args.part == "step":
         from convmesh.bench.step import bench_step
 

@@ -112,6 +112,13 @@ def _check_data(values: Mapping[str, Any]) -> None:
             f"data.image_size: got {tuple(values['data.image_size'])}; a detector needs at least "
             "32, its coarsest stride, on each side"
         )
+    if 0 in values["data.image_size"] and any(values["data.image_size"]):
+        raise ConfigError(
+            f"data.image_size: got {tuple(values['data.image_size'])}, wanted at least 4 on each "
+            "side, or 0,0 to choose it from the images"
+        )
+    if values["task"] == "detect" and not values["train.batch_size"]:
+        raise ConfigError("train.batch_size: got 0; only a classifier's is chosen, set it")
     for name, times in Counter(values["data.classes"]).items():
         if times > 1:
             raise ConfigError(f"data.classes: {name!r} is listed {times} times; list it once")
@@ -120,6 +127,11 @@ def _check_data(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"data.augment.mixup={mixup:g} and data.augment.cutmix={cutmix:g}: exclude each other, "
             "so their sum can be at most 1"
+        )
+    if values["data.decode"] == "crop" and values["data.cache"] == "true":
+        raise ConfigError(
+            "data.cache=true: with data.decode=crop an image is decoded for each crop, so none is "
+            "kept; leave it at auto, or use data.decode=image"
         )
     if any(values["data.eval_size"]) and min(values["data.eval_size"]) < 4:
         raise ConfigError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TASKS = ("detect", "classify")
+AUTO_MODEL = "auto"  # the value of model.name that leaves a classifier's model open
 DETECT_METRICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large", "F1"),
@@ -85,7 +86,8 @@ KEYS: dict[str, Key] = {
                      "published weights of the model, downloaded once; hf://OWNER/NAME[/FILE] = "
                      "a file on the Hugging Face hub; '' = random initialisation"),
 
-    "model.name": Key("", "str", "name of the model"),
+    "model.name": Key("", "str", "name of the model; auto = a classifier is chosen by the images "
+                      "and the devices"),
     "model.backbone": Key("", "str", "a classifier, such as resnet50, whose backbone the detector "
                           "has in place of its own; '' = its own", task="detect"),
     "model.norm_group": Key(0, "int", "examples per group of batch norm statistics (ghost batch "
@@ -120,8 +122,9 @@ KEYS: dict[str, Key] = {
                              "evaluation if there is no other split", within=FRACTION_BELOW_1),
     "data.classes": Key((), "strs", "class names in the order of their ids; () = read from the "
                         "data"),
-    "data.image_size": Key((224, 224), "ints", "(height, width) of the network's input in pixels",
-                           within=_at_least(4)),
+    "data.image_size": Key((224, 224), "ints", "(height, width) of the network's input in pixels; "
+                           "0,0 = a classifier's is chosen by the images and the devices",
+                           within=_at_least(4, also=(0,))),
     "data.sizes": Key((), "floats", "multi-scale training: factors on data.image_size, as in "
                       "(0.75, 1, 1.25). Each training step uses one of these sizes, rounded to "
                       "multiples of 32; the step is compiled once per size. () = data.image_size "
@@ -132,6 +135,11 @@ KEYS: dict[str, Key] = {
                         within=FRACTION, task="classify"),
     "data.cache": Key("auto", "auto_bool", "keep the decoded images in memory; auto = if they "
                       "fit into a quarter of what is free on the host"),
+    "data.decode": Key("image", "str", "how large JPEGs are decoded for the training of a "
+                       "classifier, at 1, 1/2, 1/4 or 1/8 of their size: image = each the same "
+                       "every time, so that no crop would have to be enlarged for it; crop = as "
+                       "small as its random crop allows, which is quicker, and none is kept in "
+                       "memory", choices=("image", "crop"), task="classify"),
     "data.workers": Key(0, "int", "worker processes that read and augment images; 0 = the main "
                         "process does it", within=_at_least(0)),
     "data.on_bad_example": Key("fail", "str", "what to do with an image that cannot be read",
@@ -214,8 +222,9 @@ KEYS: dict[str, Key] = {
                               "the area, is replaced by data.pixel_mean", within=FRACTION,
                               task="classify"),
 
-    "train.batch_size": Key(16, "int", "images per step over all devices (global batch size)",
-                            within=_at_least(1)),
+    "train.batch_size": Key(16, "int", "images per step over all devices (global batch size); 0 "
+                            "= a classifier's is chosen by the images and the devices",
+                            within=_at_least(0)),
     "train.steps": Key(0, "int", "length of the run in steps; if this and train.epochs are 0, it "
                        "is chosen from the number of images", within=Range(low=0, high=2**31 - 1)),
     "train.epochs": Key(0.0, "float", "length of the run in passes over the data, instead of "

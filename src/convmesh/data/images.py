@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from convmesh.data.documents import read_bytes
-from convmesh.data.record import BadExample
+from convmesh.data.record import BadExample, Shrink
 from convmesh.data.stores import mirrored_set
 
 # File name suffixes of images, in lower case.
@@ -65,8 +64,6 @@ _CV2_REDUCED = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-# Maps (height, width) of an upright image to the factor by which it may be decoded smaller.
-Shrink = Callable[[int, int], float]
 # The formats and Pillow modes that OpenCV decodes to the same pixels as Pillow.
 _CV2_READS = {
     "JPEG": {"L", "RGB"},

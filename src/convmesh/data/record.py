@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,9 @@ import numpy as np
 
 from convmesh.data.problems import Problem
 from convmesh.errors import DataError
+
+# Maps (height, width) of an upright image to the factor by which it may be decoded smaller.
+Shrink = Callable[[int, int], float]
 
 
 class BadExample(DataError):
@@ -93,6 +96,13 @@ class Source(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Record:
         """Return example `index`, 0 <= index < len. Raises BadExample, DataError, IndexError."""
+
+    def read(self, index: int, shrink: Shrink | None) -> Record:
+        """Return example `index`, its image decoded smaller if `shrink` allows it and it can be.
+
+        By default as `[]` does, which shrinks by a rule of its own or not at all.
+        """
+        return self[index]
 
     def __iter__(self) -> Iterator[Record]:
         """Yield all examples in order. Raises as `[]` does."""
@@ -171,6 +181,10 @@ class Subset(Source):
     def __getitem__(self, index: int) -> Record:
         """Return example `index` of the subset."""
         return self._source[int(self._indices[index])]
+
+    def read(self, index: int, shrink: Shrink | None) -> Record:
+        """Return example `index` of the subset, decoded as its source does."""
+        return self._source.read(int(self._indices[index]), shrink)
 
     def name(self, index: int) -> str:
         """Return the name of example `index` of the subset."""

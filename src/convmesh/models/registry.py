@@ -23,6 +23,7 @@ MODELS = {
     "resnet20": ("classify", "convmesh.models.cifar_resnet", "ResNet20"),
     "resnet56": ("classify", "convmesh.models.cifar_resnet", "ResNet56"),
     "resnet18": ("classify", "convmesh.models.resnet", "ResNet18"),
+    "resnet18_half": ("classify", "convmesh.models.resnet", "ResNet18Half"),
     "resnet34": ("classify", "convmesh.models.resnet", "ResNet34"),
     "resnet50": ("classify", "convmesh.models.resnet", "ResNet50"),
     "resnet101": ("classify", "convmesh.models.resnet", "ResNet101"),

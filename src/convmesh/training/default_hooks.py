@@ -4,6 +4,7 @@ from convmesh.steps.setup import Setup
 from convmesh.training.advice import Advice
 from convmesh.training.announcement import Announcement
 from convmesh.training.data_report import DataReport
+from convmesh.training.duration import Duration
 from convmesh.training.early_stopping import EarlyStopping
 from convmesh.training.hooks import Hook
 from convmesh.training.nonfinite import NonFiniteSteps
@@ -19,6 +20,7 @@ def default_hooks(setup: Setup) -> list[Hook]:
         FirstBatch(),
         NonFiniteSteps(setup.config.train.max_nonfinite_steps),
         StepLog(setup),
+        Duration(),
         DataReport(),
         Advice(),
         Curves(),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convmesh.config import apply_overrides, check, check_complete, check_resume
+from convmesh.config.keys import AUTO_MODEL
 from convmesh.config.tree import flatten
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
 from convmesh.data.loading.cache import with_caches
@@ -17,6 +18,7 @@ from convmesh.distributed import compile_cache, console
 from convmesh.distributed.own_progress import MAIN, Activity
 from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
+from convmesh.steps.chosen_sizes import open_keys, with_chosen_sizes
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
 from convmesh.training.class_balance import with_class_weights
 from convmesh.training.default_hooks import default_hooks
@@ -49,6 +51,7 @@ def train(
     with listening() as stop:
         check_same_config(config, hooks)
         config = check_earlier_run(config, workdir)
+        config = with_chosen_sizes(config)
         if not workdir.has_checkpoints():
             config = with_expected_input(config)
         data = open_data(config)
@@ -104,7 +107,8 @@ def check_config(config: Any) -> None:
     """Raises ConfigError for a config that is wrong or incomplete."""
     check(config)
     check_complete(config)
-    check_model(config.model.name, config.task, config.model.backbone)
+    if config.model.name != AUTO_MODEL or config.task != "classify":
+        check_model(config.model.name, config.task, config.model.backbone)
 
 
 def check_earlier_run(config: Any, workdir: Workdir) -> Any:
@@ -128,8 +132,10 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
         config = apply_overrides(config, {"init_from": earlier.init_from})
     if earlier.init_from and earlier.init_from == config.init_from:
         config = apply_overrides(config, not_set(config, dict(flatten(earlier))))
-    if config.precision == "auto":  # a run keeps what it began with, also on other devices
-        config = apply_overrides(config, {"precision": earlier.precision})
+    # A run keeps what it began with, also on other devices.
+    kept = ["precision"] if config.precision == "auto" else []
+    recorded = dict(flatten(earlier))
+    config = apply_overrides(config, {key: recorded[key] for key in [*kept, *open_keys(config)]})
     check_resume(earlier, config)
     return config
 

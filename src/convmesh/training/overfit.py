@@ -34,6 +34,7 @@ OFF: dict[str, Any] = {"float": 0.0, "interval": (1.0, 1.0), "bool": False}
 OFF_BY_DEFAULT = (
     "data.augment.policy",
     "data.balance",
+    "data.decode",
     "data.eval_size",
     "loss.label_smoothing",
     "loss.balance",

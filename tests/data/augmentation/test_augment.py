@@ -309,6 +309,42 @@ def test_no_crop_of_an_image_decoded_smaller_lacks_pixels(h, w, size, low, turne
         assert (length + block + 1) / times >= room
 
 
+@given(
+    h=st.integers(1, 3000),
+    w=st.integers(1, 3000),
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    turned=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_a_crop_drawn_before_the_image_is_read_is_the_one_that_is_taken(h, w, size, turned, seed):
+    settings = AugmentSettings(crop=(0.1, 1.0), color=0.0, quarter_turn=float(turned))
+    rng = np.random.default_rng(seed)
+    crop = augment.RandomCrop.draw(settings, rng)
+    crop_h, crop_w = crop.sides(size, h, w)
+    assert 0 < crop_h <= h * (1 + 1e-9) and 0 < crop_w <= w * (1 + 1e-9)
+    # Decoded so much smaller, its narrower side has just the pixels of the input.
+    before = views.rotated_size(size, crop.deformation.quarter_turns)
+    times = crop.shrink(size, h, w)
+    assert min(crop_h / times / before[0], crop_w / times / before[1]) == pytest.approx(1)
+    drawn = []
+
+    def record(image_size, input_size, scale, generator, flip):
+        drawn.append(scale)
+        return views.random_view(image_size, input_size, scale, generator, flip)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "random_view", record)
+        patch.setattr(views.View, "pixels", lambda view, image: np.zeros((1, 1, 3), np.uint8))
+        image = np.broadcast_to(np.zeros(1, np.uint8), (h, w, 3))
+        augment.augment_for_classification(image, size, settings, rng, crop)
+    assert drawn == [(before[1] / crop_w, before[0] / crop_h)]
+    again = np.random.default_rng(seed)
+    whole = augment.augment_for_classification
+    small = np.zeros((9, 9, 3), np.uint8)
+    whole(small, size, settings, again)  # one call draws the same numbers
+    assert again.random() == rng.random()
+
+
 # --- rotations, flips and shears ------------------------------------------------------------------
 
 

@@ -131,6 +131,15 @@ def test_what_fits_into_a_quarter_of_the_free_memory_is_kept(monkeypatch):
     assert kept(cached(monkeypatch, Counted(4), Counted(2), 0)) == [False, False]
 
 
+def test_images_that_are_decoded_for_each_crop_are_not_kept(monkeypatch):
+    config = defaults("classify")
+    config.data.decode = "crop"
+    monkeypatch.setattr(cache, "free_memory", lambda: 10**9)
+    data = cache.with_caches(RunData(Counted(4), Counted(2)), config)
+    assert kept(data) == [False, True]
+    assert data.cached.startswith("2 of 2 decoded images stay in memory")
+
+
 @pytest.mark.parametrize("wanted", ["true", True])
 def test_true_keeps_all_and_false_none(monkeypatch, wanted):
     data = cached(monkeypatch, Counted(), Counted(), 0, wanted)

@@ -1,5 +1,6 @@
 """Training examples: augmentation, truncation, mixing, and unreadable images."""
 
+import cv2
 import numpy as np
 import pytest
 from sources import (
@@ -13,9 +14,10 @@ from sources import (
     without_augmentation,
 )
 
-from convmesh.data import order
+from convmesh.data import images, order
 from convmesh.data.loading.cache import cached
 from convmesh.data.record import Record
+from convmesh.data.splits import open_train
 from convmesh.errors import DataError
 
 
@@ -251,3 +253,53 @@ def test_an_unreadable_partner_raises_an_error():
     broken = tuple(set(range(400)) - set(examples))
     with pytest.raises(DataError, match="cut short"):
         take(Scenes(400, broken=broken), config, 5)
+
+
+# --- images decoded for their crop (data.decode) --------------------------------------------------
+
+
+@pytest.fixture
+def large_photos(tmp_path):
+    """A folder of 6 smooth JPEGs of 600 x 900 pixels in two classes."""
+    y, x = np.mgrid[:600, :900]
+    for i in range(6):
+        image = np.stack([x * 255 // 899, y * 255 // 599, 40 * i + 0 * x], -1).astype(np.uint8)
+        path = tmp_path / "train" / "ab"[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return tmp_path
+
+
+def crops_of(folder, monkeypatch, decode, **changes):
+    """The first two batches, and by how much smaller each of their images was decoded."""
+    factors, original = [], images._with_cv2
+
+    def with_cv2(data, header, times):
+        factors.append(times)
+        return original(data, header, times)
+
+    monkeypatch.setattr(images, "_with_cv2", with_cv2)
+    config = config_for("classify", root=str(folder), decode=decode, **changes)
+    config.data.augment.update(color=0.0, crop=(0.05, 1.0))
+    batches, _ = take(open_train(config), config, 2)
+    return batches, factors
+
+
+def test_an_image_is_decoded_as_small_as_its_crop_allows(large_photos, monkeypatch):
+    whole, factors = crops_of(large_photos, monkeypatch, "image")
+    assert set(factors) == {2}  # the smallest crop, 0.05 of the area, has 134 x 201 pixels
+    cropped, factors = crops_of(large_photos, monkeypatch, "crop")
+    assert set(factors) == {2, 4, 8}
+    for one, other in zip(whole, cropped, strict=True):
+        assert one.index.tolist() == other.index.tolist()
+        assert one.label.tolist() == other.label.tolist()
+        difference = np.abs(one.image.astype(int) - other.image.astype(int))
+        # The same crops, up to whole pixels of what was decoded: 8 of 900 are 2 levels of 255.
+        assert difference.mean() < 1.5 and not np.array_equal(one.image, other.image)
+
+
+def test_crops_are_the_same_in_workers_and_of_a_subset(large_photos, monkeypatch):
+    here, _ = crops_of(large_photos, monkeypatch, "crop", first=4)
+    assert max(int(batch.index.max()) for batch in here) < 4
+    with_workers, _ = crops_of(large_photos, monkeypatch, "crop", first=4, workers=2)
+    assert_same(here, with_workers)

@@ -180,27 +180,66 @@ def view_for_detection(
     return deformation.apply(view, size)
 
 
+@dataclass(frozen=True)
+class RandomCrop:
+    """The size of a random crop, drawn before the image is read.
+
+    It covers a fraction `area` of the image at an aspect ratio near that of the input, as in
+    Inception training (Szegedy et al. 2015), or is the largest such crop that fits. aspect: 0..1,
+    from the lowest aspect ratio that is possible to the highest.
+    """
+
+    deformation: Deformation
+    area: float
+    aspect: float
+
+    @classmethod
+    def draw(cls, settings: AugmentSettings, rng: np.random.Generator) -> RandomCrop:
+        """Return a crop with an area within `settings.crop`."""
+        deformation = draw_deformation(settings, rng)
+        return cls(deformation, rng.uniform(*settings.crop), rng.uniform(0, 1))
+
+    def sides(self, size: tuple[int, int], h: int, w: int) -> tuple[float, float]:
+        """Return height and width of the crop in an image of h x w pixels, for an input of `size`
+        (height, width).
+        """
+        height, width = rotated_size(size, self.deformation.quarter_turns)
+        area = self.area * h * w
+        # Aspect ratios relative to the input's, limited to those at which such a crop fits.
+        low = max(CROP_ASPECT[0], min(1.0, area / (h * h) * height / width))
+        high = min(CROP_ASPECT[1], max(1.0, w * w / area * height / width))
+        exponent = math.log(low) + (math.log(high) - math.log(low)) * self.aspect
+        aspect = math.exp(exponent) * width / height
+        crop_w = min(math.sqrt(area * aspect), w, h * aspect)
+        return crop_w / aspect, crop_w
+
+    def shrink(self, size: tuple[int, int], h: int, w: int) -> float:
+        """Return the factor by which an image of h x w pixels may be decoded smaller: the crop
+        keeps at least as many pixels as the input of `size` (height, width).
+        """
+        height, width = rotated_size(size, self.deformation.quarter_turns)
+        crop_h, crop_w = self.sides(size, h, w)
+        return min(crop_h / height, crop_w / width)
+
+
 def augment_for_classification(
-    image: np.ndarray, size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator
+    image: np.ndarray,
+    size: tuple[int, int],
+    settings: AugmentSettings,
+    rng: np.random.Generator,
+    crop: RandomCrop | None = None,
 ) -> np.ndarray:
     """Return a random crop of `image` uint8 [h, w, 3], resized to `size` (height, width).
 
-    The crop covers a fraction `settings.crop` of the image's area at an aspect ratio near that of
-    `size`, as in Inception training (Szegedy et al. 2015), or is the largest such crop that fits.
-    The colour jitter, the policy and random erasing follow.
+    crop: its size, drawn from `rng` before; None: it is drawn here. The colour jitter, the policy
+    and random erasing follow.
     """
-    deformation = draw_deformation(settings, rng)
-    before = height, width = rotated_size(size, deformation.quarter_turns)
+    crop = RandomCrop.draw(settings, rng) if crop is None else crop
+    height, width = before = rotated_size(size, crop.deformation.quarter_turns)
     h, w = image.shape[:2]
-    area = rng.uniform(*settings.crop) * h * w
-    # Aspect ratios relative to the input's, limited to those at which such a crop fits.
-    low = max(CROP_ASPECT[0], min(1.0, area / (h * h) * height / width))
-    high = min(CROP_ASPECT[1], max(1.0, w * w / area * height / width))
-    aspect = math.exp(rng.uniform(math.log(low), math.log(high))) * width / height
-    crop_w = min(math.sqrt(area * aspect), w, h * aspect)
-    scale = (width / crop_w, height * aspect / crop_w)
-    view = deformation.apply(random_view((h, w), before, scale, rng, settings.flip), size)
-    pixels = view.pixels(image)
+    crop_h, crop_w = crop.sides(size, h, w)
+    view = random_view((h, w), before, (width / crop_w, height / crop_h), rng, settings.flip)
+    pixels = crop.deformation.apply(view, size).pixels(image)
     jitter_colour(pixels, settings.color, rng)
     if settings.policy is not None:
         pixels = settings.policy(pixels, rng)

@@ -21,7 +21,7 @@ from convmesh.data import images
 from convmesh.data.augmentation import augment
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.box_checks import BoxPolicy, StatedBoxes, check_boxes
-from convmesh.data.record import BadExample, DataSet, Record, Source, check_label
+from convmesh.data.record import BadExample, DataSet, Record, Shrink, Source, check_label
 from convmesh.errors import ConfigError, DataError, nearest
 
 # Names of features in stock data sets, in order of preference: coco and voc have `objects`,
@@ -96,6 +96,10 @@ class TfdsSource(Source):
 
     def __getitem__(self, index: int) -> Record:
         """Return example `index`. Raises BadExample, DataError."""
+        return self.read(index, self._shrink)
+
+    def read(self, index: int, shrink: Shrink | None) -> Record:
+        """Return example `index`, a JPEG decoded smaller if `shrink` allows it."""
         paths, example = self._paths, self._read(index)
         file_name = self._number(index)
         if paths.file_name:
@@ -106,7 +110,7 @@ class TfdsSource(Source):
             image_id = int(given) if isinstance(given, int | np.integer) else _text(given)
         # Messages name the data set too: a file name alone does not show where to look.
         name = f"{self._name} {file_name}"
-        image = images.decode(example[paths.image], name, self._shrink)
+        image = images.decode(example[paths.image], name, shrink)
         if self.task == "classify":
             label = check_label(int(example[paths.label]), self.classes, name)
             return Record(image, image_id, file_name, label=label)

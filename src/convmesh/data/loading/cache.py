@@ -98,6 +98,9 @@ def with_caches(data: RunData, config: ConfigDict) -> RunData:
     Every process must call it, with the same data. Raises DataError if an image of a sample cannot
     be used.
     """
+    if config.data.decode == "crop":  # an image is another one each time
+        (evaluated,), said = cached([data.eval], config)
+        return replace(data, eval=evaluated, cached=said)
     (train, evaluated), said = cached([data.train, data.eval], config)
     return replace(data, train=train, eval=evaluated, cached=said)
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from convmesh.data.augmentation.mixing import Instances
 from convmesh.data.loading.background import lower_thread_priority
-from convmesh.data.record import BadExample, Record, Source, check_label, refusal
+from convmesh.data.record import BadExample, Record, Shrink, Source, check_label, refusal
 from convmesh.distributed.batch import ProcessShard
 from convmesh.errors import DataError
 
@@ -51,14 +51,15 @@ class ExampleFormat:
         """Return this format for an input of `size`, with all rows kept."""
         return replace(self, size=size, rows=None)
 
-    def read(self, source: Source, index: int) -> Record | None:
+    def read(self, source: Source, index: int, shrink: Shrink | None = None) -> Record | None:
         """Return the record, or None if it is unreadable and `skip_bad`.
 
-        Raises DataError for data that training must not use, BadExample unless `skip_bad`.
+        shrink: how much smaller its image may be decoded; None: as the source does. Raises
+        DataError for data that training must not use, BadExample unless `skip_bad`.
         """
         lower_thread_priority()
         try:
-            record = source[index]
+            record = source[index] if shrink is None else source.read(index, shrink)
             _check_record(record, source)
             return record
         except BadExample as error:

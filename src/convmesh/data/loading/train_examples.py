@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from convmesh.data.augmentation import augment, mixing
 from convmesh.data.augmentation.sizes import input_sizes, size_of_step
 from convmesh.data.loading.example_format import Example, ExampleFormat
 from convmesh.data.order import DataOrder
-from convmesh.data.record import Record, Source
+from convmesh.data.record import Record, Shrink, Source
 from convmesh.distributed.batch import ProcessShard
 from convmesh.errors import DataError
 
@@ -31,6 +32,7 @@ class TrainExamples:
     choice depends on the position alone, so it is the same in any process and worker.
 
     mixing_ends: the position from which on no images are mixed. sizes: see `input_sizes`.
+    decodes_crops: whether an image is decoded as small as its crop allows (`data.decode`).
     """
 
     source: Source
@@ -41,6 +43,7 @@ class TrainExamples:
     sizes: tuple[tuple[int, int], ...]
     batch_size: int
     order: DataOrder
+    decodes_crops: bool = False
 
     @classmethod
     def of(
@@ -60,6 +63,7 @@ class TrainExamples:
             sizes=input_sizes(config),
             batch_size=batch_size,
             order=DataOrder.of(source, config),
+            decodes_crops=config.data.decode == "crop",
         )
 
     def __call__(self, position: int) -> Example:
@@ -69,13 +73,12 @@ class TrainExamples:
         """
         epoch, drawn = self.order(int(position))
         fmt = self._format_at(position)
-        index, record = self._readable(drawn, fmt)
-        counts = _counts(record, fmt.task, replaced=index != drawn)
         # Keyed by the example, not by the process or worker that prepares it.
         rng = np.random.default_rng((self.seed, _AUGMENT_STREAM, epoch, drawn))
         if fmt.task == "classify":
-            image = augment.augment_for_classification(record.image, fmt.size, self.settings, rng)
-            return fmt.classification(image, index, record.label) | counts
+            return self._classification(drawn, fmt, rng)
+        index, record = self._readable(drawn, fmt)
+        counts = _counts(record, fmt.task, replaced=index != drawn)
         if self.settings.mixes and position < self.mixing_ends:
             # A generator of its own: mixing does not change the augmentation of other examples.
             partner_rng = np.random.default_rng((self.seed, _MIX_STREAM, epoch, drawn))
@@ -88,11 +91,22 @@ class TrainExamples:
         unmixed = _partner_arrays(_NO_PARTNERS, 0) if self.settings.mixes else {}
         return fmt.detection(image, index, instances, 0) | unmixed | counts
 
-    def _readable(self, drawn: int, fmt: ExampleFormat) -> tuple[int, Record]:
+    def _classification(self, drawn: int, fmt: ExampleFormat, rng: np.random.Generator) -> Example:
+        """Return an augmented example of a classifier; see `__call__`."""
+        crop = augment.RandomCrop.draw(self.settings, rng)
+        shrink = functools.partial(crop.shrink, fmt.size) if self.decodes_crops else None
+        index, record = self._readable(drawn, fmt, shrink)
+        image = augment.augment_for_classification(record.image, fmt.size, self.settings, rng, crop)
+        counts = _counts(record, fmt.task, replaced=index != drawn)
+        return fmt.classification(image, index, record.label) | counts
+
+    def _readable(
+        self, drawn: int, fmt: ExampleFormat, shrink: Shrink | None = None
+    ) -> tuple[int, Record]:
         """Return example `drawn`, or the next one in the source that can be read, and its index."""
         count = len(self.source)
         for index in itertools.chain(range(drawn, count), range(drawn)):
-            record = fmt.read(self.source, index)
+            record = fmt.read(self.source, index, shrink)
             if record is not None:
                 return index, record
         raise DataError(

@@ -21,7 +21,7 @@ from convmesh.data.formats.folder.class_folders import holds_class_folders
 from convmesh.data.formats.folder.folder_index import open_listing
 from convmesh.data.formats.folder.folder_tree import name_key
 from convmesh.data.formats.folder.listing import SplitListing
-from convmesh.data.record import DataSet, Record, Source, file_size
+from convmesh.data.record import DataSet, Record, Shrink, Source, file_size
 from convmesh.errors import ConfigError, DataError, nearest
 
 
@@ -140,7 +140,7 @@ class FolderSource(Source):
         split: str,
         listed: SplitListing,
         classes: tuple[str, ...],
-        shrink: images.Shrink | None = None,
+        shrink: Shrink | None = None,
     ):
         """Order the images of `listed` by class id.
 
@@ -175,8 +175,12 @@ class FolderSource(Source):
 
     def __getitem__(self, index: int) -> Record:
         """Return image `index`; its id is counted from 1. Raises BadExample naming the file."""
+        return self.read(index, self._shrink)
+
+    def read(self, index: int, shrink: Shrink | None) -> Record:
+        """Return image `index`, a JPEG decoded smaller if `shrink` allows it."""
         name, label = self._at(index)
-        image = images.read_image(os.path.join(self._root, name), self._shrink)
+        image = images.read_image(os.path.join(self._root, name), shrink)
         return Record(image, index + 1, name, label=label)
 
     def name(self, index: int) -> str:

@@ -1,0 +1,108 @@
+"""What a classifier's recipe leaves open is chosen by its images and devices."""
+
+import types
+
+import cv2
+import numpy as np
+import pytest
+from sources import Scenes
+
+from convmesh.config import load_config
+from convmesh.config.keys import AUTO_MODEL
+from convmesh.data.splits import open_train
+from convmesh.errors import ConfigError
+from convmesh.steps import chosen_sizes
+from convmesh.steps.chosen_sizes import Contents, open_keys, sizes_for, with_chosen_sizes
+
+RECIPE = "classify"
+GPUS = [types.SimpleNamespace(platform="gpu")] * 4
+
+
+def chosen(images=3000, side=160.0, accelerated=False, shards=1, accumulate=1):
+    sizes = sizes_for(Contents(images, side, accelerated, shards, accumulate))
+    return sizes["model.name"], sizes["data.image_size"][0], sizes["train.batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "wanted"),
+    [
+        ({"side": 28.0}, ("resnet20", 32, 32)),
+        ({"side": 28.0, "accelerated": True}, ("resnet20", 32, 32)),
+        ({"side": 66.0}, ("resnet18_half", 64, 32)),
+        ({"side": 640.0}, ("resnet18_half", 96, 32)),
+        ({"side": 640.0, "accelerated": True}, ("resnet18", 224, 32)),
+        ({"side": 130.0, "accelerated": True}, ("resnet18", 128, 32)),
+        ({"images": 20_000, "accelerated": True}, ("resnet50", 160, 32)),
+    ],
+)
+def test_model_and_size_by_images_and_device(contents, wanted):
+    assert chosen(**contents) == wanted
+
+
+@pytest.mark.parametrize(
+    ("contents", "batch"),
+    [
+        ({"shards": 8}, 32),  # devices of a CPU share its cores
+        ({"shards": 4, "accelerated": True, "images": 10**6}, 128),
+        ({"shards": 64, "accelerated": True, "images": 10**6}, 256),
+        ({"shards": 64, "accelerated": True, "images": 3000}, 64),  # 30 steps an epoch would be 100
+        ({"shards": 3, "accelerated": True, "images": 10**6}, 96),
+        ({"shards": 5, "images": 3000}, 30),
+        ({"shards": 4, "accumulate": 3}, 24),
+        ({"shards": 100, "images": 3000}, 100),
+    ],
+)
+def test_the_batch_divides_over_the_devices_and_into_pairs(contents, batch):
+    assert chosen(**contents)[2] == batch
+    parts = contents["shards"] * contents.get("accumulate", 1)
+    assert batch % parts == 0 and batch // contents.get("accumulate", 1) % 2 == 0
+
+
+def test_the_recipe_for_everybody_leaves_them_open_and_a_given_value_stays(monkeypatch, capsys):
+    assert open_keys(load_config(RECIPE)) == list(chosen_sizes.OPEN_VALUES)
+    config = load_config(RECIPE, {"data.image_size": (40, 48)})
+    assert open_keys(config) == ["model.name", "train.batch_size"]
+    config.data.root = "photos"
+    source = Scenes(50, "classify", shape=(100, 64))
+    monkeypatch.setattr(chosen_sizes, "open_train", lambda config: source)
+    found = with_chosen_sizes(config)
+    assert (found.model.name, found.data.image_size) == ("resnet18_half", (40, 48))
+    assert open_keys(found) == []
+    assert config.model.name == AUTO_MODEL
+    line = capsys.readouterr().err
+    assert "model.name=resnet18_half train.batch_size=32: for 50 images of about 80 pixels" in line
+    assert "image_size" not in line
+
+
+def test_a_recipe_that_leaves_nothing_open_opens_no_data(capsys):
+    config = load_config("imagenet_resnet50", {"data.root": "/no/such/folder"})
+    assert with_chosen_sizes(config) is config
+    assert not any(capsys.readouterr())
+
+
+def test_devices_elsewhere_and_no_data():
+    config = load_config(RECIPE, {"mesh.spatial": 2})
+    found = with_chosen_sizes(config, devices=GPUS)
+    assert (found.model.name, found.data.image_size) == ("resnet50", (224, 224))
+    assert found.train.batch_size == 64  # two of the four devices share an image
+
+
+def test_the_side_is_that_of_most_images_and_broken_ones_do_not_count():
+    some_broken = Scenes(9, "classify", broken=(0, 3))  # the others have 40 x 30 pixels
+    assert chosen_sizes.usual_side(some_broken) == pytest.approx(34.64, abs=0.01)
+    all_broken = Scenes(2, "classify", broken=(0, 1))
+    assert chosen_sizes.usual_side(all_broken) == chosen_sizes.USUAL_SIDE
+
+
+def test_weights_need_a_named_model():
+    config = load_config(RECIPE, {"init_from": "imagenet"})
+    with pytest.raises(ConfigError, match="model.name=auto: init_from=imagenet holds the weights"):
+        with_chosen_sizes(config)
+
+
+def test_large_images_have_the_size_of_their_files(tmp_path):
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "train" / name / "1.jpg"), np.zeros((900, 1600, 3), np.uint8))
+    config = load_config(RECIPE, {"data.root": str(tmp_path), "data.image_size": (64, 64)})
+    assert chosen_sizes.usual_side(open_train(config)) == 1200.0
