@@ -32,6 +32,7 @@ def get_config():
     config.data.augment.mixup_alpha = 0.8
     config.data.augment.cutmix = 0.5
     config.data.augment.last_plain = 0.0
+    config.data.decode = "crop"
     config.data.workers = 16
     config.train.batch_size = 4096
     config.train.epochs = 300.0

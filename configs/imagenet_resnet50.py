@@ -28,6 +28,7 @@ def get_config():
     config.data.eval_resize = 256
     config.data.augment.crop = (0.08, 1.0)
     config.data.augment.color = 0.0
+    config.data.decode = "crop"
     config.data.workers = 16
     config.train.batch_size = 1024
     config.train.epochs = 90.0

@@ -267,7 +267,7 @@ def classifiers() -> list[str]:
     """The classifiers that torchvision or timm has too."""
     from convmesh.models.registry import MODELS
 
-    ours = {"small_cnn", "resnet18_half", "resnet20", "resnet56"}
+    ours = {"small_cnn", "resnet18_half", "resnet8", "resnet20", "resnet56"}
     return [name for name, (task, *_) in MODELS.items() if task == "classify" and name not in ours]
 
 

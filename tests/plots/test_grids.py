@@ -119,7 +119,7 @@ def test_captions_of_right_and_wrong_classes_differ_in_colour(monkeypatch):
     found = {"labels": np.array([1, 0]), "scores": np.array([0.75, 0.25])}
     images = [plain(50, 30), plain(30, 50)]
     picture = draw_predictions_grid(images, [found, found], CLASSES, [1, 2])
-    assert written == ["cat 0.75", "cat 0.75 (is dog)"]
+    assert written == ["cat 0.75", "cat 0.75 (labelled dog)"]
     left, right = picture[-34:, :210], picture[-34:, 210:]
     assert count(left, CORRECT, 60) > 10 and count(left, WRONG, 60) == 0
     assert count(right, WRONG, 60) > 10 and count(right, CORRECT, 60) == 0

@@ -16,7 +16,7 @@ CLASSIFIERS = [name for name, (task, *_) in MODELS.items() if task == "classify"
 
 
 def test_every_classifier_that_torchvision_or_timm_has_states_its_preprocessing():
-    without = {"small_cnn", "resnet18_half", "resnet20", "resnet56"}
+    without = {"small_cnn", "resnet18_half", "resnet8", "resnet20", "resnet56"}
     assert set(OF_MODEL) == set(CLASSIFIERS) - without
     assert preprocessing_of("small_cnn") == {}
 

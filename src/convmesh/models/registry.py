@@ -20,6 +20,7 @@ from convmesh.errors import ConfigError, nearest
 # name: (task, module, attribute); modules are imported when needed
 MODELS = {
     "small_cnn": ("classify", "convmesh.models.small_cnn", "SmallCNN"),
+    "resnet8": ("classify", "convmesh.models.cifar_resnet", "ResNet8"),
     "resnet20": ("classify", "convmesh.models.cifar_resnet", "ResNet20"),
     "resnet56": ("classify", "convmesh.models.cifar_resnet", "ResNet56"),
     "resnet18": ("classify", "convmesh.models.resnet", "ResNet18"),

@@ -256,7 +256,7 @@ def _class_tile(
         return _Tile(canvas, caption)
     if label == int(true):
         return _Tile(canvas, caption, CORRECT)
-    return _Tile(canvas, f"{caption} (is {class_name(classes, true)})", WRONG)
+    return _Tile(canvas, f"{caption} (labelled {class_name(classes, true)})", WRONG)
 
 
 def _matched_tile(image: MatchedImage, classes: Sequence[str]) -> _Tile:
