@@ -10,6 +10,8 @@
 # Change these for your cluster (and add --partition, --account, --mem):
 #SBATCH --job-name=convmesh
 #SBATCH --nodes=2
+# With --nodes=1-2 here and --elastic among the flags of convmesh, a requeued job resumes with the
+# nodes that are left.
 #SBATCH --gpus-per-node=4
 #SBATCH --ntasks-per-node=4
 #SBATCH --cpus-per-task=8

@@ -45,7 +45,8 @@ def main() -> None:
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             path = args.output / split / str(label) / f"{number:05}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), image)
+            if not cv2.imwrite(str(path), image):
+                raise SystemExit(f"{path}: cannot be written")
         print(f"{args.output / split}: {len(images)} images")
 
 

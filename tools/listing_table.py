@@ -4,9 +4,9 @@
 
 The folders are made up: what the file system answers is computed, so that neither its speed nor
 14 million files are needed. Each start is a process of its own, which opens the data set, holds
-images out for evaluation, computes the identity and the survey, and draws the order of an epoch:
-what training does before it reads an image. Memory is the largest resident size, which includes
-mapped files, that all processes share.
+images out for evaluation, computes the identities, the survey and the warnings about its files, and
+draws the order of an epoch: what training does before it reads an image. Memory is the largest
+resident size, which includes mapped files, that all processes share.
 """
 
 import argparse
@@ -84,9 +84,10 @@ def start(files: int, classes: int) -> None:
     """Opens the data set; prints seconds and megabytes of each part."""
     from convmesh.config import defaults
     from convmesh.data import order, splits
+    from convmesh.data.checks.inspection import warnings_at_start
     from convmesh.data.formats import files as format_files
     from convmesh.data.formats.folder import dataset, folder_index, folder_tree
-    from convmesh.data.record import identity
+    from convmesh.data.record import identity, truth_identity
     from convmesh.data.survey import survey
 
     disk = Disk(files, classes)
@@ -117,6 +118,11 @@ def start(files: int, classes: int) -> None:
     report("identity")
     survey(source)
     report("survey")
+    assert data.dataset is not None
+    warnings_at_start(data.dataset, config)
+    report("warnings about the files")
+    truth_identity(data.eval)
+    report("identity of what is evaluated")
     order.example_at(0, len(source), seed=0)
     report("order of an epoch")
 

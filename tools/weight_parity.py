@@ -265,10 +265,10 @@ def compare(names: list[str], torch: list[str]) -> bool:
 
 def classifiers() -> list[str]:
     """The classifiers that torchvision or timm has too."""
-    from convmesh.models.registry import MODELS
+    from convmesh.models.registry import MODELS, OWN_CLASSIFIERS
 
-    ours = {"small_cnn", "resnet18_half", "resnet8", "resnet20", "resnet56"}
-    return [name for name, (task, *_) in MODELS.items() if task == "classify" and name not in ours]
+    names = [name for name, (task, *_) in MODELS.items() if task == "classify"]
+    return [name for name in names if name not in OWN_CLASSIFIERS]
 
 
 def main() -> None:

@@ -53,6 +53,19 @@ def test_check_data_returns_0_for_warnings_and_1_for_errors(photos_recipe, tmp_p
     assert (tmp_path / "here/a/b.png").is_file()
 
 
+def test_check_data_needs_no_sizes_and_lists_what_training_would_refuse(
+    photos_recipe, tmp_path, capsys
+):
+    root = f"--config.data.root={tmp_path / 'photos'}"
+    command = ["check-data", "--config", "classify", root, "--no-picture"]
+    assert main([*command, "--json"]) == 0
+    assert capsys.readouterr().err == ""
+    (tmp_path / "photos/train/cat/0.png").unlink()  # a class without images
+    assert main([*command, "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["refused"] is True and err == ""
+
+
 def test_check_data_json_prints_nothing_else(photos_recipe, tmp_path, capsys):
     (tmp_path / "photos/val/dog/3.png").write_text("no image")
     assert main(["check-data", "--config", photos_recipe, "--json"]) == 1

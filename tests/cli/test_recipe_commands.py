@@ -27,6 +27,25 @@ def test_check_mesh_passes_the_model_of_the_recipe(recipe, monkeypatch):
     assert (made[0].model.name, made[0].mesh.spatial) == ("m", 2)
 
 
+def test_sizes_that_a_recipe_leaves_open_are_chosen(monkeypatch):
+    made = []
+    monkeypatch.setattr("convmesh.steps.noise.noise_setup", lambda config: config)
+    monkeypatch.setattr(
+        "convmesh.steps.mesh_check.check_mesh", lambda config, _: made.append(config)
+    )
+    for part in ("step", "input"):
+        bench = f"convmesh.bench.{part}.bench_{part}"
+        monkeypatch.setattr(bench, lambda config, *args: made.append(config))
+    given = ["--config", "classify", "--config.model.name=resnet34", "--config.data.root="]
+    assert main(["check-mesh", *given]) == 0
+    for part in ("step", "input"):
+        assert main(["bench", part, *given]) == 0
+    assert len(made) == 3
+    for config in made:
+        assert (config.model.name, config.data.image_size) == ("resnet34", (96, 96))
+        assert config.train.batch_size == 32
+
+
 @pytest.mark.parametrize(
     ("part", "flags", "arguments"),
     [

@@ -9,6 +9,7 @@ from convmesh.data import same_splits
 # Each process has a split of its own: `here` of process 1, `there` of the others.
 BODY = """
 from convmesh.data.record import Source
+from convmesh.data import same_splits
 from convmesh.data.same_splits import check_same_splits
 
 class Split(Source):
@@ -42,7 +43,10 @@ cases = [
     ({"category_ids": (3, 4)}, {"category_ids": (4, 3)}),
 ]
 said = []
-for here, there in cases:
+many = [({"names": "abcdefxy"}, {}), ({"names": "abcdxf"}, {}), ({"names": "abcd"}, {})]
+same_splits._BLOCK = 2
+for here, there in [*cases, *many]:
+    same_splits.MOST_NAMES = 5 if (here, there) in many and len(said) >= len(cases) else 200_000
     try:
         own = Split(**(here if index == 1 else there))
         check_same_splits({"training": Split(), "evaluation": own})
@@ -76,6 +80,10 @@ def test_what_differs_and_on_which_process(job):
         "",  # only reported
         "evaluation split: processes 0 and 2 have val, process 1 has test",
         "evaluation category ids: processes 0 and 2 have (4, 3), process 1 has (3, 4)",
+        # As for many names: compared in pairs.
+        f"{split} 8 and differs from example 6 on",
+        f"{split} 6 and differs from example 4 on",
+        f"{split} 4 and differs from example 4 on",
     ]
 
 

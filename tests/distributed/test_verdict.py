@@ -57,6 +57,16 @@ def test_a_thread_that_saves_hangs_alone():
     assert "the longest" not in hung(BUSY, BUSY, saving=[behind, save]).message
 
 
+def test_a_silent_process_that_was_overdue_has_hung():
+    save = Position(arrivals=5, what="saving", step=3, seconds=50.0, longest=1.5, bound=20.0)
+    found = verdict.was_overdue(0, BUSY, save, named)
+    assert (found.status, found.processes) == (77, (0,))
+    assert found.message.startswith("process 0 hung: saving (step 3) has taken 50 s, the longest")
+    assert verdict.was_overdue(0, LATE, IDLE, named).message.startswith("process 0 hung: a train")
+    assert verdict.was_overdue(0, LATE, replace(save, seconds=3.0), named) is None
+    assert verdict.was_overdue(0, BUSY, IDLE, named) is None
+
+
 @pytest.mark.parametrize(
     "silent, step, said",
     [

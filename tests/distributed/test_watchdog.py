@@ -9,6 +9,8 @@ import time
 import jobs
 import pytest
 
+from convmesh.distributed import watchdog
+
 LOST, HUNG = 76, 77
 BODY = """
 total()  # all are there
@@ -159,3 +161,20 @@ print("done")
         command = [sys.executable, str(script), jobs.free_address()]
         both = [subprocess.Popen([*command, str(i), str(late)], **jobs.PIPES) for i in range(2)]
         assert [jobs.end(process, 60)[:2] for process in both] == [(0, "done\n")] * 2
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(3.0, 76), (30.0, 77)])
+def test_a_coordinator_that_hung_and_ended_unheard_was_not_merely_lost(
+    monkeypatch, seconds, status
+):
+    monkeypatch.setattr(watchdog.processes, "index", lambda: 1)
+    monkeypatch.setattr(watchdog.processes, "count", lambda: 2)
+    dog = watchdog.Watchdog(6.0, None)
+    position = {"arrivals": 9, "what": "saving", "step": 4, "longest": 1.0, "bound": 20.0}
+    position["seconds"] = seconds
+    idle = position | {"what": "idle", "bound": None}
+    dog._reports = {0: {"suspects": False, "main": idle, "saving": position}}
+    dog._heard = {0: 100.0}
+    assert dog._lost(105.0) is None
+    found = dog._lost(107.0)
+    assert (found.status, found.processes) == (status, (0,))

@@ -62,6 +62,8 @@ def test_the_resize_follows_another_image_size(changes, resize):
     assert with_overrides(trained, changes).data.eval_resize == resize
     trained.data.eval_resize = 0
     assert with_overrides(trained, {"data.image_size": (320, 320)}).data.eval_resize == 0
+    with pytest.raises(ConfigError, match=r"data.image_size: only a new run can leave it open; th"):
+        with_overrides(trained, {"data.image_size": (0, 0)})
 
 
 @pytest.mark.parametrize(

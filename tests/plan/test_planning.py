@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import types
 
 import cv2
 import pytest
 from test_step_plan import config
 
 from convmesh.cli.command_line import main
+from convmesh.config import load_config
 from convmesh.errors import ConfigError, RunError
 from convmesh.plan import planning
 from convmesh.plan.picture import draw_plan
@@ -21,7 +23,7 @@ from convmesh.plan.planning import (
 )
 from convmesh.plan.roofline import StepSeconds
 from convmesh.plan.step_plan import Memory, Plan
-from convmesh.plan.topology import open_topology
+from convmesh.plan.topology import Topology, open_topology
 from convmesh.programs.collectives import CollectiveTotal
 
 GIB = 2**30
@@ -100,6 +102,18 @@ def test_the_number_of_images_gives_the_length(monkeypatch):
     given = config(**{"train.steps": 0, "train.epochs": 3.0})
     plan(given, open_topology("cpu:8"), PlanOptions(images=160, as_json=True))
     assert asked == [30]  # of 16 images
+
+
+def test_sizes_that_a_recipe_leaves_open_are_those_of_the_devices_and_images(monkeypatch):
+    asked = []
+    monkeypatch.setattr(planning, "plan_step", lambda config, _: asked.append(config) or PLAN)
+    mesh = types.SimpleNamespace(shape={"data": 4})
+    monkeypatch.setattr(planning, "make_run_mesh", lambda *_: mesh)
+    gpus = [types.SimpleNamespace(platform="gpu")] * 4
+    plan(load_config("classify"), Topology("h100:4", gpus, None), PlanOptions(images=1800))
+    [found] = asked
+    assert (found.model.name, found.data.image_size) == ("resnet50", (224, 224))
+    assert found.train.batch_size == 60  # a thirtieth of the images
 
 
 def test_a_search_ranks_meshes_and_leaves_out_what_cannot_be(monkeypatch, capsys):

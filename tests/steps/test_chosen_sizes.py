@@ -9,17 +9,19 @@ from sources import Scenes
 
 from convmesh.config import load_config
 from convmesh.config.keys import AUTO_MODEL
+from convmesh.config.open_keys import OPEN_VALUES, open_keys
 from convmesh.data.splits import open_train
 from convmesh.errors import ConfigError
 from convmesh.steps import chosen_sizes
-from convmesh.steps.chosen_sizes import Contents, open_keys, sizes_for, with_chosen_sizes
+from convmesh.steps.chosen_sizes import Contents, sizes_for, with_chosen_sizes
 
 RECIPE = "classify"
 GPUS = [types.SimpleNamespace(platform="gpu")] * 4
 
 
-def chosen(images=3000, side=160.0, accelerated=False, shards=1, accumulate=1):
-    sizes = sizes_for(Contents(images, side, accelerated, shards, accumulate))
+def chosen(**contents):
+    photos = {"images": 3000, "side": 160.0, "classes": 10, "accelerated": False, "shards": 1}
+    sizes = sizes_for(Contents(**photos | contents))
     return sizes["model.name"], sizes["data.image_size"][0], sizes["train.batch_size"]
 
 
@@ -33,6 +35,9 @@ def chosen(images=3000, side=160.0, accelerated=False, shards=1, accumulate=1):
         ({"side": 640.0, "accelerated": True}, ("resnet18", 224, 32)),
         ({"side": 130.0, "accelerated": True}, ("resnet18", 128, 32)),
         ({"images": 20_000, "accelerated": True}, ("resnet50", 160, 32)),
+        ({"classes": 100, "accelerated": True}, ("resnet50", 160, 32)),
+        ({"images": 20_000, "classes": 100}, ("resnet18_half", 96, 32)),
+        ({"side": 8.0}, ("resnet20", 32, 32)),
     ],
 )
 def test_model_and_size_by_images_and_device(contents, wanted):
@@ -50,6 +55,9 @@ def test_model_and_size_by_images_and_device(contents, wanted):
         ({"shards": 5, "images": 3000}, 30),
         ({"shards": 4, "accumulate": 3}, 24),
         ({"shards": 100, "images": 3000}, 100),
+        ({"shards": 2, "norm_group": 24}, 24),
+        ({"shards": 2, "norm_group": 5, "accumulate": 2}, 20),
+        ({"shards": 4, "accelerated": True, "images": 300}, 32),
     ],
 )
 def test_the_batch_divides_over_the_devices_and_into_pairs(contents, batch):
@@ -59,7 +67,7 @@ def test_the_batch_divides_over_the_devices_and_into_pairs(contents, batch):
 
 
 def test_the_recipe_for_everybody_leaves_them_open_and_a_given_value_stays(monkeypatch, capsys):
-    assert open_keys(load_config(RECIPE)) == list(chosen_sizes.OPEN_VALUES)
+    assert open_keys(load_config(RECIPE)) == list(OPEN_VALUES)
     config = load_config(RECIPE, {"data.image_size": (40, 48)})
     assert open_keys(config) == ["model.name", "train.batch_size"]
     config.data.root = "photos"
@@ -69,9 +77,10 @@ def test_the_recipe_for_everybody_leaves_them_open_and_a_given_value_stays(monke
     assert (found.model.name, found.data.image_size) == ("resnet18_half", (40, 48))
     assert open_keys(found) == []
     assert config.model.name == AUTO_MODEL
-    line = capsys.readouterr().err
-    assert "model.name=resnet18_half train.batch_size=32: for 50 images of about 80 pixels" in line
-    assert "image_size" not in line
+    said = capsys.readouterr().err
+    sizes = "model.name=resnet18_half train.batch_size=32"
+    assert f"{sizes}: chosen for 50 images of about 80 pixels, on CPUs" in said
+    assert "image_size" not in said
 
 
 def test_a_recipe_that_leaves_nothing_open_opens_no_data(capsys):
@@ -80,18 +89,38 @@ def test_a_recipe_that_leaves_nothing_open_opens_no_data(capsys):
     assert not any(capsys.readouterr())
 
 
-def test_devices_elsewhere_and_no_data():
+def test_devices_elsewhere_and_no_data(capsys):
     config = load_config(RECIPE, {"mesh.spatial": 2})
-    found = with_chosen_sizes(config, devices=GPUS)
+    found = with_chosen_sizes(config, elsewhere=GPUS)
     assert (found.model.name, found.data.image_size) == ("resnet50", (224, 224))
     assert found.train.batch_size == 64  # two of the four devices share an image
+    said = capsys.readouterr().err
+    assert "chosen for images as of ImageNet, since no data is named, on accelerators" in said
+    found = with_chosen_sizes(config, elsewhere=GPUS, images=900)
+    assert found.train.batch_size == 32
+
+
+def test_simulated_devices_are_counted_without_being_started(monkeypatch):
+    monkeypatch.setattr(chosen_sizes.devices, "simulated_devices", lambda: 6)
+    monkeypatch.setattr(chosen_sizes.processes, "count", lambda: 2)
+    monkeypatch.setattr(chosen_sizes.jax, "devices", lambda: pytest.fail("started"))
+    found = with_chosen_sizes(load_config(RECIPE))
+    assert (found.model.name, found.train.batch_size) == ("resnet18_half", 24)
+
+
+def test_several_sizes_are_dropped_where_the_images_are_too_small(monkeypatch):
+    config = load_config(RECIPE, {"data.sizes": (0.5, 0.75, 1.0), "data.root": "photos"})
+    for side, wanted in ((24, ()), (90, (0.5, 0.75, 1.0))):
+        source = Scenes(5, "classify", shape=(side, side))
+        monkeypatch.setattr(chosen_sizes, "open_train", lambda config, source=source: source)
+        assert with_chosen_sizes(config).data.sizes == wanted
 
 
 def test_the_side_is_that_of_most_images_and_broken_ones_do_not_count():
     some_broken = Scenes(9, "classify", broken=(0, 3))  # the others have 40 x 30 pixels
     assert chosen_sizes.usual_side(some_broken) == pytest.approx(34.64, abs=0.01)
     all_broken = Scenes(2, "classify", broken=(0, 1))
-    assert chosen_sizes.usual_side(all_broken) == chosen_sizes.USUAL_SIDE
+    assert chosen_sizes.usual_side(all_broken) == chosen_sizes.IMAGENET_SIDE
 
 
 def test_weights_need_a_named_model():

@@ -5,6 +5,7 @@ import pytest
 
 from convmesh import mesh  # noqa: F401  (registers Batch as a pytree)
 from convmesh.distributed.batch import Batch
+from convmesh.tasks import classification_report, classify
 from convmesh.tasks.classify import Classify
 from convmesh.tasks.image_mixing import MixedLabels
 
@@ -49,6 +50,17 @@ def test_predictions_on_the_host_are_sorted():
     one = TASK.to_host({"probabilities": p[1]}, {})
     assert one["labels"].tolist() == [0, 1, 2]  # equal ones stay in order
     np.testing.assert_allclose(one["scores"], [6 / 8, 1 / 8, 1 / 8], rtol=1e-6)
+
+
+def test_of_many_classes_the_best_and_the_true_one_are_kept(monkeypatch):
+    found = {"labels": np.array([2, 0, 3, 1]), "scores": np.array([0.5, 0.3, 0.15, 0.05])}
+    assert TASK.kept(found, {"label": 1}) is found
+    monkeypatch.setattr(classify, "MOST_RESULTS", 2)
+    kept = TASK.kept(found, {"label": 1})
+    assert kept["labels"].tolist() == [2, 0, 1] and kept["scores"].tolist() == [0.5, 0.3, 0.05]
+    assert TASK.kept(found, {"label": 0})["labels"].tolist() == [2, 0]
+    table = classification_report.probabilities_of(kept, 4)
+    assert table.tolist() == [0.3, 0.05, 0.5, 0.0]
 
 
 def test_top1_and_top5_by_hand():

@@ -6,6 +6,7 @@ import runs
 from PIL import Image
 
 from convmesh.config import apply_overrides
+from convmesh.data import record
 from convmesh.data.record import Source, truth_identity
 from convmesh.training.evaluated_split import note_evaluated_split
 from convmesh.training.loop import train
@@ -83,3 +84,19 @@ def test_a_resumed_run_says_it_and_forgets_the_best(tmp_path, capsys):
     train(apply_overrides(config, {"train.steps": 8}), workdir.root)
     assert "has changed" not in capsys.readouterr().err
     assert list(workdir.scores("top1")) == [6, 8]
+
+
+def test_of_a_large_split_the_sizes_of_some_files_are_asked(monkeypatch):
+    asked = []
+
+    class Sized(Names):
+        def stated_size(self, index):
+            asked.append(index)
+            return str(index).encode()
+
+    truth_identity(Sized([0] * 7))
+    assert asked == list(range(7))
+    asked.clear()
+    monkeypatch.setattr(record, "_SIZES_AT_MOST", 3)
+    assert truth_identity(Sized([0] * 7)) != truth_identity(Names([0] * 7))
+    assert asked == [0, 3, 6]

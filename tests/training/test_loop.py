@@ -193,7 +193,8 @@ def test_the_recipe_for_everybody_needs_no_more_than_a_folder(
     call += [str(tmp_path / "run"), f"--config.data.root={photos}"]
     assert command_line.main([*call, "--config.train.steps=1"]) == 0
     said = capsys.readouterr().err
-    assert "model.name=resnet20 data.image_size=32,32 train.batch_size=32: for 24 images" in said
+    sizes = "model.name=resnet20 data.image_size=32,32 train.batch_size=32"
+    assert f"{sizes}: chosen for 24 images" in said
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [row["split"] for row in rows] == ["train", "val"]
     assert rows[1]["images"] == runs.VAL_PHOTOS
@@ -209,7 +210,8 @@ def test_a_run_keeps_what_was_chosen_for_it(photos, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(chosen_sizes, "sizes_for", lambda contents: chosen)
     loop.train(config, tmp_path / "run")
     said = capsys.readouterr().err
-    assert "model.name=tiny_net data.image_size=16,16 train.batch_size=8: for 24 images" in said
+    sizes = "model.name=tiny_net data.image_size=16,16 train.batch_size=8"
+    assert f"{sizes}: chosen for 24 images" in said
     # As on another device, where another model would be chosen.
     monkeypatch.setattr(chosen_sizes, "sizes_for", lambda contents: {"model.name": "resnet50"})
     config.train.steps = 2

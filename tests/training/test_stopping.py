@@ -16,7 +16,7 @@ from loop_checks import assert_same_bits, final_state, lines, stop_at, with_hook
 
 import convmesh.training.run as run_module
 from convmesh.cli import command_line
-from convmesh.data.augmentation.sizes import input_sizes, size_of_step
+from convmesh.data.augmentation.sizes import StepSizes
 from convmesh.distributed import stop_signals
 from convmesh.errors import ConfigError, DataError, RunError, Stopped
 from convmesh.inference.evaluation import evaluate
@@ -107,18 +107,20 @@ class Compiles(Hook):
         self.sizes = []
 
     def on_compile(self, run, step, compiled):
-        seed = run.setup.config.train.seed
-        self.sizes.append(size_of_step(input_sizes(run.setup.config), seed, step))
+        self.sizes.append(StepSizes.of(run.setup.config, run.setup.steps)(step))
 
 
-def test_a_run_at_several_sizes_stops_and_resumes_alike(tmp_path, photos, capsys):
+@pytest.mark.parametrize("order", ["random", "growing"])
+def test_a_run_at_several_sizes_stops_and_resumes_alike(order, tmp_path, photos, capsys):
     compiles = Compiles()
-    changes = {"data.sizes": (1, 2), "data.image_size": (32, 32)}
+    changes = {"data.sizes": (1, 2), "data.image_size": (32, 32), "data.size_order": order}
     config = runs.photo_config(photos, changes)
     whole = tmp_path / "whole"
     loop.train(config, whole, [compiles])
     assert sorted(compiles.sizes) == [(32, 32), (64, 64)]
-    assert "images of 32 x 32, 64 x 64 (height x width), each compiled" in capsys.readouterr().err
+    how = {"random": ",", "growing": ", smallest first,"}[order]
+    said = capsys.readouterr().err
+    assert f"images of 32 x 32, 64 x 64 (height x width){how} each compiled" in said
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         stop_at(patch, 3)
         runs.train(config, tmp_path / "parts")
@@ -453,6 +455,18 @@ def test_a_run_keeps_its_precision_unless_told_otherwise(tmp_path, photos, photo
     told = runs.photo_config(photos, {"precision": "float32"})
     with pytest.raises(ConfigError, match="another run: precision"):
         loop.check_earlier_run(told, workdir)
+
+
+def test_a_run_keeps_the_resize_of_its_weights_where_its_size_was_chosen(tmp_path, photos):
+    workdir = Workdir(tmp_path / "run")
+    weights = {"init_from": "weights.safetensors", "data.eval_resize": 20}
+    workdir.root.mkdir()
+    workdir.write_run(runs.photo_config(photos, weights), ("a", "b"))
+    left_open = {"data.image_size": (0, 0), "train.batch_size": 0}
+    config = runs.photo_config(photos, left_open | {"init_from": "weights.safetensors"})
+    kept = loop.check_earlier_run(config, workdir)
+    assert (kept.data.image_size, kept.train.batch_size) == ((16, 16), 8)
+    assert kept.data.eval_resize == 20
 
 
 def test_other_classes_are_refused(tmp_path, photo_run, photos):

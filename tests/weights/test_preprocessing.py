@@ -1,7 +1,7 @@
 import pytest
 
 from convmesh.config import apply_overrides, defaults
-from convmesh.models.registry import MODELS
+from convmesh.models.registry import MODELS, OWN_CLASSIFIERS
 from convmesh.weights.preprocessing import (
     KEYS,
     LITE_PACKAGE,
@@ -16,8 +16,7 @@ CLASSIFIERS = [name for name, (task, *_) in MODELS.items() if task == "classify"
 
 
 def test_every_classifier_that_torchvision_or_timm_has_states_its_preprocessing():
-    without = {"small_cnn", "resnet18_half", "resnet8", "resnet20", "resnet56"}
-    assert set(OF_MODEL) == set(CLASSIFIERS) - without
+    assert set(OF_MODEL) == set(CLASSIFIERS) - set(OWN_CLASSIFIERS)
     assert preprocessing_of("small_cnn") == {}
 
 

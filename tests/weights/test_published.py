@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from convmesh.errors import ConfigError, RunError
-from convmesh.models.registry import MODELS
+from convmesh.models.registry import MODELS, OWN_CLASSIFIERS
 from convmesh.weights import published
 from convmesh.weights.published import COCO, IMAGENET, Published, published_weights
 
@@ -22,7 +22,7 @@ def test_every_line_is_of_a_classifier_and_complete():
         stem = name.replace("efficientnet_lite", "efficientnet-lite")
         assert weights.file.startswith(stem) and weights.size > 1 and weights.licence
         assert bool(weights.package) != weights.url.startswith("https://download.pytorch.org/")
-    without = {"small_cnn", "resnet18_half", "resnet8", "resnet20", "resnet56", "tiny_net"}
+    without = {*OWN_CLASSIFIERS, "tiny_net"}
     ours = {name for name, (task, *_) in MODELS.items() if task == "classify"} - without
     assert ours - IMAGENET.keys() == {"efficientnet_lite3", "efficientnet_lite4"}
 

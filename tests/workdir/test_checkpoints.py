@@ -379,6 +379,27 @@ def test_a_step_that_cannot_be_deleted_is_told_and_stays(tmp_path, monkeypatch):
     assert names(tmp_path) == ["1", "2", "3"]
 
 
+def test_a_store_that_fails_after_a_save_does_not_undo_it(tmp_path, monkeypatch):
+    pushes, said = [], []
+
+    def push(self):
+        pushes.append(names(tmp_path))
+        if len(pushes) % 2 == 0:  # the first of a save writes the checkpoint, the second deletes
+            raise OSError(errno.EIO, "no answer", "s3://bucket/run")
+
+    monkeypatch.setattr(Checkpoints, "_push", push)
+    with Checkpoints(tmp_path, keep=1, log=said.append) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(make_state(step), META)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2]
+    assert said == ["s3://bucket/run: cannot be brought up to date: no answer"] * 2
+    pushes.append("an odd one, so that the last fails")
+    with pytest.raises(RunError, match="what was logged after the last checkpoint is not in the"):
+        with Checkpoints(tmp_path, keep=1, log=said.append):
+            pass
+
+
 def test_who_only_reads_deletes_nothing_at_the_end(tmp_path):
     for step in (1, 2, 3):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)

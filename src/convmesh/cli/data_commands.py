@@ -40,11 +40,10 @@ def check_data(args: argparse.Namespace, overrides: tuple[str, ...]) -> int:
 
     from convmesh.data.checks.inspection import inspect
     from convmesh.distributed import processes
-    from convmesh.steps.chosen_sizes import with_chosen_sizes
 
     if not processes.is_first():
         return 0
-    inspection = inspect(with_chosen_sizes(config), _progress())
+    inspection = inspect(config, _progress())
     if args.json:
         print(json.dumps(inspection.to_json(), indent=2))
     else:

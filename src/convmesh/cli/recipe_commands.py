@@ -44,14 +44,13 @@ def plan(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:
 
     from convmesh.plan.planning import PlanOptions, check_picture
     from convmesh.plan.planning import plan as plan_recipe
-    from convmesh.steps.chosen_sizes import with_chosen_sizes
 
     if args.picture:
         check_picture(args.picture)
     options = PlanOptions(
         args.json, args.picture, args.images, args.price, args.search, args.largest
     )
-    plan_recipe(with_chosen_sizes(config, devices=topology.devices), topology, options)
+    plan_recipe(config, topology, options)
 
 
 def bench(args: argparse.Namespace, overrides: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from convmesh.config.keys import CLASSIFY_METRICS, DETECT_METRICS, KEYS, TASKS, unknown_key
+from convmesh.config.open_keys import is_open, open_keys
 from convmesh.config.tree import flatten
 from convmesh.config.values import check_value
 from convmesh.errors import ConfigError
@@ -21,6 +22,7 @@ def check(config: ConfigDict) -> ConfigDict:
     """
     values = _check_values(config)
     _check_task_keys(values)
+    _check_open(values)
     _check_mesh(values)
     _check_length(values)
     _check_data(values)
@@ -106,6 +108,18 @@ def _check_length(values: Mapping[str, Any]) -> None:
         )
 
 
+def _check_open(values: Mapping[str, Any]) -> None:
+    for name in open_keys(values):
+        if values["task"] != "classify":
+            raise ConfigError(
+                f"{name}={_text(values[name])}: only a classifier's is chosen by the data; set it"
+            )
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _check_data(values: Mapping[str, Any]) -> None:
     if values["task"] == "detect" and min(values["data.image_size"]) < 32:
         raise ConfigError(
@@ -117,8 +131,13 @@ def _check_data(values: Mapping[str, Any]) -> None:
             f"data.image_size: got {tuple(values['data.image_size'])}, wanted at least 4 on each "
             "side, or 0,0 to choose it from the images"
         )
-    if values["task"] == "detect" and not values["train.batch_size"]:
-        raise ConfigError("train.batch_size: got 0; only a classifier's is chosen, set it")
+    for name in ("data.eval_size", "data.eval_resize"):
+        given = values[name] != KEYS[name].default
+        if given and is_open("data.image_size", values["data.image_size"]):
+            raise ConfigError(
+                f"{name}={_text(values[name])}: data.image_size=0,0 leaves open what it goes with; "
+                "set both"
+            )
     for name, times in Counter(values["data.classes"]).items():
         if times > 1:
             raise ConfigError(f"data.classes: {name!r} is listed {times} times; list it once")
@@ -127,11 +146,6 @@ def _check_data(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"data.augment.mixup={mixup:g} and data.augment.cutmix={cutmix:g}: exclude each other, "
             "so their sum can be at most 1"
-        )
-    if values["data.decode"] == "crop" and values["data.cache"] == "true":
-        raise ConfigError(
-            "data.cache=true: with data.decode=crop an image is decoded for each crop, so none is "
-            "kept; leave it at auto, or use data.decode=image"
         )
     if any(values["data.eval_size"]) and min(values["data.eval_size"]) < 4:
         raise ConfigError(

@@ -129,6 +129,10 @@ KEYS: dict[str, Key] = {
                       "(0.75, 1, 1.25). Each training step uses one of these sizes, rounded to "
                       "multiples of 32; the step is compiled once per size. () = data.image_size "
                       "only", within=Range(low=0.25, high=4)),
+    "data.size_order": Key("random", "str", "with data.sizes: random = each step has a random "
+                           "size; growing = from the smallest to the largest, each for an equal "
+                           "part of the run, so that most of it is quick (arXiv 2104.00298)",
+                           choices=("random", "growing")),
     "data.balance": Key(0.0, "float", "how far classes with few images are drawn more often: 0 = "
                         "every image alike, 1 = every class alike, between: in proportion to the "
                         "number of images of a class to the power 1 - data.balance",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from convmesh.distributed import console, processes, same_run
 from convmesh.errors import DataError, some
 
 SAMPLED = 2000  # largest number of examples of a split whose labels and file sizes are compared
+MOST_NAMES = 200_000  # that are sent to the other processes, to say which differ
+_BLOCK = 1000  # names that are compared at once where there are more
 _ADVICE = "give every process the same data"
 
 
@@ -89,7 +92,9 @@ def _examples(source: Source) -> str:
     """How the names of the examples of the processes differ; each compares its own with those of
     process 0.
     """
-    names = [source.name(i) for i in range(len(source))]
+    if max(processes.gather(len(source))) > MOST_NAMES:
+        return _first_difference(source)
+    names = list(source.all_names())
     first = processes.broadcast(names)
     less, more = sorted(set(first) - set(names)), sorted(set(names) - set(first))
     words = [f"lacks {some(less)}"] * bool(less) + [f"has also {some(more)}"] * bool(more)
@@ -101,6 +106,24 @@ def _examples(source: Source) -> str:
         if text
     ]
     return f"split {source.split}: process 0 has {len(first)} images, {'; '.join(said[:3])}"
+
+
+def _first_difference(source: Source) -> str:
+    """The same where the names are too many to be sent: from which example on they differ."""
+    names, blocks = source.all_names(), []
+    while block := list(itertools.islice(names, _BLOCK)):
+        text = "\n".join(block).encode("utf-8", "surrogateescape")
+        blocks.append(hashlib.sha256(text).digest()[:8])
+    first = processes.broadcast(blocks)
+    differs = [one != other for one, other in zip(blocks, first, strict=False)]
+    equal = differs.index(True) if True in differs else len(differs)
+    everyone = processes.gather((len(source), equal * _BLOCK, blocks == first))
+    said = [
+        f"{processes.named([i])} has {count} and differs from example {at} on"
+        for i, (count, at, same) in enumerate(everyone)
+        if not same
+    ]
+    return f"split {source.split}: process 0 has {everyone[0][0]} images, {'; '.join(said[:3])}"
 
 
 def _sampled(source: Source, what: str, stated: Callable[[int], bytes]) -> str:

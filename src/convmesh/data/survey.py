@@ -30,14 +30,18 @@ class Survey:
     objects: tuple[np.ndarray, ...]
 
 
+def evenly_spaced(count: int) -> list[int]:
+    """Return the indices of a sample of `count` examples, from the first to the last."""
+    return np.linspace(0, count - 1, min(_SAMPLES, count)).astype(int).tolist()
+
+
 def survey(source: Source) -> Survey:
     """Return the contents of `source`; images that cannot be read are skipped."""
     sizes, objects = [], []
     if source.task == "detect":
-        sample = np.linspace(0, len(source) - 1, min(_SAMPLES, len(source))).astype(int)
-        for index in sample:
+        for index in evenly_spaced(len(source)):
             try:
-                record = source[int(index)]
+                record = source[index]
             except BadExample:
                 continue
             boxes = record.boxes[~record.crowd]

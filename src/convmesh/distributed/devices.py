@@ -81,15 +81,21 @@ def simulate_devices(n: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     # It would take precedence over the flag.
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)
-    global _simulated
-    _simulated = n
+    global _simulated, _simulated_in_all
+    _simulated = _simulated_in_all = n
     _keep_freed_memory()
+
+
+def simulated_devices() -> int:
+    """The devices that `simulate_devices` has set for this process; 0 if it was not called."""
+    return _simulated_in_all
 
 
 # Numbers from malloc.h.
 _ARENA_MAX, _MAX_MAPS, _TRIM_THRESHOLD, _TOP_PAD = -8, -4, -1, -2
 _ARENA_BYTES = 2**26  # what an arena of glibc, other than its first, holds in one piece
 _simulated = 0  # simulated devices whose allocator is not chosen yet
+_simulated_in_all = 0  # simulated devices of this process
 
 
 def _keep_freed_memory() -> None:

@@ -133,11 +133,11 @@ class _Forwarder:
         """The exit status for the return code of a process, as a shell reports it.
 
         75 for one that a signal ended before it could handle it, so before anything had begun; 76
-        for one that was killed by somebody else.
+        for one that any other signal ended: killed, or aborted, as for want of memory.
         """
         if self._resumes and -code in self.received:
             return Stopped.exit_code
-        if code == -signal.SIGKILL and not self.received:
+        if code < 0 and not self.received:
             return PEER_LOST
         return code if code >= 0 else 128 - code
 

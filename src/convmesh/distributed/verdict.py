@@ -59,6 +59,17 @@ def hung(
     return _hung(main, len(main), named) if all(main[i].overdue for i in behind) else None
 
 
+def was_overdue(
+    process: int, main: Position, saving: Position, named: Callable[[Sequence[int]], str]
+) -> Verdict | None:
+    """The verdict on a silent process that was overdue when it was last heard; None if not.
+
+    Process 0 judges who hangs, and ends; where its verdict was not read, it is the one that hung.
+    """
+    at_work = saving if saving.bound is not None else main
+    return _hung({process: at_work}, process + 2, named) if at_work.overdue else None
+
+
 def _behind(positions: Mapping[int, Position]) -> list[int]:
     """The processes that the others wait for; all if none is behind."""
     fewest = min(position.arrivals for position in positions.values())

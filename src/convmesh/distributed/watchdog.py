@@ -263,6 +263,10 @@ class Watchdog:
             silent, bound = [0], _REFUSED_SECONDS
         if not silent:
             return None
+        if silent == [0] and 0 in reports:
+            main, saving = (Position(**reports[0][track]) for track in ("main", "saving"))
+            if found := verdict.was_overdue(0, main, saving, self._named):
+                return found
         return verdict.lost(silent, bound, MAIN.position().step, self._named)
 
     def _hang(self, now: float) -> Verdict | None:

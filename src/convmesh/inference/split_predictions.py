@@ -142,5 +142,6 @@ def _pairs(
         index = int(batch.index[i])
         truth = image_truth(record, placement.original_size, index)
         identity = {name: truth[name] for name in ("image_id", "file_name")}
-        pairs.append((index, truth, task.to_host(output, placement) | identity))
+        found = task.kept(task.to_host(output, placement), truth)
+        pairs.append((index, truth, found | identity))
     return pairs

@@ -12,6 +12,8 @@ from convmesh import mesh as meshes
 from convmesh.config import apply_overrides, parse_overrides
 from convmesh.config.keys import KEYS
 from convmesh.config.load import Overrides
+from convmesh.config.open_keys import is_open
+from convmesh.config.tree import flatten
 from convmesh.data.augmentation.eval_view import eval_size
 from convmesh.distributed import compile_cache, console, processes, same_run
 from convmesh.errors import ConfigError, DataError
@@ -90,8 +92,13 @@ def with_overrides(trained: ConfigDict, overrides: Overrides) -> ConfigDict:
 
     With another size of the input, `data.eval_resize` changes in proportion, unless it is given:
     the crop is the same part of the image. A `data.image_size` that is given is that of evaluation.
+    Raises ConfigError as `parse_overrides`, and for a value that leaves a key open.
     """
     changes = parse_overrides(overrides)
+    for key, value in changes.items():
+        if is_open(key, value):
+            was = dict(flatten(trained))[key]
+            raise ConfigError(f"{key}: only a new run can leave it open; this one has {was}")
     if "data.image_size" in changes and "data.eval_size" not in changes:
         changes = {**changes, "data.eval_size": KEYS["data.eval_size"].default}
     names = ("data.image_size", "data.eval_size")

@@ -80,6 +80,9 @@ MODELS = {
     "fcos_resnet50_fpn": ("detect", "convmesh.models.fcos", "FCOSResNet50"),
 }
 
+# Those that neither torchvision nor timm has.
+OWN_CLASSIFIERS = ("small_cnn", "resnet18_half", "resnet8", "resnet20", "resnet56")
+
 
 def check_model(name: str, task: str, backbone: str = "") -> None:
     """Raises ConfigError if there is no model `name` for `task`, or none with `backbone`."""

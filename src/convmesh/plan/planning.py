@@ -27,6 +27,7 @@ from convmesh.plan.step_plan import (
     with_length,
 )
 from convmesh.plan.topology import Topology
+from convmesh.steps.chosen_sizes import with_chosen_sizes
 from convmesh.steps.setup import make_run_mesh
 
 MOST_MESHES = 8  # of a search; each is compiled
@@ -60,6 +61,7 @@ def plan(config: ConfigDict, topology: Topology, options: PlanOptions) -> None:
         raise ConfigError("plan --price: the length is not known; give --images or train.steps")
     bounds: tuple[Plan | None, Plan | None] | None = None
     with aside:
+        config = with_chosen_sizes(config, topology.devices, options.images)
         if options.largest:
             bounds = find_largest_batch(config, topology, options.images)
             ranked = [each for each in bounds if each is not None][:1]

@@ -1,7 +1,7 @@
 """The model, image size and batch size of a classifier whose recipe leaves them open.
 
-From the number and the size of its images and the devices, before anything is built. What is
-chosen is a rule, not a search: the same data on the same kind of device gives the same sizes.
+From its images and classes and the devices, before anything is built. What is chosen is a rule, not
+a search: the same data on the same kind of devices gives the same sizes.
 """
 
 from __future__ import annotations
@@ -17,27 +17,22 @@ from ml_collections import ConfigDict
 
 from convmesh.config import apply_overrides
 from convmesh.config.keys import AUTO_MODEL
-from convmesh.config.tree import flatten
+from convmesh.config.open_keys import open_keys
+from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import open_train
-from convmesh.distributed import console
+from convmesh.data.survey import evenly_spaced
+from convmesh.distributed import console, devices, processes, same_run
 from convmesh.errors import ConfigError
 from convmesh.geometry import round_to_stride
 
 SMALL_SIDE = 48  # pixels; images up to this side are digits, icons, CIFAR: not photos
+SMALL_INPUT = 32
 CPU_SIDE = 96  # of the input on CPUs, where arithmetic is what a run lacks
 ACCELERATOR_SIDE = 224
-DEEP_FROM = 20_000  # images, from which ResNet-50 is taken on accelerators
+DEEP_IMAGES, DEEP_CLASSES = 20_000, 100  # from either, ResNet-50 is taken on accelerators
 BATCH, LARGEST_BATCH = 32, 256  # a device's, and that of all devices
 STEPS_PER_EPOCH = 30  # at least, before a batch is made larger for more devices
-_SAMPLES = 16  # images whose size is looked at
-
-# The keys that a recipe can leave open, with the values that do so.
-OPEN_VALUES: dict[str, Any] = {
-    "model.name": AUTO_MODEL,
-    "data.image_size": (0, 0),
-    "train.batch_size": 0,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,37 +40,31 @@ class Contents:
     """What the sizes depend on.
 
     images: to train on. side: their usual side in pixels, the geometric mean of height and width.
-    accelerated: whether the devices are not CPUs. shards: devices along the data axis.
-    accumulate: micro-batches of a step.
+    accelerated: whether the devices are not CPUs. shards: devices along the data axis. accumulate:
+    micro-batches of a step. norm_group: see `model.norm_group`.
     """
 
     images: int
     side: float
+    classes: int
     accelerated: bool
     shards: int
     accumulate: int = 1
+    norm_group: int = 0
 
 
-# Without data, as for check-mesh: ImageNet's.
-USUAL_IMAGES, USUAL_SIDE = 1_281_167, 400.0
+# Where no data is named, as for check-mesh.
+IMAGENET_IMAGES, IMAGENET_SIDE, IMAGENET_CLASSES = 1_281_167, 400.0, 1000
 
 
-def open_keys(config: ConfigDict) -> list[str]:
-    """The keys of OPEN_VALUES that `config` leaves open."""
-    values = dict(flatten(config))
-    return [
-        key
-        for key, value in OPEN_VALUES.items()
-        if values[key] == value or (isinstance(value, tuple) and tuple(values[key]) == value)
-    ]
+def with_chosen_sizes(
+    config: ConfigDict, elsewhere: Sequence[Any] | None = None, images: int = 0
+) -> ConfigDict:
+    """`config` with every key that it leaves open set; says on the console what was chosen.
 
-
-def with_chosen_sizes(config: ConfigDict, devices: Sequence[Any] | None = None) -> ConfigDict:
-    """`config` with every key of OPEN_VALUES set; says on the console what was chosen.
-
-    devices: to train on; None takes those that are here. The images are those that the config
-    names, or ImageNet's if it names none. Raises ConfigError if weights are to be loaded into a
-    model that is not named, and as `open_train`.
+    elsewhere: devices that are not here, to compile for. images: their number, if it is not that of
+    the data. Every process of a run must call it. Raises ConfigError if weights are to be loaded
+    into a model that is not named, and as `open_train`.
     """
     keys = open_keys(config)
     if not keys:
@@ -85,32 +74,60 @@ def with_chosen_sizes(config: ConfigDict, devices: Sequence[Any] | None = None) 
             f"model.name={AUTO_MODEL}: init_from={config.init_from} holds the weights of one "
             "model; name it, or take configs/finetune_classify.py"
         )
-    named = config.data.root or config.data.name
-    source = open_train(config) if named else None
-    devices = jax.devices() if devices is None else devices
-    accelerated = devices[0].platform != "cpu"
-    contents = Contents(
-        images=len(source) if source is not None else USUAL_IMAGES,
-        side=usual_side(source) if source is not None else USUAL_SIDE,
-        accelerated=accelerated,
-        shards=config.mesh.data if config.mesh.data > 0 else _free_devices(config, len(devices)),
-        accumulate=config.train.accumulate,
-    )
+    accelerated, count = _devices_here() if elsewhere is None else _kind_of(elsewhere)
+    named = bool(config.data.root or config.data.name)
+    contents = _contents(config, accelerated, count, named)
+    contents = dataclasses.replace(contents, images=images or contents.images)
     chosen = {key: value for key, value in sizes_for(contents).items() if key in keys}
     shown = " ".join(f"{key}={_text(value)}" for key, value in chosen.items())
-    kind = "an accelerator" if accelerated else "CPUs"
-    console.print_status(
-        f"{shown}: for {contents.images:,} images of about {contents.side:.0f} pixels, on {kind}"
+    what = f"{contents.images:,} images of about {contents.side:.0f} pixels"
+    if not named:
+        what = "images as of ImageNet, since no data is named"
+    kind = "accelerators" if accelerated else "CPUs"
+    console.print_status(f"{shown}: chosen for {what}, on {kind}")
+    config = apply_overrides(config, chosen)
+    if "data.image_size" in chosen and config.data.sizes and len(input_sizes(config)) == 1:
+        config = apply_overrides(config, {"data.sizes": ()})  # too small for several
+    return config
+
+
+def _devices_here() -> tuple[bool, int]:
+    """Whether the devices of all processes are accelerators, and how many they are.
+
+    Simulated devices are not started for it: `devices.expect_temporaries` comes before that.
+    """
+    if simulated := devices.simulated_devices():
+        return False, simulated * processes.count()
+    same_run.check_same_devices()  # starts them, with all processes at once
+    return _kind_of(jax.devices())
+
+
+def _kind_of(found: Sequence[Any]) -> tuple[bool, int]:
+    return found[0].platform != "cpu", len(found)
+
+
+def _contents(config: ConfigDict, accelerated: bool, count: int, named: bool) -> Contents:
+    """The contents of the data that `config` names, or those of ImageNet, on `count` devices."""
+    source = open_train(config) if named else None
+    taken = max(1, config.mesh.spatial) * max(1, config.mesh.model)
+    return Contents(
+        images=len(source) if source else IMAGENET_IMAGES,
+        side=usual_side(source) if source else IMAGENET_SIDE,
+        classes=len(source.classes) if source else IMAGENET_CLASSES,
+        accelerated=accelerated,
+        shards=config.mesh.data if config.mesh.data > 0 else max(1, count // taken),
+        accumulate=config.train.accumulate,
+        norm_group=config.model.norm_group,
     )
-    return apply_overrides(config, chosen)
 
 
 def sizes_for(contents: Contents) -> dict[str, Any]:
-    """The value of each key of OPEN_VALUES."""
+    """The value of each key that can be left open."""
     if contents.side <= SMALL_SIDE:
-        name, side = "resnet20", 32
+        name, side = "resnet20", SMALL_INPUT
     elif contents.accelerated:
-        name = "resnet50" if contents.images >= DEEP_FROM else "resnet18"
+        deep = contents.images >= DEEP_IMAGES or contents.classes >= DEEP_CLASSES
+        name = "resnet50" if deep else "resnet18"
         side = min(ACCELERATOR_SIDE, round_to_stride(contents.side))
     else:
         name, side = "resnet18_half", min(CPU_SIDE, round_to_stride(contents.side))
@@ -122,14 +139,15 @@ def sizes_for(contents: Contents) -> dict[str, Any]:
 
 
 def _batch_size(contents: Contents) -> int:
-    """BATCH for each device, as far as an epoch keeps its steps; a multiple of the devices.
+    """BATCH for each device, as far as an epoch keeps its steps; for CPUs, whose devices share
+    their cores, BATCH for all.
 
-    On CPUs, which share their cores, BATCH for all devices.
+    A multiple of what the devices, micro-batches, groups of batch norm and pairs of mixup need.
     """
     wanted = BATCH * contents.shards if contents.accelerated else BATCH
     bound = max(BATCH, min(LARGEST_BATCH, contents.images // STEPS_PER_EPOCH))
-    parts = contents.shards * contents.accumulate
-    multiple = math.lcm(parts, 2 * contents.accumulate)  # mixup takes pairs
+    micro_batch = math.lcm(contents.shards, 2, contents.norm_group or 1)
+    multiple = micro_batch * contents.accumulate
     return max(1, min(wanted, bound) // multiple) * multiple
 
 
@@ -139,19 +157,13 @@ def usual_side(source: Source) -> float:
     Images that cannot be read are left to the checks of training.
     """
     sides = []
-    for index in np.linspace(0, len(source) - 1, min(_SAMPLES, len(source))).astype(int):
+    for index in evenly_spaced(len(source)):
         try:
-            height, width = source.read(int(index), None).image.shape[:2]
+            height, width = source.read(index, None).image.shape[:2]
         except BadExample:
             continue
         sides.append((height * width) ** 0.5)
-    return float(np.median(sides)) if sides else USUAL_SIDE
-
-
-def _free_devices(config: ConfigDict, devices: int) -> int:
-    """Of `devices`, those that `mesh.data=-1` leaves to the data axis."""
-    taken = max(1, config.mesh.spatial) * max(1, config.mesh.model)
-    return max(1, devices // taken)
+    return float(np.median(sides)) if sides else IMAGENET_SIDE
 
 
 def _text(value: Any) -> str:

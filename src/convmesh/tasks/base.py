@@ -9,6 +9,7 @@ interface:
   log; `loss(outputs, batch)` does both;
 - `predict(outputs) -> dict`: arrays [batch, ...], on the devices;
 - `to_host(output, placement) -> dict`: the predictions for one image, in its original coordinates;
+- `kept(found, truth) -> dict`: of these, what an evaluation of many images keeps;
 - `metrics(truth, found, classes)`, `results(...)`, `table(...)`: the output of an evaluation;
 - `best_metric`: the name of the metric that selects the best checkpoint.
 """
@@ -16,6 +17,7 @@ interface:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -49,6 +51,10 @@ class Task:
     def loss(self, outputs: Any, batch: Any, *args: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss of a global batch, and the scalars for the log."""
         return self.finish(self.sums(outputs, batch, *args))
+
+    def kept(self, found: dict[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+        """What an evaluation keeps of the predictions for an image with this truth: all."""
+        return found
 
     @staticmethod
     def divisor(sums: dict[str, Any]) -> jax.Array:

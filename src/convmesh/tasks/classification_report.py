@@ -1,7 +1,7 @@
 """What a classifier's evaluation shows besides its accuracy: by class, by confidence, by image.
 
 `truth` is a sequence with the class id `label` of each image, `found` the `labels` and `scores` of
-`Classify.to_host`: all classes of an image, best first, and their probabilities.
+`Classify.kept`: the best classes of an image and the true one, and their probabilities.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def calibration(truth: Images, found: Images) -> dict[str, Any]:
     return {"ECE": float(error), "bins": bins}
 
 
-def probabilities_of(found: Mapping[str, Any]) -> np.ndarray:
-    """The probability of each class of an image, by class id: [classes]."""
-    probabilities = np.zeros(len(found["labels"]), np.float64)
+def probabilities_of(found: Mapping[str, Any], classes: int) -> np.ndarray:
+    """The probability of each class of an image, by class id, 0 if it is not known: [classes]."""
+    probabilities = np.zeros(classes, np.float64)
     probabilities[found["labels"]] = found["scores"]
     return probabilities
 
@@ -104,7 +104,7 @@ def likely_mislabelled(
     threshold = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
     doubted = []
     for i, (each, label) in enumerate(zip(found, labels.tolist(), strict=True)):
-        p = probabilities_of(each)
+        p = probabilities_of(each, len(classes))
         confident = np.where(p >= threshold, p, -1.0)
         best = int(confident.argmax())
         if best == label or confident[best] < 0:

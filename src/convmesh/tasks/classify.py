@@ -79,6 +79,17 @@ class Classify(Task):
         order = np.argsort(-p, kind="stable")
         return {"labels": order, "scores": p[order]}
 
+    def kept(self, found: dict[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+        """The best MOST_RESULTS classes, and the true one last if it is not among them.
+
+        All of thousands of classes, for each of a million images, would fill the memory.
+        """
+        if len(found["labels"]) <= MOST_RESULTS:
+            return found
+        (place,) = np.flatnonzero(found["labels"] == truth["label"])
+        chosen = [*range(MOST_RESULTS), *([int(place)] if place >= MOST_RESULTS else [])]
+        return {name: found[name][chosen] for name in ("labels", "scores")}
+
     def metrics(
         self,
         truth: Sequence[Mapping[str, Any]],

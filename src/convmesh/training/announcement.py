@@ -34,7 +34,8 @@ class Announcement(Hook):
         sizes = input_sizes(config)
         if len(sizes) > 1:
             named = ", ".join(f"{height} x {width}" for height, width in sizes)
-            run.log(f"images of {named} (height x width), each compiled at its first step")
+            how = ", smallest first" if config.data.size_order == "growing" else ""
+            run.log(f"images of {named} (height x width){how}, each compiled at its first step")
         options = devices.compiler_options(meshes.platform(mesh))
         if options:
             flags = " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())

@@ -8,6 +8,7 @@ from typing import Any
 
 from convmesh.config import apply_overrides, check, check_complete, check_resume
 from convmesh.config.keys import AUTO_MODEL
+from convmesh.config.open_keys import open_keys
 from convmesh.config.tree import flatten
 from convmesh.data.limits import BOXES, MIN_BAD, sample_of
 from convmesh.data.loading.cache import with_caches
@@ -18,7 +19,7 @@ from convmesh.distributed import compile_cache, console
 from convmesh.distributed.own_progress import MAIN, Activity
 from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
-from convmesh.steps.chosen_sizes import open_keys, with_chosen_sizes
+from convmesh.steps.chosen_sizes import with_chosen_sizes
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
 from convmesh.training.class_balance import with_class_weights
 from convmesh.training.default_hooks import default_hooks
@@ -26,7 +27,7 @@ from convmesh.training.elastic import fit_mesh
 from convmesh.training.expected_input import not_set, with_expected_input
 from convmesh.training.hooks import Hook
 from convmesh.training.init_from import load_init_from
-from convmesh.training.one_run import check_same_config, check_same_data
+from convmesh.training.one_run import check_same_config, check_same_data, check_same_earlier_run
 from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
@@ -50,8 +51,11 @@ def train(
     check_config(config)
     with listening() as stop:
         check_same_config(config, hooks)
+        left_open = open_keys(config)
         config = check_earlier_run(config, workdir)
-        config = with_chosen_sizes(config)
+        if left_open:
+            check_same_earlier_run(workdir)
+            config = with_chosen_sizes(config)
         if not workdir.has_checkpoints():
             config = with_expected_input(config)
         data = open_data(config)
@@ -107,7 +111,7 @@ def check_config(config: Any) -> None:
     """Raises ConfigError for a config that is wrong or incomplete."""
     check(config)
     check_complete(config)
-    if config.model.name != AUTO_MODEL or config.task != "classify":
+    if config.model.name != AUTO_MODEL:
         check_model(config.model.name, config.task, config.model.backbone)
 
 
@@ -130,12 +134,12 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
         console.print_status(f"{file}: missing; it is taken from the newest checkpoint")
     if workdir.has_checkpoints():  # only a new run reads the key, so it may change
         config = apply_overrides(config, {"init_from": earlier.init_from})
-    if earlier.init_from and earlier.init_from == config.init_from:
-        config = apply_overrides(config, not_set(config, dict(flatten(earlier))))
     # A run keeps what it began with, also on other devices.
-    kept = ["precision"] if config.precision == "auto" else []
+    kept = [*open_keys(config), *(["precision"] if config.precision == "auto" else [])]
     recorded = dict(flatten(earlier))
-    config = apply_overrides(config, {key: recorded[key] for key in [*kept, *open_keys(config)]})
+    config = apply_overrides(config, {key: recorded[key] for key in kept})
+    if earlier.init_from and earlier.init_from == config.init_from:
+        config = apply_overrides(config, not_set(config, recorded))
     check_resume(earlier, config)
     return config
 

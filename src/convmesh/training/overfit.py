@@ -17,6 +17,7 @@ from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import open_eval
 from convmesh.distributed import console, processes
 from convmesh.errors import ConfigError, RunError
+from convmesh.steps.chosen_sizes import with_chosen_sizes
 from convmesh.tasks.average_precision import coco_metrics
 from convmesh.training import advice
 from convmesh.training.loop import train
@@ -97,7 +98,7 @@ def overfit(
     Writes what training writes and prints whether the test was passed. Raises RunError with the
     likely reasons if it was not, and everything that `train` raises.
     """
-    config = overfit_config(config, images, steps, overrides)
+    config = overfit_config(with_chosen_sizes(config), images, steps, overrides)
     workdir = Workdir(folder)
     try:
         metrics = train(config, str(workdir))

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from convmesh import mesh as meshes
-from convmesh.data.augmentation.sizes import input_sizes, size_of_step
+from convmesh.data.augmentation.sizes import StepSizes
 from convmesh.data.loading.batches import DataCounts, TrainBatch
 from convmesh.data.loading.loader import train_batches
 from convmesh.data.loading.warm_cache import warm_cache
@@ -253,9 +253,8 @@ class Run:
             self.counts = sum(processes.gather(self.own_counts), DataCounts())
 
     def _place(self, step: int, batch: TrainBatch) -> Batch:
-        config = self.setup.config
-        size = size_of_step(input_sizes(config), config.train.seed, step)
-        return meshes.make_global_batch(self.setup.mesh, batch, self.setup.train_shard(size[0]))
+        height, _ = StepSizes.of(self.setup.config, self.setup.steps)(step)
+        return meshes.make_global_batch(self.setup.mesh, batch, self.setup.train_shard(height))
 
     def take_step(self, step: int, batch: Batch) -> None:
         """Dispatches a step; while it runs, the hooks get the metrics of the previous step."""

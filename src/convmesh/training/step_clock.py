@@ -30,6 +30,11 @@ class StepClock:
         self._waits.append(seconds)
 
     @property
+    def steps(self) -> int:
+        """The number of steps that `step_seconds` is the mean of."""
+        return len(self._done) - 1
+
+    @property
     def step_seconds(self) -> float:
         """Seconds per step; call it after `step_done`."""
         return (self._done[-1] - self._done[0]) / (len(self._done) - 1)

@@ -187,7 +187,7 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
         if kind is None and not self._read_only and processes.is_first():
-            self._prune()
+            self._prune(last=True)
 
     def _not_written(self, error: Exception) -> RunError:
         step, self._saving, self._last = self._saving, None, None
@@ -204,8 +204,11 @@ class Checkpoints:
             f"{saving.reason_of(error)}; {newest}fix that and run again to resume"
         )
 
-    def _prune(self) -> None:
-        """Deletes the steps that are not kept, after a newer one is complete."""
+    def _prune(self, last: bool = False) -> None:
+        """Deletes the steps that are not kept, after a newer one is complete.
+
+        last: at the end of a run; then raises RunError if the store does not get all files.
+        """
         saving.at_phase("pruning")
         steps = self.steps()
         kept = {*steps[-self._keep :], self._best(steps)}
@@ -220,7 +223,18 @@ class Checkpoints:
                     break
                 self._deleted_in_store(step)
                 shutil.rmtree(deleted, ignore_errors=True)
-        self._push()
+        try:
+            self._push()
+        except OSError as error:  # the new checkpoint is complete, and the next save tries again
+            self._log(
+                f"{error.filename or self._directory}: cannot be brought up to date: "
+                f"{error.strerror or error}"
+            )
+            if last:
+                raise RunError(
+                    f"{self._directory}: what was logged after the last checkpoint is not in the "
+                    "store; run it again once the store answers"
+                ) from error
         saving.at_phase("pruned")
 
     def _remove_leftovers(self) -> None:

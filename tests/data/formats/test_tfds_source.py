@@ -353,6 +353,9 @@ def test_large_jpegs_are_decoded_smaller_in_training_only(tmp_path, monkeypatch,
     # The narrowest crop allows sqrt(0.35 * 640 * 800 / side**2 * 3 / 4): 5.7 for 64, 2.9 for 128.
     assert found.source("train", training=True)[0].image.shape == (*decoded, 3)
     assert found.source("train", training=False)[0].image.shape == (640, 800, 3)
+    train = found.source("train", training=True)
+    assert train.read(0, lambda height, width: height / 80).image.shape == (80, 100, 3)
+    assert train.read(0, None).image.shape == (640, 800, 3)
 
 
 def test_a_part_of_the_only_split_is_held_out(tmp_path, monkeypatch):

@@ -138,6 +138,8 @@ def test_images_that_are_decoded_for_each_crop_are_not_kept(monkeypatch):
     data = cache.with_caches(RunData(Counted(4), Counted(2)), config)
     assert kept(data) == [False, True]
     assert data.cached.startswith("2 of 2 decoded images stay in memory")
+    end = "; images to train on are decoded for each crop (data.decode)"
+    assert data.cached.endswith(end)
 
 
 @pytest.mark.parametrize("wanted", ["true", True])

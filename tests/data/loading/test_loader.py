@@ -16,7 +16,7 @@ from sources import (
 
 from convmesh.config import apply_overrides
 from convmesh.data import order
-from convmesh.data.augmentation.sizes import input_sizes, size_of_step
+from convmesh.data.augmentation.sizes import StepSizes
 from convmesh.data.loading import loader
 from convmesh.data.loading.batches import DataCounts
 
@@ -86,13 +86,20 @@ def test_starting_at_a_late_step_is_immediate():
 @pytest.mark.parametrize("start", [0, 3])
 def test_batches_have_the_input_size_of_their_step(start):
     config = apply_overrides(config_for(), {"data.sizes": (0.5, 1), "data.image_size": (64, 96)})
-    sizes = input_sizes(config)
+    sizes = StepSizes.of(config, None)
     batches, _ = take(Scenes(9), config, 7, start)
     for step, batch in enumerate(batches, start + 1):
-        size = size_of_step(sizes, config.train.seed, step)
+        size = sizes(step)
         assert batch.image.shape[1:3] == size
         assert (batch.boxes[batch.valid][:, 2:] <= np.array(size[::-1])).all()
-    assert len(sizes) == 2
+    assert len(sizes.sizes) == 2
+
+
+def test_growing_sizes_are_those_of_the_run(start=2):
+    changes = {"data.sizes": (0.5, 1), "data.image_size": (64, 96), "data.size_order": "growing"}
+    config = apply_overrides(config_for(), changes)
+    batches, _ = take(Scenes(9), config, 4, start, steps=6)
+    assert [batch.image.shape[1] for batch in batches] == [32, 64, 64, 64]
 
 
 @pytest.mark.parametrize("task", ["detect", "classify"])

@@ -15,6 +15,7 @@ from sources import (
 )
 
 from convmesh.data import images, order
+from convmesh.data.augmentation.sizes import StepSizes
 from convmesh.data.loading.cache import cached
 from convmesh.data.record import Record
 from convmesh.data.splits import open_train
@@ -271,7 +272,7 @@ def large_photos(tmp_path):
 
 
 def crops_of(folder, monkeypatch, decode, **changes):
-    """The first two batches, and by how much smaller each of their images was decoded."""
+    """The first four batches, and by how much smaller each of their images was decoded."""
     factors, original = [], images._with_cv2
 
     def with_cv2(data, header, times):
@@ -281,7 +282,7 @@ def crops_of(folder, monkeypatch, decode, **changes):
     monkeypatch.setattr(images, "_with_cv2", with_cv2)
     config = config_for("classify", root=str(folder), decode=decode, **changes)
     config.data.augment.update(color=0.0, crop=(0.05, 1.0))
-    batches, _ = take(open_train(config), config, 2)
+    batches, _ = take(open_train(config), config, 4)
     return batches, factors
 
 
@@ -299,7 +300,19 @@ def test_an_image_is_decoded_as_small_as_its_crop_allows(large_photos, monkeypat
 
 
 def test_crops_are_the_same_in_workers_and_of_a_subset(large_photos, monkeypatch):
-    here, _ = crops_of(large_photos, monkeypatch, "crop", first=4)
+    here, factors = crops_of(large_photos, monkeypatch, "crop", first=4)
+    assert len(set(factors)) > 1
     assert max(int(batch.index.max()) for batch in here) < 4
     with_workers, _ = crops_of(large_photos, monkeypatch, "crop", first=4, workers=2)
     assert_same(here, with_workers)
+
+
+def test_crops_are_decoded_for_the_size_of_their_step(large_photos, monkeypatch):
+    small, factors = crops_of(large_photos, monkeypatch, "crop", image_size=(64, 64))
+    monkeypatch.setattr(StepSizes, "__call__", lambda sizes, step: sizes.sizes[step % 2])
+    both, more = crops_of(large_photos, monkeypatch, "crop", image_size=(64, 64), sizes=(1.0, 4.0))
+    assert {batch.image.shape[1] for batch in both} == {64, 256}
+    assert np.mean(more) < np.mean(factors)
+    for one, other in zip(small, both, strict=True):
+        if other.image.shape[1] == 64:
+            assert np.array_equal(one.image, other.image)

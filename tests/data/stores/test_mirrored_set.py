@@ -169,3 +169,47 @@ def test_a_run_on_data_in_a_store_is_the_run_on_a_disk(photos, s3, tmp_path, mon
         loop.train(runs.photo_config(root, changes), tmp_path / f"run{i}")
         losses.append([row["loss"] for row in Workdir(tmp_path / f"run{i}").training_rows()])
     assert losses[0] == losses[1]
+
+
+def fail(monkeypatch, times):
+    """Lets the next reads fail; returns the pauses between them."""
+    pauses, original, left = [], ObjectStore.read, [times]
+
+    def read(store, name):
+        if left[0]:
+            left[0] -= 1
+            raise OSError(5, "no answer", f"{store}/{name}")
+        return original(store, name)
+
+    monkeypatch.setattr(ObjectStore, "read", read)
+    monkeypatch.setattr(mirrored_set.time, "sleep", pauses.append)
+    return pauses
+
+
+def test_a_store_that_does_not_answer_for_a_moment_costs_no_image(photos, s3, monkeypatch):
+    source = open_data(photos_of(runs.photo_config(put(photos, s3)))).train
+    pauses = fail(monkeypatch, 3)
+    assert source[0].image.shape[2] == 3
+    assert pauses == [0.5, 1.0, 2.0]
+
+
+def test_a_store_that_stays_away_is_no_fault_of_an_image(photos, s3, monkeypatch):
+    changes = {"data.on_bad_example": "skip", "data.cache": "false"}
+    config = apply_overrides(runs.photo_config(put(photos, s3)), changes)
+    source = open_data(config).train
+    fail(monkeypatch, 10**9)
+    monkeypatch.setattr(mirrored_set, "STORE_PATIENCE", 0.0)
+    with pytest.raises(DataError, match="not read in 0 s: no answer; run it again once") as error:
+        source[0]
+    assert not isinstance(error.value, BadExample)
+
+
+def test_what_somebody_removes_from_the_cache_is_brought_again(photos, s3, cache):
+    config = photos_of(runs.photo_config(put(photos, s3)))
+    source = open_data(config).train
+    before = [record.file_name for record in source]
+    for path in (cache / "data_sets").rglob("*.png"):
+        path.unlink()
+    opened_again()
+    again = open_data(config).train
+    assert [record.file_name for record in again] == before

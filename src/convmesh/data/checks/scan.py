@@ -214,13 +214,26 @@ def scan_files(splits: Sequence[ScannedSplit]) -> None:
         if isinstance(source, AnnotatedSource):
             split.examples = [_stated(source, index) for index in split.indices]
         elif source.task == "classify" and len(split) and source.stated_labels(0) is not None:
-            by_label: dict[int, ScannedExample] = {}  # a million examples of a thousand classes
-            for index in split.indices:
-                labels = source.stated_labels(index)
-                assert labels is not None
-                none = np.zeros(len(labels), bool)
-                example = ScannedExample([], labels=labels, bad=none, crowd=none, difficult=none)
-                split.examples.append(by_label.setdefault(int(labels[0]), example))
+            split.examples = _by_label(source, split.indices)
+
+
+def _by_label(source: Source, indices: Sequence[int]) -> list[ScannedExample]:
+    """Examples of which no more than the class is known, one object for all of a class.
+
+    There may be millions of them.
+    """
+    known = source.single_labels()
+    if known is None:
+        stated = [source.stated_labels(index) for index in indices]
+        known = np.array([-1 if labels is None else labels[0] for labels in stated], np.int64)
+    else:
+        known = known[np.asarray(indices, np.int64)]
+    none = np.zeros(1, bool)
+    found = {
+        label: ScannedExample([], labels=np.array([label]), bad=none, crowd=none, difficult=none)
+        for label in np.unique(known).tolist()
+    }
+    return [found[label] for label in known.tolist()]
 
 
 def _stated(source: AnnotatedSource, index: int) -> ScannedExample:

@@ -22,7 +22,10 @@ def duplicate_image_findings(splits: Sequence[ScannedSplit]) -> Iterator[Finding
     files: dict[str, tuple[int, int]] = {}
     digests: dict[bytes, tuple[int, int]] = {}
     for s, split in enumerate(splits):
+        unique = split.source.unique_names
         for i, example in enumerate(split.examples):
+            if unique and not example.digest:
+                continue
             name = split.image_name(i)
             first = files.setdefault(split.image_path(i), (s, i))
             if first != (s, i):

@@ -115,7 +115,7 @@ def summarise(
     detects = task == "detect"
     summary: dict[str, Any] = {
         "task": task,
-        "image_size": list(limits.size),
+        "image_size": list(limits.size) if all(limits.size) else None,  # None: a run chooses it
         "classes": list(classes),
         "splits": {
             split.name: _summarise_split(split, classes, detects, limits.max_boxes)

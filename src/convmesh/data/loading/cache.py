@@ -25,11 +25,11 @@ from convmesh.data.loading.kept_records import (
 from convmesh.data.loading.shared_memory import offered
 from convmesh.data.record import BadExample, Record, Source
 from convmesh.data.splits import RunData
+from convmesh.data.survey import evenly_spaced
 from convmesh.distributed import processes
 
 # `data.cache = auto` uses at most this fraction of the free memory of a host.
 MAX_FRACTION = 0.25
-_SAMPLES = 16  # images decoded to estimate the size of all
 
 
 class Cached(Source):
@@ -100,7 +100,8 @@ def with_caches(data: RunData, config: ConfigDict) -> RunData:
     """
     if config.data.decode == "crop":  # an image is another one each time
         (evaluated,), said = cached([data.eval], config)
-        return replace(data, eval=evaluated, cached=said)
+        line = "images to train on are decoded for each crop (data.decode)"
+        return replace(data, eval=evaluated, cached=f"{said}; {line}" if said else line)
     (train, evaluated), said = cached([data.train, data.eval], config)
     return replace(data, train=train, eval=evaluated, cached=said)
 
@@ -147,9 +148,9 @@ def _bytes_of(source: Source, most: int) -> int | None:
     if least > most:  # whatever the images are
         return least
     sizes = []
-    for index in np.linspace(0, len(source) - 1, min(_SAMPLES, len(source))).astype(int):
+    for index in evenly_spaced(len(source)):
         with contextlib.suppress(BadExample):
-            sizes.append(source[int(index)].image.nbytes + RECORD_BYTES)
+            sizes.append(source[index].image.nbytes + RECORD_BYTES)
     return int(np.mean(sizes) * len(source)) if sizes else None
 
 

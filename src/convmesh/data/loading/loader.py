@@ -41,7 +41,7 @@ def train_batches(
     mixed; None: unknown, and images are mixed throughout.
 
     A batch with B = `config.train.batch_size` and M = `config.data.max_boxes` holds
-    image uint8 [B, H, W, 3], H and W those of the step (`sizes.size_of_step`); index int64 [B], in
+    image uint8 [B, H, W, 3], H and W those of the step (`sizes.StepSizes`); index int64 [B], in
     `source`; present bool [B], all True: if `on_bad_example` skips an image that cannot be read,
     the next one in the source takes its place, and has its index.
     Classification: label int32 [B].

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.data.augmentation import augment, mixing
-from convmesh.data.augmentation.sizes import input_sizes, size_of_step
+from convmesh.data.augmentation.sizes import StepSizes
 from convmesh.data.loading.example_format import Example, ExampleFormat
 from convmesh.data.order import DataOrder
 from convmesh.data.record import Record, Shrink, Source
@@ -31,7 +31,7 @@ class TrainExamples:
     augmented with the random numbers of the drawn one, so it is another crop than its own. The
     choice depends on the position alone, so it is the same in any process and worker.
 
-    mixing_ends: the position from which on no images are mixed. sizes: see `input_sizes`.
+    mixing_ends: the position from which on no images are mixed. sizes: of the inputs.
     decodes_crops: whether an image is decoded as small as its crop allows (`data.decode`).
     """
 
@@ -40,7 +40,7 @@ class TrainExamples:
     settings: augment.AugmentSettings
     seed: int
     mixing_ends: float
-    sizes: tuple[tuple[int, int], ...]
+    sizes: StepSizes
     batch_size: int
     order: DataOrder
     decodes_crops: bool = False
@@ -60,7 +60,7 @@ class TrainExamples:
             settings=augment.AugmentSettings.from_config(config),
             seed=config.train.seed,
             mixing_ends=mixing_ends,
-            sizes=input_sizes(config),
+            sizes=StepSizes.of(config, steps),
             batch_size=batch_size,
             order=DataOrder.of(source, config),
             decodes_crops=config.data.decode == "crop",
@@ -116,10 +116,9 @@ class TrainExamples:
 
     def _format_at(self, position: int) -> ExampleFormat:
         """Return the format for the input size of the step that `position` belongs to."""
-        if self.sizes == (self.format.size,):
+        if self.sizes.sizes == (self.format.size,):
             return self.format
-        step = int(position) // self.batch_size + 1
-        return self.format.resized(size_of_step(self.sizes, self.seed, step))
+        return self.format.resized(self.sizes(int(position) // self.batch_size + 1))
 
     def _mixed(
         self,

@@ -1,7 +1,8 @@
 """Folders for local copies of what is kept in object stores, one for each process and address.
 
-They lie in the user's cache folder, numbered. A process holds a number by a lock of the operating
-system, so that what a killed process leaves behind is cleared by the next one that takes it.
+They lie in the user's cache folder, by host and number. A process holds a number by a lock of the
+operating system, so that what a killed process leaves behind is cleared by the next one that takes
+it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import atexit
 import functools
 import hashlib
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -24,7 +26,8 @@ def _own_folder(process: int) -> Path:
     """An empty folder that this process alone uses; removed at its end."""
     import fcntl
 
-    root = user_folder() / _FOLDER
+    # Where hosts share the cache folder, their locks may not hold for each other.
+    root = user_folder() / _FOLDER / (platform.node() or "host")
     root.mkdir(parents=True, exist_ok=True)
     number = 0
     while True:

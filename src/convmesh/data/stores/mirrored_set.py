@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from convmesh.distributed.compile_cache import user_folder
 from convmesh.errors import DataError
 
 _FOLDER, _ADDRESS, _INDEX, _LOCK = "data_sets", "address", "objects.json", "lock"
+STORE_PATIENCE = 90.0  # seconds
 _NOT_COPIED = 0  # time of the last change of a file whose content is not here yet
 
 
@@ -43,7 +45,8 @@ def local_set(url: str, is_image: Callable[[str], bool]) -> Path:
 def content(path: str | os.PathLike[str], limit: int) -> bytes | None:
     """The content of an image of a `local_set` that is not here yet, and is then; None for others.
 
-    Also None for one of more than `limit` bytes. Raises OSError.
+    Also None for one of more than `limit` bytes. Waits STORE_PATIENCE seconds for a store that does
+    not answer; then raises DataError, as that says nothing about the image. Raises OSError.
     """
     path = os.path.abspath(path)
     root = f"{_root()}{os.sep}"
@@ -53,11 +56,29 @@ def content(path: str | os.PathLike[str], limit: int) -> bytes | None:
     if found.st_mtime_ns != _NOT_COPIED or found.st_size > limit:
         return None
     number, _, name = path.removeprefix(root).split(os.sep, 2)
-    data = ObjectStore(_url(number)).read(name.replace(os.sep, "/"))
+    data = _read_patiently(ObjectStore(_url(number)), name.replace(os.sep, "/"))
     if len(data) == found.st_size:  # else it was changed since the set was opened
         with contextlib.suppress(OSError):  # a full disk: the image is read again the next time
             _replace(path, data, f"{root}{number}")
     return data
+
+
+def _read_patiently(store: ObjectStore, name: str) -> bytes:
+    """The content of an object. Raises FileNotFoundError, PermissionError; DataError otherwise."""
+    until, pause = time.monotonic() + STORE_PATIENCE, 0.5
+    while True:
+        try:
+            return store.read(name)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            if time.monotonic() + pause > until:
+                raise DataError(
+                    f"{error.filename or store}: not read in {STORE_PATIENCE:.0f} s: "
+                    f"{error.strerror or error}; run it again once the store answers"
+                ) from error
+        time.sleep(pause)
+        pause *= 2
 
 
 def _replace(path: str | Path, data: bytes, folder: str | Path) -> None:
@@ -87,6 +108,8 @@ def _opened(store: ObjectStore, process: int, is_image: Callable[[str], bool]) -
             raise FileNotFoundError(2, "nothing is there", store.url)
         now = {name: [entry.size, entry.version] for name, entry in entries.items()}
         same = {name: known for name, known in before.items() if now.get(name) == known}
+        # What was removed here, as by a cleaner of old files, is brought again.
+        same = {name: known for name, known in same.items() if _size(folder / name) == known[0]}
         _replace(index, json.dumps(same).encode(), place)  # what is killed now is done again
         changed = [name for name in now if name not in same]
         for name in before.keys() - now.keys():
@@ -98,11 +121,18 @@ def _opened(store: ObjectStore, process: int, is_image: Callable[[str], bool]) -
     return folder
 
 
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def _write_empty(path: Path, entry: Entry, place: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place / "empty.new"
-    with temporary.open("wb") as file:
-        file.truncate(entry.size)  # takes no room
+    file, temporary = tempfile.mkstemp(".new", dir=place)
+    with os.fdopen(file, "wb") as opened:
+        opened.truncate(entry.size)  # takes no room
     os.utime(temporary, ns=(_NOT_COPIED, _NOT_COPIED))
     os.replace(temporary, path)
 

@@ -1,5 +1,6 @@
 """The kept listing of a large set: found again, and made again if the set has changed."""
 
+import json
 import os
 import pickle
 import shutil
@@ -193,3 +194,38 @@ def test_others_wait_for_the_one_that_lists(photos, scans, monkeypatch):
         thread.join()
     assert len(scans) == 1
     assert found[0] == found[1] == found[2]
+
+
+def test_other_files_at_the_same_path_have_a_listing_of_their_own(photos, scans):
+    # As two hosts with copies of their own, and one cache in a home that they share.
+    opened(photos)
+    photos.rename(photos.with_name("elsewhere"))
+    for path in ("train/cow", "val/cow"):
+        (photos / path).mkdir(parents=True)
+        (photos / path / "1.png").touch()
+    aged(photos)
+    assert opened(photos)[0]["train"][0] == ["cow"] and len(scans) == 2
+    kept = [json.loads(file.read_text()) for file in photos.parent.rglob("listing.json")]
+    names = sorted(each["splits"]["train"]["classes"] for each in kept)
+    assert names == [["cat", "dog", "empty"], ["cow"]]
+
+
+def test_a_kept_listing_is_read_without_waiting(photos, scans):
+    first = opened(photos)
+    with index._only_one(index._place(photos, (), ("train", "val"))):
+        assert opened(photos) == first
+
+
+def test_listings_that_nobody_has_opened_for_long_are_removed(photos, monkeypatch):
+    opened(photos)
+    folder = photos.parent / "cache" / "listings"
+    [place] = [path for path in folder.iterdir() if path.is_dir()]
+    [old] = [path for path in place.iterdir() if path.is_dir()]
+    (folder / "another" / "old").mkdir(parents=True)
+    for path in (old, folder / "another" / "old"):
+        os.utime(path, (0, 0))
+    opened(photos)  # which counts as used again
+    add(photos)
+    aged(photos)
+    opened(photos)
+    assert old.is_dir() and not (folder / "another").exists()

@@ -133,6 +133,7 @@ class FolderSource(Source):
     """A split of a FolderSet."""
 
     task = "classify"
+    unique_names = True
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ from convmesh.distributed import compile_cache, console
 LEAST_FILES = 200_000  # smaller sets are listed each time, in a second
 _UNCHANGED_SECONDS = 2.0  # before it was listed: times of folders may be no finer
 _WAIT_SECONDS, _POLL_SECONDS = 1800.0, 0.2  # for another process that lists the same set
-_KEPT_SECONDS = 30 * 24 * 3600.0  # of a listing that was replaced
+_KEPT_SECONDS = 30 * 24 * 3600.0  # after a listing was last opened
 _FORMAT = 1
 _META = "listing.json"
 
@@ -44,6 +44,8 @@ def open_listing(root: Path, given: Sequence[str], split_keys: Sequence[str]) ->
     place = _place(root, given, split_keys)
     if place is None:
         return list_set(find_class_folders(root, given, split_keys))
+    if kept := _read(place, root):  # without the lock: the processes of a host at once
+        return kept
     with _only_one(place):
         return _read(place, root) or _make(place, root, given, split_keys)
 
@@ -52,7 +54,12 @@ def _place(root: Path, given: Sequence[str], split_keys: Sequence[str]) -> Path 
     """The folder of the listing; None if nothing is kept (CONVMESH_CACHE is empty)."""
     if os.environ.get(compile_cache.FOLDER) == "":
         return None
-    stated = [_FORMAT, _version(), os.path.realpath(root), list(given), list(split_keys)]
+    try:
+        found = os.stat(root)  # hosts may have other files at this path, and one home
+    except OSError:
+        return None
+    own = [os.path.realpath(root), found.st_ino, found.st_mtime_ns]
+    stated = [_FORMAT, _version(), *own, list(given), list(split_keys)]
     digest = hashlib.sha256(json.dumps(stated).encode("utf-8", "surrogateescape")).hexdigest()
     return compile_cache.user_folder() / "listings" / digest[:16]
 
@@ -140,10 +147,13 @@ def _write(place: Path, listing: SetListing, times: Times) -> None:
 
 
 def _remove_old(place: Path) -> None:
-    """Removes the folders of listings that no run can be using any more."""
-    for old in place.glob("*/"):
-        if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
+    """Removes the folders of listings that no run has opened for long, of any set."""
+    for old in place.parent.glob("*/*/"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(old)
+                if not any(path.is_dir() for path in old.parent.iterdir()):
+                    shutil.rmtree(old.parent)
 
 
 def _sync(file: Path) -> None:
@@ -168,6 +178,8 @@ def _read(place: Path, root: Path) -> SetListing | None:
             for number, (name, split) in enumerate(meta["splits"].items())
         }
         problems = [Problem(**problem) for problem in meta["problems"]]
+        with contextlib.suppress(OSError):  # another user's, or read-only
+            os.utime(place / meta["folder"])  # see `_remove_old`
         return SetListing(splits, meta["aliases"], problems)
     except (
         OSError,
