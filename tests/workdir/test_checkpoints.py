@@ -394,7 +394,6 @@ def test_a_store_that_fails_after_a_save_does_not_undo_it(tmp_path, monkeypatch)
         checkpoints.wait()
         assert checkpoints.steps() == [2]
     assert said == ["s3://bucket/run: cannot be brought up to date: no answer"] * 2
-    pushes.append("an odd one, so that the last fails")
     with pytest.raises(RunError, match="what was logged after the last checkpoint is not in the"):
         with Checkpoints(tmp_path, keep=1, log=said.append):
             pass
