@@ -28,6 +28,10 @@ class DataError(ConvmeshError):
     """A file of the data set is missing, unreadable or invalid."""
 
 
+class StoreError(DataError):
+    """An object store does not give a file of the data set: that says nothing about the file."""
+
+
 class RunError(ConvmeshError):
     """The run cannot continue: the disk is full, or the loss is not finite."""
 

@@ -49,6 +49,7 @@ def test_output_of_local_processes_is_prefixed_except_that_of_the_first(capfd):
         ("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nif index: sys.exit(7)", 7),
         ("if index: os.kill(os.getpid(), signal.SIGKILL)", 76),
         ("if index: os.kill(os.getpid(), signal.SIGBUS)", 76),
+        ("if index: os.kill(os.getpid(), signal.SIGSEGV)", 139),
     ],
 )
 def test_local_processes_end_when_one_fails_with_its_status(monkeypatch, capfd, code, status):
@@ -56,7 +57,7 @@ def test_local_processes_end_when_one_fails_with_its_status(monkeypatch, capfd, 
     assert run_stub(f"{code}\ntime.sleep(30)\nprint('not ended')") == status
     out, err = capfd.readouterr()
     assert "not ended" not in out + err
-    assert ("process 1 was ended by SIG" in err) == (status == 76)
+    assert ("process 1 was ended by SIG" in err) == (status in (76, 139))
 
 
 def test_local_processes_may_end_one_after_another(monkeypatch):

@@ -59,12 +59,17 @@ def test_a_thread_that_saves_hangs_alone():
 
 def test_a_silent_process_that_was_overdue_has_hung():
     save = Position(arrivals=5, what="saving", step=3, seconds=50.0, longest=1.5, bound=20.0)
-    found = verdict.was_overdue(0, BUSY, save, named)
+    found = verdict.was_overdue(BUSY, save, 5, named)
     assert (found.status, found.processes) == (77, (0,))
     assert found.message.startswith("process 0 hung: saving (step 3) has taken 50 s, the longest")
-    assert verdict.was_overdue(0, LATE, IDLE, named).message.startswith("process 0 hung: a train")
-    assert verdict.was_overdue(0, LATE, replace(save, seconds=3.0), named) is None
-    assert verdict.was_overdue(0, BUSY, IDLE, named) is None
+    assert verdict.was_overdue(LATE, IDLE, 10, named).message.startswith("process 0 hung: a train")
+    waited = verdict.was_overdue(LATE, IDLE, 9, named)
+    assert waited.status == 77 and waited.message == (
+        "process 0 ended while a training step (step 4) had taken 21 s: it, or one that it waited "
+        "for, hung; run it again to resume"
+    )
+    assert verdict.was_overdue(LATE, replace(save, seconds=3.0), 9, named) is None
+    assert verdict.was_overdue(BUSY, IDLE, 9, named) is None
 
 
 @pytest.mark.parametrize(

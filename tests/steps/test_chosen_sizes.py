@@ -13,7 +13,12 @@ from convmesh.config.open_keys import OPEN_VALUES, open_keys
 from convmesh.data.splits import open_train
 from convmesh.errors import ConfigError
 from convmesh.steps import chosen_sizes
-from convmesh.steps.chosen_sizes import Contents, sizes_for, with_chosen_sizes
+from convmesh.steps.chosen_sizes import (
+    Contents,
+    sizes_for,
+    with_chosen_sizes,
+    with_sizes_of_all,
+)
 
 RECIPE = "classify"
 GPUS = [types.SimpleNamespace(platform="gpu")] * 4
@@ -135,3 +140,19 @@ def test_large_images_have_the_size_of_their_files(tmp_path):
         cv2.imwrite(str(tmp_path / "train" / name / "1.jpg"), np.zeros((900, 1600, 3), np.uint8))
     config = load_config(RECIPE, {"data.root": str(tmp_path), "data.image_size": (64, 64)})
     assert chosen_sizes.usual_side(open_train(config)) == 1200.0
+
+
+def test_process_0_chooses_for_all(monkeypatch):
+    # This one, not the first, sees no earlier run, and would choose other sizes.
+    config = load_config(RECIPE, {"data.root": "photos", "data.sizes": (0.5, 1.0)})
+    keys = open_keys(config)
+    monkeypatch.setattr(chosen_sizes, "_devices_here", lambda: (False, 2))
+    monkeypatch.setattr(chosen_sizes, "open_train", lambda config: pytest.fail("opened"))
+    monkeypatch.setattr(chosen_sizes.processes, "is_first", lambda: False)
+    monkeypatch.setattr(chosen_sizes.processes, "wait_for_others", lambda *_: None)
+    sizes = {"model.name": "resnet34", "data.image_size": (64, 64), "train.batch_size": 6}
+    told = sizes | {"data.sizes": ()}
+    monkeypatch.setattr(chosen_sizes.processes, "broadcast", lambda own: told)
+    found = with_sizes_of_all(config, keys)
+    assert (found.model.name, found.data.image_size, found.data.sizes) == ("resnet34", (64, 64), ())
+    assert with_sizes_of_all(found, []) is found

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from convmesh.training.run import Run
 from convmesh.workdir import saving
 
 LOST_AFTER, HUNG_AFTER = 6, 5  # seconds, the flags
+BOUNDS = ("--lost-after", str(LOST_AFTER), "--hung-after", str(HUNG_AFTER))
 # What ends a process may take beyond the flag: an exchange, the confirmation of a verdict, its
 # acknowledgements, and what 2 cores with several trials beside each other need for them.
 LOST_BOUND = LOST_AFTER + 14.0
@@ -197,13 +198,20 @@ def _said(started: list[Process]) -> str:
     return "\n".join(f"process {i}: {one.output()[-3000:]}" for i, one in enumerate(started))
 
 
-def _start(recipe: str, folder: Path, count: int, network, fault: Fault | None) -> list[Process]:
+def _start(
+    recipe: str,
+    folder: Path,
+    count: int,
+    network,
+    fault: Fault | None,
+    bounds: Sequence[str] = BOUNDS,
+) -> list[Process]:
     started = []
     for i in range(count):
         flags = ["train", "--config", recipe, "--workdir", str(folder / "run")]
         flags += ["--coordinator", network.coordinator, "--num-processes", str(count)]
         flags += ["--process-id", str(i), "--cpu-devices", "1"]
-        flags += ["--lost-after", str(LOST_AFTER), "--hung-after", str(HUNG_AFTER)]
+        flags += bounds
         own = fault if fault and fault.victim == i else None
         program = functools.partial(_participate, flags, own, network.enter, i)
         started.append(Process(folder / f"{i}.log", program))
@@ -268,7 +276,8 @@ def slow(reference: Reference, rng: random.Random, n: int, outcome: Outcome) -> 
         with trial_folder(reference.folder / f"slow-{os.getpid()}-{outcome.n}") as folder:
             recipe = trial.tiny_recipe(reference.photos, folder, CHANGES)
             wanted = _undisturbed(reference, recipe, count)
-            started = _start(recipe, folder, count, Loopback(), None)
+            # With the bounds that a user has who sets none.
+            started = _start(recipe, folder, count, Loopback(), None, bounds=[])
             try:
                 _slow_down(started[rng.randrange(count)], rng)
                 statuses = [process.wait() for process in started]

@@ -47,6 +47,7 @@ END_SECONDS = 4  # time for the others to end by themselves after one has failed
 
 # Gloo prints a line for each device that has found its peers, piece by piece and from a thread per
 # device, so that the pieces of two lines may be mixed.
+_FAULTS = (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE)  # of a program, which would recur
 _GLOO_START = b"[Gloo] Rank "
 _GLOO_PIECES = re.compile(
     rb"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. "
@@ -133,11 +134,11 @@ class _Forwarder:
         """The exit status for the return code of a process, as a shell reports it.
 
         75 for one that a signal ended before it could handle it, so before anything had begun; 76
-        for one that any other signal ended: killed, or aborted, as for want of memory.
+        for one that was killed, or aborted, as for want of memory; not for a fault of the program.
         """
         if self._resumes and -code in self.received:
             return Stopped.exit_code
-        if code < 0 and not self.received:
+        if code < 0 and -code not in _FAULTS and not self.received:
             return PEER_LOST
         return code if code >= 0 else 128 - code
 

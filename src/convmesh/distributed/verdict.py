@@ -60,14 +60,24 @@ def hung(
 
 
 def was_overdue(
-    process: int, main: Position, saving: Position, named: Callable[[Sequence[int]], str]
+    main: Position, saving: Position, arrivals: int, named: Callable[[Sequence[int]], str]
 ) -> Verdict | None:
-    """The verdict on a silent process that was overdue when it was last heard; None if not.
+    """The verdict on process 0, silent now and overdue when it was last heard; None if it was not.
 
-    Process 0 judges who hangs, and ends; where its verdict was not read, it is the one that hung.
+    Process 0 judges who hangs, and ends: its verdict was not read. Unless it saves, it may have
+    waited for another: it has if its arrivals are more than the own `arrivals`, or as many.
     """
     at_work = saving if saving.bound is not None else main
-    return _hung({process: at_work}, process + 2, named) if at_work.overdue else None
+    if not at_work.overdue:
+        return None
+    if at_work is saving or main.arrivals < arrivals:
+        return _hung({0: at_work}, 2, named)
+    return Verdict(
+        HUNG,
+        f"{named([0])} ended while {at_work.what} (step {at_work.step}) had taken "
+        f"{at_work.seconds:.0f} s: it, or one that it waited for, hung; run it again to resume",
+        (0,),
+    )
 
 
 def _behind(positions: Mapping[int, Position]) -> list[int]:

@@ -265,7 +265,7 @@ class Watchdog:
             return None
         if silent == [0] and 0 in reports:
             main, saving = (Position(**reports[0][track]) for track in ("main", "saving"))
-            if found := verdict.was_overdue(0, main, saving, self._named):
+            if found := verdict.was_overdue(main, saving, MAIN.position().arrivals, self._named):
                 return found
         return verdict.lost(silent, bound, MAIN.position().step, self._named)
 

@@ -18,11 +18,13 @@ from ml_collections import ConfigDict
 from convmesh.config import apply_overrides
 from convmesh.config.keys import AUTO_MODEL
 from convmesh.config.open_keys import open_keys
+from convmesh.config.tree import flatten
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import open_train
 from convmesh.data.survey import evenly_spaced
 from convmesh.distributed import console, devices, processes, same_run
+from convmesh.distributed.clusters import start_seconds
 from convmesh.errors import ConfigError
 from convmesh.geometry import round_to_stride
 
@@ -57,24 +59,51 @@ class Contents:
 IMAGENET_IMAGES, IMAGENET_SIDE, IMAGENET_CLASSES = 1_281_167, 400.0, 1000
 
 
+# What is chosen together with the open keys: sizes that would be equal.
+_FOLLOWS = "data.sizes"
+
+
 def with_chosen_sizes(
     config: ConfigDict, elsewhere: Sequence[Any] | None = None, images: int = 0
 ) -> ConfigDict:
     """`config` with every key that it leaves open set; says on the console what was chosen.
 
     elsewhere: devices that are not here, to compile for. images: their number, if it is not that of
-    the data. Every process of a run must call it. Raises ConfigError if weights are to be loaded
-    into a model that is not named, and as `open_train`.
+    the data. Raises ConfigError if weights are to be loaded into a model that is not named, and as
+    `open_train`.
     """
-    keys = open_keys(config)
-    if not keys:
+    if not open_keys(config):
         return config
+    found = _devices_here() if elsewhere is None else _kind_of(elsewhere)
+    return _chosen(config, *found, images)
+
+
+def with_sizes_of_all(config: ConfigDict, left_open: Sequence[str]) -> ConfigDict:
+    """The same for a run of several processes, as process 0 chooses; every process must call it.
+
+    left_open: the keys that the recipe left open, of which `config` may have those of an earlier
+    run: process 0's count, since another may not see that run yet.
+    """
+    if not left_open:
+        return config
+    found = _devices_here()
+    if processes.is_first() and open_keys(config):
+        config = _chosen(config, *found)
+    processes.wait_for_others("choose the sizes", start_seconds())
+    values = dict(flatten(config))
+    return apply_overrides(
+        config, processes.broadcast({key: values[key] for key in (*left_open, _FOLLOWS)})
+    )
+
+
+def _chosen(config: ConfigDict, accelerated: bool, count: int, images: int = 0) -> ConfigDict:
+    """`config` with its open keys set for `count` devices."""
+    keys = open_keys(config)
     if "model.name" in keys and config.init_from:
         raise ConfigError(
             f"model.name={AUTO_MODEL}: init_from={config.init_from} holds the weights of one "
             "model; name it, or take configs/finetune_classify.py"
         )
-    accelerated, count = _devices_here() if elsewhere is None else _kind_of(elsewhere)
     named = bool(config.data.root or config.data.name)
     contents = _contents(config, accelerated, count, named)
     contents = dataclasses.replace(contents, images=images or contents.images)
@@ -87,7 +116,7 @@ def with_chosen_sizes(
     console.print_status(f"{shown}: chosen for {what}, on {kind}")
     config = apply_overrides(config, chosen)
     if "data.image_size" in chosen and config.data.sizes and len(input_sizes(config)) == 1:
-        config = apply_overrides(config, {"data.sizes": ()})  # too small for several
+        config = apply_overrides(config, {_FOLLOWS: ()})  # the images are too small for several
     return config
 
 

@@ -19,7 +19,7 @@ from convmesh.distributed import compile_cache, console
 from convmesh.distributed.own_progress import MAIN, Activity
 from convmesh.errors import DataError, some
 from convmesh.models.registry import check_model
-from convmesh.steps.chosen_sizes import with_chosen_sizes
+from convmesh.steps.chosen_sizes import with_sizes_of_all
 from convmesh.steps.setup import Setup, make_run_mesh, make_setup
 from convmesh.training.class_balance import with_class_weights
 from convmesh.training.default_hooks import default_hooks
@@ -27,7 +27,7 @@ from convmesh.training.elastic import fit_mesh
 from convmesh.training.expected_input import not_set, with_expected_input
 from convmesh.training.hooks import Hook
 from convmesh.training.init_from import load_init_from
-from convmesh.training.one_run import check_same_config, check_same_data, check_same_earlier_run
+from convmesh.training.one_run import check_same_config, check_same_data
 from convmesh.training.run import Run
 from convmesh.training.signals import listening
 from convmesh.workdir.layout import Workdir
@@ -53,9 +53,7 @@ def train(
         check_same_config(config, hooks)
         left_open = open_keys(config)
         config = check_earlier_run(config, workdir)
-        if left_open:
-            check_same_earlier_run(workdir)
-            config = with_chosen_sizes(config)
+        config = with_sizes_of_all(config, left_open)
         if not workdir.has_checkpoints():
             config = with_expected_input(config)
         data = open_data(config)
@@ -137,6 +135,8 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
     # A run keeps what it began with, also on other devices.
     kept = [*open_keys(config), *(["precision"] if config.precision == "auto" else [])]
     recorded = dict(flatten(earlier))
+    if "data.image_size" in kept and not recorded["data.sizes"]:
+        kept.append("data.sizes")  # the chosen size was too small for several
     config = apply_overrides(config, {key: recorded[key] for key in kept})
     if earlier.init_from and earlier.init_from == config.init_from:
         config = apply_overrides(config, not_set(config, recorded))

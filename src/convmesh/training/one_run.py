@@ -39,16 +39,6 @@ def check_same_config(config: ConfigDict, hooks: Sequence[Hook]) -> None:
     same_run.check_same(stated, "start every process with the same config and flags")
 
 
-def check_same_earlier_run(workdir: Workdir) -> None:
-    """Raises ConfigError, on every process, if only some see an earlier run in `workdir`.
-
-    A run keeps the sizes that were chosen for it, so those processes would choose others.
-    """
-    seen = "a run" if workdir.has_run() or workdir.has_checkpoints() else "none"
-    advice = "give a folder on a file system that all share, since a run that resumes keeps sizes"
-    same_run.check_same({f"--workdir {workdir.root}": seen}, advice)
-
-
 def check_same_data(data: RunData) -> None:
     """Raises DataError, on every process, if their training or evaluation splits differ."""
     check_same_splits({"training": data.train, "evaluation": data.eval})

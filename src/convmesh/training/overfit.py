@@ -13,14 +13,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.config import KEYS, apply_overrides, parse_overrides
+from convmesh.config.open_keys import open_keys
+from convmesh.config.tree import flatten
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import open_eval
 from convmesh.distributed import console, processes
 from convmesh.errors import ConfigError, RunError
-from convmesh.steps.chosen_sizes import with_chosen_sizes
+from convmesh.steps.chosen_sizes import with_sizes_of_all
 from convmesh.tasks.average_precision import coco_metrics
 from convmesh.training import advice
 from convmesh.training.loop import train
+from convmesh.training.one_run import check_same_config
 from convmesh.workdir.layout import Workdir
 
 PASSING_SCORE = 0.95  # of AP50, or of top1
@@ -98,8 +101,8 @@ def overfit(
     Writes what training writes and prints whether the test was passed. Raises RunError with the
     likely reasons if it was not, and everything that `train` raises.
     """
-    config = overfit_config(with_chosen_sizes(config), images, steps, overrides)
     workdir = Workdir(folder)
+    config = overfit_config(_with_sizes(config, workdir), images, steps, overrides)
     try:
         metrics = train(config, str(workdir))
     except ConfigError as error:
@@ -124,6 +127,16 @@ def overfit(
     for sentence in why:
         console.print_result(f"but {sentence}")
     return metrics
+
+
+def _with_sizes(config: ConfigDict, workdir: Workdir) -> ConfigDict:
+    """`config` with the sizes that training would choose, or those of the run in `workdir`."""
+    check_same_config(config, ())
+    left_open = open_keys(config)
+    if left_open and workdir.has_run():
+        recorded = dict(flatten(workdir.read_config()))
+        config = apply_overrides(config, {key: recorded[key] for key in left_open})
+    return with_sizes_of_all(config, left_open)
 
 
 def _why(config: ConfigDict, workdir: Workdir, metrics: Mapping[str, float]) -> list[str]:

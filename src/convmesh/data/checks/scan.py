@@ -19,7 +19,7 @@ from convmesh.data.formats.annotated import AnnotatedImage, AnnotatedSource
 from convmesh.data.problems import Problem
 from convmesh.data.record import BadExample, Source
 from convmesh.distributed.cores import usable_cores
-from convmesh.errors import DataError
+from convmesh.errors import DataError, StoreError
 
 _THREADS = min(16, usable_cores())  # decoding and hashing release the GIL
 _CHUNK = 1024  # examples submitted to the threads at a time, to bound the number of futures
@@ -106,6 +106,8 @@ class ScannedSplit:
             return self.source.open_image(self.indices[i]).image
         try:
             return self.source[self.indices[i]].image
+        except StoreError:
+            raise
         except DataError:
             return None
 
@@ -173,6 +175,8 @@ def _scan_record(source: Source, index: int, skip_bad: bool) -> ScannedExample:
     name = source.name(index)
     try:
         record = source[index]
+    except StoreError:
+        raise
     except DataError as error:
         # The message begins with the name, or with a path that ends in it.
         message = str(error)

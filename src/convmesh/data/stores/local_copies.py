@@ -8,16 +8,19 @@ it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import time
 from pathlib import Path
 
 from convmesh.distributed.compile_cache import user_folder
 
 _FOLDER = "local_copies"
+_KEPT_SECONDS = 60 * 24 * 3600.0  # after the last process of a host has begun
 _held: list[int] = []  # descriptors of locked files: the process holds them until it ends
 
 
@@ -29,6 +32,7 @@ def _own_folder(process: int) -> Path:
     # Where hosts share the cache folder, their locks may not hold for each other.
     root = user_folder() / _FOLDER / (platform.node() or "host")
     root.mkdir(parents=True, exist_ok=True)
+    _remove_old(root.parent)
     number = 0
     while True:
         file = os.open(root / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -39,11 +43,20 @@ def _own_folder(process: int) -> Path:
             os.close(file)
             number += 1
     _held.append(file)
+    os.utime(file)  # see `_remove_old`
     folder = root / str(number)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     atexit.register(_remove, folder, process)
     return folder
+
+
+def _remove_old(root: Path) -> None:
+    """Removes what processes of hosts that are gone, such as pods, have left here long ago."""
+    for host in root.iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if time.time() - max(path.stat().st_mtime for path in host.iterdir()) > _KEPT_SECONDS:
+                shutil.rmtree(host)
 
 
 def _remove(folder: Path, process: int) -> None:

@@ -20,10 +20,11 @@ from pathlib import Path
 from convmesh.data.stores.object_store import Entry, ObjectStore
 from convmesh.distributed import console
 from convmesh.distributed.compile_cache import user_folder
-from convmesh.errors import DataError
+from convmesh.errors import DataError, StoreError
 
 _FOLDER, _ADDRESS, _INDEX, _LOCK = "data_sets", "address", "objects.json", "lock"
 STORE_PATIENCE = 90.0  # seconds
+_silent: set[ObjectStore] = set()  # that did not answer the last time
 _NOT_COPIED = 0  # time of the last change of a file whose content is not here yet
 
 
@@ -46,7 +47,7 @@ def content(path: str | os.PathLike[str], limit: int) -> bytes | None:
     """The content of an image of a `local_set` that is not here yet, and is then; None for others.
 
     Also None for one of more than `limit` bytes. Waits STORE_PATIENCE seconds for a store that does
-    not answer; then raises DataError, as that says nothing about the image. Raises OSError.
+    not answer; then raises StoreError, as that says nothing about the image. Raises OSError.
     """
     path = os.path.abspath(path)
     root = f"{_root()}{os.sep}"
@@ -64,18 +65,22 @@ def content(path: str | os.PathLike[str], limit: int) -> bytes | None:
 
 
 def _read_patiently(store: ObjectStore, name: str) -> bytes:
-    """The content of an object. Raises FileNotFoundError, PermissionError; DataError otherwise."""
+    """The content of an object. Raises FileNotFoundError; StoreError otherwise."""
     until, pause = time.monotonic() + STORE_PATIENCE, 0.5
     while True:
         try:
-            return store.read(name)
-        except (FileNotFoundError, PermissionError):
+            data = store.read(name)
+            _silent.discard(store)
+            return data
+        except FileNotFoundError:
             raise
         except OSError as error:
-            if time.monotonic() + pause > until:
-                raise DataError(
-                    f"{error.filename or store}: not read in {STORE_PATIENCE:.0f} s: "
-                    f"{error.strerror or error}; run it again once the store answers"
+            refused = isinstance(error, PermissionError)
+            if refused or store in _silent or time.monotonic() + pause > until:
+                _silent.add(store)  # the next image does not wait again
+                raise StoreError(
+                    f"{error.filename or store}: cannot be read: {error.strerror or error}; run it "
+                    f"again once the store {'permits it' if refused else 'answers'}"
                 ) from error
         time.sleep(pause)
         pause *= 2

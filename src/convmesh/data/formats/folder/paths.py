@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from bisect import bisect_right
@@ -111,6 +112,8 @@ class Paths(Sequence[str]):
             raise ValueError(f"{folder / _NAMES}: cut short")
         found = cls(rest["folders"], rest["starts"], names, ends)
         found._saved = folder
+        with contextlib.suppress(OSError):  # another user's, or read-only
+            os.utime(folder.parent)  # it is in use, see `folder_index._remove_old`
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
