@@ -30,7 +30,7 @@ from convmesh.geometry import round_to_stride
 
 SMALL_SIDE = 48  # pixels; images up to this side are digits, icons, CIFAR: not photos
 SMALL_INPUT = 32
-CPU_SIDE = 96  # of the input on CPUs, where arithmetic is what a run lacks
+CPU_SIDE = 128  # of the input on CPUs, where arithmetic is what a run lacks
 ACCELERATOR_SIDE = 224
 DEEP_IMAGES, DEEP_CLASSES = 20_000, 100  # from either, ResNet-50 is taken on accelerators
 BATCH, LARGEST_BATCH = 32, 256  # a device's, and that of all devices
