@@ -43,6 +43,37 @@ def cpu(request, monkeypatch):
     monkeypatch.setattr(local, "cpu_flags", lambda: {request.param})
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "dilation", "groups"),
+    [
+        ((1, 1), 3, (1, 1), 1, (1, 1), 1),
+        ((2, 2), 3, (1, 1), 1, (1, 1), 1),
+        ((4, 4), 3, (2, 2), 1, (1, 1), 1),  # the result is smaller than the kernel
+        ((3, 5), 3, (2, 1), 1, (1, 1), 1),
+        ((2, 9), 3, (1, 2), 1, (1, 1), 1),
+        ((4, 3), 5, (1, 1), 2, (1, 1), 1),
+        ((4, 4), 3, (1, 1), 2, (2, 2), 1),
+        ((2, 2), 3, (1, 1), 1, (1, 1), 2),
+    ],
+)
+def test_kernels_larger_than_the_image(cpu, size, kernel, stride, padding, dilation, groups):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *size, 20))
+    weights = rng.normal(size=(kernel, kernel, 20 // groups, 24))
+    pads = ((padding, padding), (padding, padding))
+    assert local._exceeds_image(x.shape, weights.shape, (stride, pads, dilation, groups))
+    agree(x, weights, stride, pads, dilation, groups)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 2), (8, 2)])
+def test_other_kernels_are_left_to_xla(size, stride):
+    window = ((stride, stride), ((1, 1), (1, 1)), (1, 1), 1)
+    assert not local._exceeds_image((2, size, size, 4), (3, 3, 4, 4), window)
+    assert not local._exceeds_image(
+        (2, size, size, 4), (1, 1, 4, 4), ((2, 2), ((0, 0), (0, 0)), (1, 1), 1)
+    )
+
+
 @hypothesis.given(
     size=st.tuples(st.integers(7, 10), st.integers(7, 10)),
     kernel=pairs,
