@@ -80,7 +80,6 @@ class Source(ABC):
     category_ids: the source's own id of each class; None: it has none.
     ignored_files: names of files that are not images.
     empty_folders: class folders without images.
-    unique_names: whether no two examples can have one name.
     """
 
     classes: tuple[str, ...]
@@ -89,7 +88,6 @@ class Source(ABC):
     category_ids: tuple[int, ...] | None = None
     ignored_files: Sequence[str] = ()
     empty_folders: Sequence[Path] = ()
-    unique_names = False
 
     @abstractmethod
     def __len__(self) -> int:

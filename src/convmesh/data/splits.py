@@ -6,7 +6,8 @@ evaluate, a part of the training split is held out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class UsedSplit(NamedTuple):
 
     name: str
     source: Source
-    indices: list[int]
+    indices: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,18 @@ def used_splits(
     if name is None:
         order, count = _shuffled(len(train)), _held_out_count(len(train), config)
         return [
-            UsedSplit(train_split, train, np.sort(order[count:]).tolist()),
-            UsedSplit(HELD_OUT, train, np.sort(order[:count]).tolist()),
+            UsedSplit(train_split, train, _ascending(order[count:])),
+            UsedSplit(HELD_OUT, train, _ascending(order[:count])),
         ]
     used = [(train_split, train)]
     if name != train_split:
         used.append((name, open_split(name)))
-    return [UsedSplit(split, source, list(range(len(source)))) for split, source in used]
+    return [UsedSplit(split, source, range(len(source))) for split, source in used]
+
+
+def _ascending(indices: np.ndarray) -> Sequence[int]:
+    """Return the indices in order, as ints that take 8 bytes each."""
+    return array("q", np.sort(indices).astype(np.int64).tobytes())
 
 
 def _check_class_count(source: Source, config: ConfigDict) -> None:

@@ -70,6 +70,7 @@ class ScannedSplit:
     source: Source
     indices: Sequence[int]
     examples: list[ScannedExample] = field(default_factory=list)
+    by_class: np.ndarray | None = None  # examples of each class, where no more is known of them
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -211,33 +212,26 @@ def _scan_record(source: Source, index: int, skip_bad: bool) -> ScannedExample:
 def scan_files(splits: Sequence[ScannedSplit]) -> None:
     """Fill in the `examples` of `splits` from their files, as far as these describe the examples.
 
-    No image is opened. The examples of a split whose files do not state labels stay empty.
+    No image is opened. The examples of a split whose files do not state labels stay empty; of class
+    folders, of which there may be millions of files, they are counted by class.
     """
     for split in splits:
         source = split.source
         if isinstance(source, AnnotatedSource):
             split.examples = [_stated(source, index) for index in split.indices]
         elif source.task == "classify" and len(split) and source.stated_labels(0) is not None:
-            split.examples = _by_label(source, split.indices)
+            split.by_class = _count_by_class(source, split.indices)
 
 
-def _by_label(source: Source, indices: Sequence[int]) -> list[ScannedExample]:
-    """Examples of which no more than the class is known, one object for all of a class.
-
-    There may be millions of them.
-    """
-    known = source.single_labels()
-    if known is None:
+def _count_by_class(source: Source, indices: Sequence[int]) -> np.ndarray:
+    """The number of examples of each class, int64 [classes], of a source with one label each."""
+    labels = source.single_labels()
+    if labels is None:
         stated = [source.stated_labels(index) for index in indices]
-        known = np.array([-1 if labels is None else labels[0] for labels in stated], np.int64)
+        labels = np.array([-1 if each is None else each[0] for each in stated], np.int64)
     else:
-        known = known[np.asarray(indices, np.int64)]
-    none = np.zeros(1, bool)
-    found = {
-        label: ScannedExample([], labels=np.array([label]), bad=none, crowd=none, difficult=none)
-        for label in np.unique(known).tolist()
-    }
-    return [found[label] for label in known.tolist()]
+        labels = labels[np.asarray(indices, np.int64)]
+    return np.bincount(labels, minlength=len(source.classes))
 
 
 def _stated(source: AnnotatedSource, index: int) -> ScannedExample:

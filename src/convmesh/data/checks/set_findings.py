@@ -22,10 +22,7 @@ def duplicate_image_findings(splits: Sequence[ScannedSplit]) -> Iterator[Finding
     files: dict[str, tuple[int, int]] = {}
     digests: dict[bytes, tuple[int, int]] = {}
     for s, split in enumerate(splits):
-        unique = split.source.unique_names
         for i, example in enumerate(split.examples):
-            if unique and not example.digest:
-                continue
             name = split.image_name(i)
             first = files.setdefault(split.image_path(i), (s, i))
             if first != (s, i):
@@ -59,10 +56,15 @@ def _describe_duplicate(
 def set_findings(splits: Sequence[ScannedSplit], config: ConfigDict) -> Iterator[Finding]:
     """Yield the findings about splits and classes; the first split is that of training."""
     problems = [*_split_problems(splits)]
-    if all(len(split.examples) == len(split) for split in splits):  # else they are not known
+    if all(_are_known(split) for split in splits):
         problems += [*_class_problems(splits), *_max_boxes_problems(splits[0], config)]
     for problem in problems:
         yield Finding(problem, "set")
+
+
+def _are_known(split: ScannedSplit) -> bool:
+    """Whether the classes of all its examples are known."""
+    return split.by_class is not None or len(split.examples) == len(split)
 
 
 def left_out_findings(splits: Sequence[ScannedSplit]) -> Iterator[Finding]:
@@ -107,10 +109,17 @@ def _split_problems(splits: Sequence[ScannedSplit]) -> Iterator[Problem]:
             yield Problem(f"split {split.name}", what, error=False)
 
 
+def _count_classes(split: ScannedSplit, classes: Sequence[str]) -> dict[str, int]:
+    """How many objects of each class there are; for classification, how many images."""
+    if split.by_class is None:
+        return statistics.count_classes(split.examples, classes)
+    return dict(zip(classes, split.by_class.tolist(), strict=True))
+
+
 def _class_problems(splits: Sequence[ScannedSplit]) -> Iterator[Problem]:
     """Yield errors for empty class folders, and warnings about classes missing in training."""
     train, classes = splits[0], splits[0].source.classes
-    counts = {split.name: statistics.count_classes(split.examples, classes) for split in splits}
+    counts = {split.name: _count_classes(split, classes) for split in splits}
     empty = {path.name for path in train.source.empty_folders}
     unused = [
         name

@@ -133,7 +133,6 @@ class FolderSource(Source):
     """A split of a FolderSet."""
 
     task = "classify"
-    unique_names = True
 
     def __init__(
         self,
