@@ -35,8 +35,10 @@ def servers(reference: Reference):
     with subprocess.Popen(command, text=True, stderr=subprocess.DEVNULL, **pipes) as process:
         os.environ |= json.loads(process.stdout.readline())
         reference.restorer = open_restorer(reference.recipe)
-        yield
-        process.kill()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def kill(reference: Reference, rng: random.Random, n: int, outcome: Outcome) -> None:
