@@ -113,14 +113,6 @@ def test_simulated_devices_are_counted_without_being_started(monkeypatch):
     assert (found.model.name, found.train.batch_size) == ("resnet18_half", 24)
 
 
-def test_several_sizes_are_dropped_where_the_images_are_too_small(monkeypatch):
-    config = load_config(RECIPE, {"data.sizes": (0.5, 0.75, 1.0), "data.root": "photos"})
-    for side, wanted in ((24, ()), (90, (0.5, 0.75, 1.0))):
-        source = Scenes(5, "classify", shape=(side, side))
-        monkeypatch.setattr(chosen_sizes, "open_train", lambda config, source=source: source)
-        assert with_chosen_sizes(config).data.sizes == wanted
-
-
 def test_the_side_is_that_of_most_images_and_broken_ones_do_not_count():
     some_broken = Scenes(9, "classify", broken=(0, 3))  # the others have 40 x 30 pixels
     assert chosen_sizes.usual_side(some_broken) == pytest.approx(34.64, abs=0.01)
@@ -144,15 +136,14 @@ def test_large_images_have_the_size_of_their_files(tmp_path):
 
 def test_process_0_chooses_for_all(monkeypatch):
     # This one, not the first, sees no earlier run, and would choose other sizes.
-    config = load_config(RECIPE, {"data.root": "photos", "data.sizes": (0.5, 1.0)})
+    config = load_config(RECIPE, {"data.root": "photos"})
     keys = open_keys(config)
     monkeypatch.setattr(chosen_sizes, "_devices_here", lambda: (False, 2))
     monkeypatch.setattr(chosen_sizes, "open_train", lambda config: pytest.fail("opened"))
     monkeypatch.setattr(chosen_sizes.processes, "is_first", lambda: False)
     monkeypatch.setattr(chosen_sizes.processes, "wait_for_others", lambda *_: None)
-    sizes = {"model.name": "resnet34", "data.image_size": (64, 64), "train.batch_size": 6}
-    told = sizes | {"data.sizes": ()}
+    told = {"model.name": "resnet34", "data.image_size": (64, 64), "train.batch_size": 6}
     monkeypatch.setattr(chosen_sizes.processes, "broadcast", lambda own: told)
     found = with_sizes_of_all(config, keys)
-    assert (found.model.name, found.data.image_size, found.data.sizes) == ("resnet34", (64, 64), ())
+    assert (found.model.name, found.data.image_size) == ("resnet34", (64, 64))
     assert with_sizes_of_all(found, []) is found

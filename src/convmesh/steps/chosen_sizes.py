@@ -19,7 +19,6 @@ from convmesh.config import apply_overrides
 from convmesh.config.keys import AUTO_MODEL
 from convmesh.config.open_keys import open_keys
 from convmesh.config.tree import flatten
-from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.record import BadExample, Source
 from convmesh.data.splits import open_train
 from convmesh.data.survey import evenly_spaced
@@ -59,10 +58,6 @@ class Contents:
 IMAGENET_IMAGES, IMAGENET_SIDE, IMAGENET_CLASSES = 1_281_167, 400.0, 1000
 
 
-# What is chosen together with the open keys: sizes that would be equal.
-_FOLLOWS = "data.sizes"
-
-
 def with_chosen_sizes(
     config: ConfigDict, elsewhere: Sequence[Any] | None = None, images: int = 0
 ) -> ConfigDict:
@@ -91,9 +86,7 @@ def with_sizes_of_all(config: ConfigDict, left_open: Sequence[str]) -> ConfigDic
         config = _chosen(config, *found)
     processes.wait_for_others("choose the sizes", start_seconds())
     values = dict(flatten(config))
-    return apply_overrides(
-        config, processes.broadcast({key: values[key] for key in (*left_open, _FOLLOWS)})
-    )
+    return apply_overrides(config, processes.broadcast({key: values[key] for key in left_open}))
 
 
 def _chosen(config: ConfigDict, accelerated: bool, count: int, images: int = 0) -> ConfigDict:
@@ -114,10 +107,7 @@ def _chosen(config: ConfigDict, accelerated: bool, count: int, images: int = 0) 
         what = "images as of ImageNet, since no data is named"
     kind = "accelerators" if accelerated else "CPUs"
     console.print_status(f"{shown}: chosen for {what}, on {kind}")
-    config = apply_overrides(config, chosen)
-    if "data.image_size" in chosen and config.data.sizes and len(input_sizes(config)) == 1:
-        config = apply_overrides(config, {_FOLLOWS: ()})  # the images are too small for several
-    return config
+    return apply_overrides(config, chosen)
 
 
 def _devices_here() -> tuple[bool, int]:

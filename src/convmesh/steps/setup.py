@@ -225,7 +225,7 @@ def _check_pairs(config: ConfigDict) -> None:
 
 def _check_sizes_differ(config: ConfigDict) -> None:
     sizes = input_sizes(config)
-    if config.data.sizes and len(sizes) == 1:
+    if config.data.sizes and len(sizes) == 1 and config.data.size_order == "random":
         height, width = sizes[0]
         raise ConfigError(
             f"data.sizes: rounded to multiples of 32, all of them are {height} x {width}; use "

@@ -135,8 +135,6 @@ def check_earlier_run(config: Any, workdir: Workdir) -> Any:
     # A run keeps what it began with, also on other devices.
     kept = [*open_keys(config), *(["precision"] if config.precision == "auto" else [])]
     recorded = dict(flatten(earlier))
-    if "data.image_size" in kept and not recorded["data.sizes"]:
-        kept.append("data.sizes")  # the chosen size was too small for several
     config = apply_overrides(config, {key: recorded[key] for key in kept})
     if earlier.init_from and earlier.init_from == config.init_from:
         config = apply_overrides(config, not_set(config, recorded))

@@ -39,6 +39,14 @@ def test_growing_sizes_have_equal_parts_of_the_run():
     assert StepSizes.of(config, 2)(1) == sizes[0] and StepSizes.of(config, 2)(2) == sizes[1]
 
 
+def test_images_that_are_too_small_to_grow_have_one_size():
+    config = sized(0.5, 0.75, 1, image_size=(40, 36))
+    assert input_sizes(config) == ((32, 32),)
+    config.data.size_order = "growing"
+    assert input_sizes(config) == ((40, 36),)
+    assert StepSizes.of(config, 9)(1) == (40, 36)
+
+
 def test_the_mean_number_of_pixels():
     sizes = ((10, 10), (10, 30))
     assert StepSizes(sizes, 0, 10).pixels(1, 10) == 200

@@ -16,13 +16,17 @@ _SAMPLED_STEPS = 100  # at most, of which a mean is taken
 def input_sizes(config: ConfigDict) -> tuple[tuple[int, int], ...]:
     """Return the (height, width) of all inputs in training, smallest first.
 
-    `data.image_size` alone, or that times each of `data.sizes`, rounded to multiples of 32.
+    `data.image_size` alone, or that times each of `data.sizes`, rounded to multiples of 32. Where
+    these would grow but are all the same, it is `data.image_size` again.
     """
     height, width = config.data.image_size
     if not config.data.sizes:
         return ((height, width),)
     sides = ((factor * height, factor * width) for factor in config.data.sizes)
-    return tuple(sorted({(round_to_stride(h), round_to_stride(w)) for h, w in sides}))
+    found = tuple(sorted({(round_to_stride(h), round_to_stride(w)) for h, w in sides}))
+    if len(found) == 1 and config.data.size_order == "growing":  # too small for several
+        return ((height, width),)
+    return found
 
 
 @dataclass(frozen=True)
