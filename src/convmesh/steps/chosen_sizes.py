@@ -41,6 +41,7 @@ class Contents:
     """What the sizes depend on.
 
     images: to train on. side: their usual side in pixels, the geometric mean of height and width.
+    classes: how many there are.
     accelerated: whether the devices are not CPUs. shards: devices along the data axis. accumulate:
     micro-batches of a step. norm_group: see `model.norm_group`.
     """
