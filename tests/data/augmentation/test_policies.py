@@ -156,3 +156,10 @@ def test_erased_rectangles_and_how_often():
     assert len(areas) == pytest.approx(300, abs=40)
     assert 0.015 < min(areas) and max(areas) < 0.35
     assert (image == 7).all()  # it is not changed in place
+
+
+def test_magnitudes_have_the_bits_of_torch_linspace():
+    # torch 2.14.1: torch.linspace(0, 32, 31)[15], of which TranslateX takes 15 pixels and not 16.
+    assert TRIVIALAUGMENT.magnitude("TranslateX", 15, (64, 64)) == 15.999999046325684
+    assert TRIVIALAUGMENT.magnitude("Color", 20, (64, 64)) == 0.6600000262260437
+    assert RANDAUGMENT.magnitude("Color", 20, (64, 64)) == 0.5999999642372131

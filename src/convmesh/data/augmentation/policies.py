@@ -29,6 +29,14 @@ def _affine(image: Image.Image, *matrix: float) -> Image.Image:
     )
 
 
+def _by_angle(shear: float) -> float:
+    """`shear` as torchvision has it: an angle in degrees, and its tangent again.
+
+    The last bit decides whether a pixel on the border of the image is inside it.
+    """
+    return math.tan(math.radians(math.degrees(math.atan(shear))))
+
+
 def _rotate(image: Image.Image, degrees: float) -> Image.Image:
     return image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=(FILL, FILL, FILL))
 
@@ -40,8 +48,8 @@ def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable:
 # Each operation by its name in torchvision: function of (image, magnitude).
 OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "Identity": lambda image, _: image,
-    "ShearX": lambda image, m: _affine(image, 1, m, 0, 0, 1, 0),
-    "ShearY": lambda image, m: _affine(image, 1, 0, 0, m, 1, 0),
+    "ShearX": lambda image, m: _affine(image, 1, _by_angle(m), 0, 0, 1, 0),
+    "ShearY": lambda image, m: _affine(image, 1, 0, 0, _by_angle(m), 1, 0),
     "TranslateX": lambda image, m: _affine(image, 1, 0, -int(m), 0, 1, 0),
     "TranslateY": lambda image, m: _affine(image, 1, 0, 0, 0, 1, -int(m)),
     "Rotate": _rotate,
@@ -59,7 +67,7 @@ _UNSIGNED = ("Identity", "Posterize", "Solarize", "AutoContrast", "Equalize")
 
 @dataclass(frozen=True)
 class Ranges:
-    """The magnitude of each operation at step 30; they rise from 0 in proportion.
+    """The magnitude of each operation at step 30; they rise from 0 in proportion, in float32.
 
     translate: a fraction of the image's side, or pixels if `translate_pixels`. bits: that posterize
     takes away. Solarize falls from 255 to 0.
@@ -74,19 +82,27 @@ class Ranges:
 
     def magnitude(self, operation: str, step: int, size: tuple[int, int]) -> float:
         """The magnitude of an operation, 0..30, for an image of `size` (height, width)."""
-        part = step / (MAGNITUDES - 1)
         if operation.startswith("Shear"):
-            return self.shear * part
+            return _between(0, self.shear, step)
         if operation.startswith("Translate"):
             side = size[1] if operation.endswith("X") else size[0]
-            return self.translate * part * (1 if self.translate_pixels else side)
+            return _between(0, self.translate * (1 if self.translate_pixels else side), step)
         if operation == "Rotate":
-            return self.rotate * part
+            return _between(0, self.rotate, step)
         if operation == "Posterize":
-            return 8 - round(self.bits * part)
+            return 8 - round(self.bits * step / (MAGNITUDES - 1))
         if operation == "Solarize":
-            return 255 * (1 - part)
-        return 0.0 if operation in _UNSIGNED else self.colour * part
+            return _between(255, 0, step)
+        return 0.0 if operation in _UNSIGNED else _between(0, self.colour, step)
+
+
+def _between(first: float, last: float, step: int) -> float:
+    """The float32 that `torch.linspace(first, last, MAGNITUDES)` has at `step`."""
+    one = np.float32
+    width = float((one(last) - one(first)) / one(MAGNITUDES - 1))
+    if step < MAGNITUDES // 2:
+        return float(one(float(one(first)) + width * step))
+    return float(one(float(one(last)) - width * (MAGNITUDES - 1 - step)))
 
 
 RANDAUGMENT = Ranges(shear=0.3, translate=150 / 331, rotate=30, colour=0.9, bits=4)
