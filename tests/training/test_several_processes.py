@@ -99,6 +99,7 @@ def test_a_model_spread_over_processes_predicts_on_one_device(tmp_path, photos):
 def test_a_signal_stops_all_at_one_step_and_one_process_goes_on(tmp_path, photos):
     workdir = tmp_path / "run"
     changes = {"train.steps": 100_000, "eval.every_steps": 0, "mesh.spatial": 2}
+    changes |= {"data.image_size": (0, 0), "train.batch_size": 0}  # chosen once, by process 0
     recipe = photo_recipe(tmp_path, photos, **changes)
     call = ["train", "--config", recipe, "--workdir", workdir]
     place = ["--num-processes", 2, "--cpu-devices", 1]
@@ -114,6 +115,8 @@ def test_a_signal_stops_all_at_one_step_and_one_process_goes_on(tmp_path, photos
             job.kill()
     (step,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert said.count("stopped by SIGTERM") == 1 and f"at step {step}, saved" in said
+    sizes = "data.image_size=32,32 train.batch_size=32"
+    assert said.count(f"{sizes}: chosen for 24 images of about ") == 1
 
     last = f"--config.train.steps={step + 2}"
     again = ["--cpu-devices", 4, "--config.mesh.model=2", "--config.mesh.fsdp=true", last]
