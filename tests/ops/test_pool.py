@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 
 from convmesh import mesh as meshes
 from convmesh.mesh import DATA, MODEL, SPATIAL, P
+from convmesh.ops.forms import plain_form
 from convmesh.ops.pool import avg_pool, max_pool, upsample_bilinear, upsample_nearest
 
 
@@ -125,6 +126,21 @@ def everything(shape):
 def one_device():
     with jax.enable_x64(True):
         return everything((1, 1, 1))
+
+
+@pytest.mark.parametrize("window, stride, padding", [(3, 2, 1), (2, 2, 0), ((2, 1), (2, 3), 0)])
+def test_a_maximum_has_the_gradient_of_xlas_own_form(window, stride, padding):
+    # Many equal values: of several maxima in a window the first has the gradient.
+    x = jnp.round(normal(2, 7, 6, 3))
+
+    def gradient(x):
+        y, pull = jax.vjp(lambda x: max_pool(x, window, stride=stride, padding=padding), x)
+        return pull(jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))[0]
+
+    with plain_form():
+        wanted = jax.jit(lambda x: gradient(x))(x)
+    assert "select_and_scatter" not in str(jax.make_jaxpr(gradient)(x))
+    np.testing.assert_array_equal(gradient(x), wanted)
 
 
 @pytest.mark.usefixtures("float64")

@@ -18,7 +18,8 @@ from jax import lax
 from convmesh import mesh
 from convmesh.mesh import DATA, MODEL, SPATIAL, P
 from convmesh.ops.halo import exchange, halo_rows
-from convmesh.ops.local import Padding, local_conv
+from convmesh.ops.local import local_conv
+from convmesh.ops.taps import Padding
 from convmesh.ops.windows import Halo, record
 
 Pair = int | tuple[int, int]  # one number for rows and columns, or (rows, columns)

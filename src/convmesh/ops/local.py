@@ -30,12 +30,11 @@ from jax import lax
 
 from convmesh.distributed.devices import cpu_flags
 from convmesh.ops.forms import PLAIN, form
+from convmesh.ops.taps import Padding, Tap, Window, padded, pixels, sum_over_taps
 from convmesh.programs.flops import SPREAD_GROUPS, TAP_PRODUCTS
 
-Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of rows and of columns
 PIECE = 32  # channels, at least, of each convolution that a grouped one is split into
 MOST_PIECES = 16
-Window = tuple[tuple[int, int], Padding, tuple[int, int], int]  # stride, padding, dilation, groups
 
 
 def local_conv(
@@ -153,15 +152,10 @@ def _by_taps(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     return _product(jnp.concatenate(inputs, -1), kernel.reshape(-1, c_out), ((3,), (0,)))
 
 
-def _tap_inputs(
-    x: jax.Array, tap: tuple[int, int], window: Window, size: tuple[int, int]
-) -> jax.Array:
+def _tap_inputs(x: jax.Array, tap: Tap, window: Window, size: tuple[int, int]) -> jax.Array:
     """The pixels of the padded `x` that a tap meets, for a result of `size` (rows, columns)."""
-    stride, _, dilation, _ = window
-    batch, _, _, channels = x.shape
-    start = [gap * k for gap, k in zip(dilation, tap, strict=True)]
-    stop = [a + step * (n - 1) + 1 for a, step, n in zip(start, stride, size, strict=True)]
-    return lax.slice(x, (0, *start, 0), (batch, *stop, channels), (1, *stride, 1))
+    stride, _, (row_gap, column_gap), _ = window
+    return pixels(x, (row_gap * tap[0], column_gap * tap[1]), stride, size)
 
 
 def _spread(kernel: jax.Array, groups: int) -> jax.Array:
@@ -238,7 +232,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 def _sum_of_taps(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     (down, across), padding, (row_gap, column_gap), _ = window
     kh, kw = kernel.shape[:2]
-    inputs = _padded(x, padding)
+    inputs = padded(x, padding)
     rows = (inputs.shape[1] - row_gap * (kh - 1) - 1) // down + 1
     columns = (inputs.shape[2] - column_gap * (kw - 1) - 1) // across + 1
     starts = {(i, j): (i * row_gap, j * column_gap) for i in range(kh) for j in range(kw)}
@@ -263,7 +257,7 @@ def _depthwise_backward(
     x, kernel = saved
     stride, padding, (row_gap, column_gap), _ = window
     x, dy = lax.optimization_barrier((x, dy))  # as in `_on_cpu_backward`
-    inputs, size = _padded(x, padding), (dy.shape[1], dy.shape[2])
+    inputs, size = padded(x, padding), (dy.shape[1], dy.shape[2])
     taps = itertools.product(range(kernel.shape[0]), range(kernel.shape[1]))
     sums = [
         (_every(inputs, (i * row_gap, j * column_gap), stride, size) * _wide(dy)).sum((0, 1, 2))
@@ -279,63 +273,20 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 def _depthwise_input_gradient(
     shape: tuple[int, ...], kernel: jax.Array, dy: jax.Array, window: Window
 ) -> jax.Array:
-    """The gradient by an input of `shape`.
+    """The gradient by an input of `shape`."""
 
-    Input row r = stride * q + phase meets tap i at the result's row (r + padding - gap * i) /
-    stride, where that is whole: the rows (and columns) of a phase all meet the same taps, and each
-    phase is a sum of shifted products of its own.
-    """
-    stride, padding, gap, _ = window
-    # Along rows and along columns, for each phase: (tap, the result's row for q = 0).
-    meet = [
-        [
-            [(i, (phase + pad - g * i) // s) for i in range(k) if (phase + pad - g * i) % s == 0]
-            for phase in range(s)
-        ]
-        for s, (pad, _), g, k in zip(stride, padding, gap, kernel.shape[:2], strict=True)
-    ]
-    size = [-(-n // s) for n, s in zip(shape[1:3], stride, strict=True)]  # of each phase
-    firsts = [[row for phase in phases for _, row in phase] for phases in meet]
-    before = [max(0, -min(rows)) for rows in firsts]
-    after = [
-        max(0, max(rows) + n - result)
-        for rows, n, result in zip(firsts, size, dy.shape[1:3], strict=True)
-    ]
-    results = _padded(dy, ((before[0], after[0]), (before[1], after[1])))
+    def term(tap: Tap, results: jax.Array) -> jax.Array:
+        return _wide(results) * _wide(kernel[*tap, 0])
 
-    def phase(rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> jax.Array:
-        products = [
-            _every(results, (row + before[0], column + before[1]), (1, 1), size)
-            * _wide(kernel[i, j, 0])
-            for (i, row), (j, column) in itertools.product(rows, columns)
-        ]
-        # A phase that no tap meets is zeros, which vary over the mesh as `dy` does.
-        none = jnp.zeros_like(_every(results, (0, 0), (1, 1), size))
-        return functools.reduce(jnp.add, products) if products else none
-
-    phases = jnp.stack(
-        [jnp.stack([phase(rows, columns) for columns in meet[1]], 3) for rows in meet[0]], 2
-    )
-    batch, _, _, channels = shape
-    dx = phases.reshape(batch, size[0] * stride[0], size[1] * stride[1], channels)
-    return dx[:, : shape[1], : shape[2]].astype(dy.dtype)
-
-
-def _padded(x: jax.Array, padding: Padding) -> jax.Array:
-    """`x` with its padding, computed once and not again for each tap."""
-    if padding == ((0, 0), (0, 0)):
-        return x
-    return lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    dx = sum_over_taps(shape, (kernel.shape[0], kernel.shape[1]), window, (dy,), term)
+    return dx.astype(dy.dtype)
 
 
 def _every(
     x: jax.Array, start: tuple[int, int], stride: tuple[int, int], size: Sequence[int]
 ) -> jax.Array:
     """`size` rows and columns of `x` from `start`, `stride` apart, in at least float32."""
-    stop = [a + s * (n - 1) + 1 for a, s, n in zip(start, stride, size, strict=True)]
-    batch, _, _, channels = x.shape
-    part = lax.slice(x, (0, *start, 0), (batch, *stop, channels), (1, *stride, 1))
-    return _wide(part)
+    return _wide(pixels(x, start, stride, size))
 
 
 def _wide(x: jax.Array) -> jax.Array:
