@@ -38,13 +38,14 @@ unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
 
 max_restarts=50 # after so many the job is not requeued any more
 stopping=
+again=
 
 # This scancel signals the job steps, not this shell.
 trap 'stopping=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 
 # Since Slurm 22.05 srun does not take --cpus-per-task from sbatch. When one process fails, is lost or
-# hangs, convmesh ends the others itself, each with the status that says why; --wait ends what is left.
-srun --kill-on-bad-exit=0 --wait=120 --gpu-bind=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+# hangs, convmesh ends the others itself, each with the status that says why; --wait ends what is left, later than four times --lost-after.
+srun --kill-on-bad-exit=0 --wait=300 --gpu-bind=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
   .venv/bin/convmesh "$@" &
 wait "$!"
 status=$?
@@ -53,9 +54,15 @@ if [ -n "$stopping" ]; then # the signal interrupted the first wait; srun still 
   status=$?
 fi
 
-# srun returns the highest status. 75: stopped by a signal after saving. 76, 77: a process was lost or
-# hung. Above 128: it was killed, and the others have ended with 76.
-if { [ "$status" -ge 75 ] && [ "$status" -le 77 ]; } || [ "$status" -gt 128 ]; then
+# srun returns the highest status. 74: an object store did not answer. 75: stopped by a signal after
+# saving. 76, 77: a process was lost or hung. Above 128: it was killed, and the others have ended with
+# 76; but 132, 136 and 139 are faults of the program, and 143 is a second signal of yours.
+case $status in
+132 | 136 | 139 | 143) again= ;;
+74 | 75 | 76 | 77) again=yes ;;
+*) [ "$status" -gt 128 ] && again=yes ;;
+esac
+if [ -n "$again" ]; then
   if [ "${SLURM_RESTART_COUNT:-0}" -lt "$max_restarts" ]; then
     echo "convmesh: requeued, to resume from the newest checkpoint"
     scontrol requeue "$SLURM_JOB_ID"

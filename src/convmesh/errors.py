@@ -4,10 +4,14 @@ The command line prints the message and exits with `exit_code`; `--debug` adds t
 """
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 
 # Exit statuses of a run that the watchdog ends; the same command resumes it.
 PEER_LOST, HUNG = 76, 77
+
+# The errno of a lock on a file system that has none.
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 
@@ -28,12 +32,14 @@ class DataError(ConvmeshError):
     """A file of the data set is missing, unreadable or invalid."""
 
 
-class StoreError(DataError):
-    """An object store does not give a file of the data set: that says nothing about the file."""
-
-
 class RunError(ConvmeshError):
     """The run cannot continue: the disk is full, or the loss is not finite."""
+
+
+class StoreError(DataError, RunError):
+    """An object store does not answer, which says nothing about what it holds: it may later."""
+
+    exit_code = 74
 
 
 def first_line(error: BaseException) -> str:

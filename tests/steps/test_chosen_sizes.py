@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sources import Scenes
 
-from convmesh.config import load_config
+from convmesh.config import apply_overrides, load_config
 from convmesh.config.keys import AUTO_MODEL
 from convmesh.config.open_keys import OPEN_VALUES, open_keys
 from convmesh.data.splits import open_train
@@ -135,11 +135,12 @@ def test_large_images_have_the_size_of_their_files(tmp_path):
 
 
 def test_process_0_chooses_for_all(monkeypatch):
-    # This one, not the first, sees no earlier run, and would choose other sizes.
+    # This one, not the first, sees no earlier run, and chooses other sizes.
     config = load_config(RECIPE, {"data.root": "photos"})
     keys = open_keys(config)
     monkeypatch.setattr(chosen_sizes, "_devices_here", lambda: (False, 2))
-    monkeypatch.setattr(chosen_sizes, "open_train", lambda config: pytest.fail("opened"))
+    own = {"model.name": "resnet18", "data.image_size": (32, 32), "train.batch_size": 8}
+    monkeypatch.setattr(chosen_sizes, "_chosen", lambda config, *_: apply_overrides(config, own))
     monkeypatch.setattr(chosen_sizes.processes, "is_first", lambda: False)
     monkeypatch.setattr(chosen_sizes.processes, "wait_for_others", lambda *_: None)
     told = {"model.name": "resnet34", "data.image_size": (64, 64), "train.batch_size": 6}

@@ -1,5 +1,6 @@
 """One run an address, whoever dies in whatever way."""
 
+import errno
 import json
 import os
 import signal
@@ -11,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import object_stores
 import pytest
 
+from convmesh.cli.exit_status import exit_status
 from convmesh.data.stores.object_store import ObjectStore
-from convmesh.errors import ConfigError, RunError
+from convmesh.errors import ConfigError, RunError, StoreError
 from convmesh.workdir import store_lock
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.local_copy import LocalCopy
@@ -204,6 +206,20 @@ def test_a_push_that_fails_ends_the_run(copies, s3, monkeypatch):
 
     with pytest.raises(RunError, match="cannot be written: no network"), StoreLock(copy):
         monkeypatch.setattr(copy, "push", fail)
+
+
+def test_a_store_that_does_not_answer_is_a_failure_of_its_own(copies, s3, monkeypatch):
+    def silent(*_, **__):
+        raise OSError(errno.EIO, "503 slow down", s3)
+
+    copy = copies(s3, "a")
+    monkeypatch.setattr(ObjectStore, "entries", silent)
+    words = "503 slow down; run it again once the store answers"
+    with pytest.raises(StoreError, match=words), StoreLock(copy):
+        pass
+    with pytest.raises(StoreError, match=words) as caught:
+        Workdir(s3)
+    assert exit_status(caught.value, debug=False)[1] == 74
 
 
 def test_a_bucket_that_is_not_there_is_a_wrong_workdir(servers):

@@ -11,12 +11,14 @@ from convmesh.errors import (
     ConfigError,
     ConvmeshError,
     Stopped,
+    StoreError,
     first_line,
 )
 
 DONE = 0
 FAILED = ConvmeshError.exit_code
 WRONG_CALL = ConfigError.exit_code
+NO_STORE = StoreError.exit_code
 STOPPED = Stopped.exit_code
 INTERRUPTED = 130
 
@@ -25,6 +27,7 @@ exit status:
   {DONE}    done
   {FAILED}    the data or the run failed
   {WRONG_CALL}    the call or the config is wrong; nothing was written
+  {NO_STORE}   an object store did not answer; run it again to resume
   {STOPPED}   stopped by a signal after saving; run it again to resume
   {PEER_LOST}   another process was lost: killed, stopped or unreachable; run it again to resume
   {HUNG}   hung, ended by the watchdog, with the stacks of all threads; run it again to resume

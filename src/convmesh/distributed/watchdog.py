@@ -209,7 +209,7 @@ class Watchdog:
             except (ConnectionRefusedError, ConnectionResetError):
                 self._refused_since = self._refused_since or time.monotonic()
             except OSError:  # unreachable: its silence counts
-                pass
+                self._refused_since = None
 
     def _read_to_end(self, connection: socket.socket) -> None:
         """Returns when the connection is closed, as the service does with one that asks nothing."""
@@ -230,7 +230,9 @@ class Watchdog:
             if now - last > _SUSPENDED_SECONDS:
                 MAIN.forgive()
                 SAVING.forgive()
-                self._heard = dict.fromkeys(dict(self._heard), now)
+                for process in dict(self._heard):
+                    if process in self._heard:  # else it has left meanwhile
+                        self._heard[process] = now
                 self._hung = self._refused_since = None
             last = now
             self._hold_aborts(now)

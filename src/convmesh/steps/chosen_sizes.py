@@ -83,7 +83,7 @@ def with_sizes_of_all(config: ConfigDict, left_open: Sequence[str]) -> ConfigDic
     if not left_open:
         return config
     found = _devices_here()
-    if processes.is_first() and open_keys(config):
+    if open_keys(config):  # by all, so that none waits for another that lists a large set alone
         config = _chosen(config, *found)
     processes.wait_for_others("choose the sizes", start_seconds())
     values = dict(flatten(config))

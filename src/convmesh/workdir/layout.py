@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 from convmesh.config import to_json
 from convmesh.data.documents import read_json
-from convmesh.data.stores.object_store import ObjectStore, is_url
+from convmesh.data.stores.object_store import ObjectStore, explained, is_url
 from convmesh.distributed import console
 from convmesh.errors import ConfigError, DataError, RunError
 from convmesh.workdir import atomic_files
@@ -89,7 +89,7 @@ class Workdir:
                     f"{self}: cannot be written ({error.strerror}): not kept there"
                 )
             except OSError as error:
-                raise RunError(f"{self}: cannot be written: {error.strerror}") from error
+                raise explained(f"{self}: cannot be written", error, RunError) from error
 
     # The config and the classes.
 
@@ -228,7 +228,7 @@ _copies: dict[tuple[int, str], LocalCopy] = {}  # by process (a fork has its own
 
 
 def _local_copy(url: str) -> LocalCopy:
-    """The local copy of this process, up to date. Raises ConfigError."""
+    """The local copy of this process, up to date. Raises ConfigError, StoreError."""
     store = ObjectStore(url)
     if len(store.parts) < 2:
         raise ConfigError(f"--workdir {url}: is a bucket; give a folder in it, {url}/NAME")
@@ -237,7 +237,7 @@ def _local_copy(url: str) -> LocalCopy:
         copy = _copies.get(key) or LocalCopy(store)
         copy.pull()
     except OSError as error:
-        raise ConfigError(f"--workdir {url}: {error.strerror}") from error
+        raise explained(f"--workdir {url}", error, ConfigError) from error
     console.shown_as[str(copy.folder)] = store.url
     return _copies.setdefault(key, copy)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convmesh.data.stores.local_copies import local_folder
+from convmesh.data.stores.local_copies import local_folder, stay
 from convmesh.data.stores.object_store import Entry, ObjectStore
 from convmesh.workdir.checksums import CHECKSUMS, names_in
 from convmesh.workdir.step_folders import (
@@ -120,6 +120,7 @@ class LocalCopy:
 
         below: of which folder, such as `eval/val/`; by default of all.
         """
+        stay()
         with self._mutex:
             self.before_push()
             files = {name: at for name, at in self._files().items() if name.startswith(below)}

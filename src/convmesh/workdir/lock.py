@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from convmesh.errors import ConfigError, RunError
+from convmesh.errors import NO_LOCKS, ConfigError, RunError
 
 LOCK = ".lock"
 
@@ -125,8 +125,7 @@ class RunLock:
                 "stop it, or use another --workdir"
             ) from None
         except OSError as error:
-            known = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
-            if error.errno not in known:
+            if error.errno not in NO_LOCKS:
                 raise
             print(
                 f"{self._path}: this file system has no locks ({error.strerror}); make sure "

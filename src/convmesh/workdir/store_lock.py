@@ -23,8 +23,9 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from convmesh.data.stores.object_store import explained
 from convmesh.distributed import console
-from convmesh.errors import ConfigError, RunError
+from convmesh.errors import ConfigError, ConvmeshError, RunError
 from convmesh.workdir.local_copy import LocalCopy
 
 RENEW_SECONDS, LEASE_SECONDS = 5.0, 30.0
@@ -67,7 +68,8 @@ class StoreLock:
     def __enter__(self) -> Self:
         """Takes the lock, and deletes what a killed run has left half written.
 
-        Raises ConfigError if another run holds it or the store cannot be written.
+        Raises ConfigError if another run holds it or the store cannot be written, StoreError if it
+        does not answer.
         """
         try:
             self._take()
@@ -80,7 +82,7 @@ class StoreLock:
         except BaseException as error:
             self._release()
             if isinstance(error, OSError):
-                raise ConfigError(f"--workdir {self._store}: {error.strerror}") from error
+                raise explained(f"--workdir {self._store}", error, ConfigError) from error
             raise
         self._copy.is_locked, self._copy.before_push = True, self.check
         self._threads[1].start()
@@ -210,7 +212,7 @@ class StoreLock:
                 if now != found:
                     raise self._in_use(now)
         except OSError as error:
-            raise ConfigError(f"--workdir {self._store}: {error.strerror}") from error
+            raise explained(f"--workdir {self._store}", error, ConfigError) from error
         self._copy.dead_lock = found
         return found[0]
 
@@ -221,10 +223,10 @@ class StoreLock:
         )
 
 
-def _not_written(store: Any, error: OSError | RunError) -> RunError:
+def _not_written(store: Any, error: OSError | RunError) -> ConvmeshError:
     if isinstance(error, RunError):
         return error
-    return RunError(f"{store}: cannot be written: {error.strerror or error}")
+    return explained(f"{store}: cannot be written", error, RunError)
 
 
 def _holder(held: Held | None) -> str:

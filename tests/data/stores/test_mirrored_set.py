@@ -1,7 +1,10 @@
 """A data set in an object store is read as on a disk; an image is copied when it is read."""
 
+import errno
+import fcntl
 import io
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -128,6 +131,26 @@ def test_a_full_disk_keeps_no_image_but_reads_it(photos, s3, monkeypatch, cache)
     monkeypatch.setattr(mirrored_set, "_replace", full)
     assert source[0].image.any()
     assert not copied(cache)
+
+
+def test_what_a_killed_process_left_half_written_is_removed(photos, s3, cache):
+    open_data(photos_of(runs.photo_config(put(photos, s3))))
+    [place] = (cache / "data_sets").iterdir()
+    for name, age in (("old.new", 7200), ("young.new", 60)):
+        (place / name).touch()
+        os.utime(place / name, (time.time() - age,) * 2)
+    mirrored_set._opened.cache_clear()
+    open_data(photos_of(runs.photo_config(s3)))
+    assert {path.name for path in place.glob("*.new")} == {"young.new"}
+
+
+def test_on_a_file_system_without_locks_it_is_copied_all_the_same(photos, s3, monkeypatch, capsys):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert len(open_data(photos_of(runs.photo_config(put(photos, s3)))).train) == runs.TRAIN_PHOTOS
+    assert "this file system has no locks (Function not implemented)" in capsys.readouterr().err
 
 
 def test_threads_that_read_at_once_keep_each_its_own_image(photos, s3, cache):

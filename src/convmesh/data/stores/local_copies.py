@@ -13,14 +13,16 @@ import functools
 import hashlib
 import os
 import platform
+import secrets
 import shutil
 import time
 from pathlib import Path
 
 from convmesh.distributed.compile_cache import user_folder
+from convmesh.errors import NO_LOCKS
 
 _FOLDER = "local_copies"
-_KEPT_SECONDS = 60 * 24 * 3600.0  # after the last process of a host has begun
+_KEPT_SECONDS = 60 * 24 * 3600.0  # after a process of a host has used its folder
 _held: list[int] = []  # descriptors of locked files: the process holds them until it ends
 
 
@@ -32,30 +34,44 @@ def _own_folder(process: int) -> Path:
     # Where hosts share the cache folder, their locks may not hold for each other.
     root = user_folder() / _FOLDER / (platform.node() or "host")
     root.mkdir(parents=True, exist_ok=True)
-    _remove_old(root.parent)
-    number = 0
+    _remove_old(root)
+    name = 0
     while True:
-        file = os.open(root / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(root / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
             os.close(file)
-            number += 1
+            name += 1
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            # What a killed process leaves is then removed by `_remove_old` alone.
+            os.close(file)
+            name = secrets.randbits(62)
+            file = os.open(root / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            break
     _held.append(file)
-    os.utime(file)  # see `_remove_old`
-    folder = root / str(number)
+    folder = root / str(name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     atexit.register(_remove, folder, process)
     return folder
 
 
-def _remove_old(root: Path) -> None:
-    """Removes what processes of hosts that are gone, such as pods, have left here long ago."""
-    for host in root.iterdir():
+def stay() -> None:
+    """Says to other hosts that this process still uses its folder: see `_remove_old`."""
+    for file in _held:
+        os.utime(file)
+
+
+def _remove_old(own: Path) -> None:
+    """Removes what processes of other hosts, such as pods, have not used for long."""
+    for host in own.parent.iterdir():
         with contextlib.suppress(OSError, ValueError):
-            if time.time() - max(path.stat().st_mtime for path in host.iterdir()) > _KEPT_SECONDS:
+            last = max(path.stat().st_mtime for path in host.iterdir())
+            if host != own and time.time() - last > _KEPT_SECONDS:
                 shutil.rmtree(host)
 
 

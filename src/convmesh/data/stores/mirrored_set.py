@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from convmesh.data.stores.object_store import Entry, ObjectStore
+from convmesh.data.stores.object_store import Entry, ObjectStore, explained
 from convmesh.distributed import console
 from convmesh.distributed.compile_cache import user_folder
-from convmesh.errors import DataError, StoreError
+from convmesh.errors import NO_LOCKS, DataError, StoreError
 
 _FOLDER, _ADDRESS, _INDEX, _LOCK = "data_sets", "address", "objects.json", "lock"
 STORE_PATIENCE = 90.0  # seconds
+_UNFINISHED_SECONDS = 3600.0  # none is written for so long
 _silent: set[ObjectStore] = set()  # that did not answer the last time
 _NOT_COPIED = 0  # time of the last change of a file whose content is not here yet
 
@@ -38,7 +39,7 @@ def local_set(url: str, is_image: Callable[[str], bool]) -> Path:
     try:
         folder = _opened(store, os.getpid(), is_image)
     except OSError as error:
-        raise DataError(f"data.root {error.filename or url}: {error.strerror}") from error
+        raise explained(f"data.root {error.filename or url}", error, DataError) from error
     console.shown_as[str(folder)] = store.url
     return folder
 
@@ -78,10 +79,12 @@ def _read_patiently(store: ObjectStore, name: str) -> bytes:
             refused = isinstance(error, PermissionError)
             if refused or store in _silent or time.monotonic() + pause > until:
                 _silent.add(store)  # the next image does not wait again
-                raise StoreError(
-                    f"{error.filename or store}: cannot be read: {error.strerror or error}; run it "
-                    f"again once the store {'permits it' if refused else 'answers'}"
-                ) from error
+                what = f"{error.filename or store}: cannot be read"
+                if refused:
+                    raise StoreError(
+                        f"{what}: {error.strerror}; run it again once the store permits it"
+                    ) from error
+                raise explained(what, error, StoreError) from error
         time.sleep(pause)
         pause *= 2
 
@@ -123,7 +126,16 @@ def _opened(store: ObjectStore, process: int, is_image: Callable[[str], bool]) -
             _write_empty(folder / name, entries[name], place)
         store.download([name for name in changed if not is_image(name)], folder)
         _replace(index, json.dumps(now).encode(), place)
+        _remove_unfinished(place)
     return folder
+
+
+def _remove_unfinished(place: Path) -> None:
+    """Removes what killed processes have left half written."""
+    for path in place.glob("*.new"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+                path.unlink()
 
 
 def _size(path: Path) -> int | None:
@@ -144,11 +156,19 @@ def _write_empty(path: Path, entry: Entry, place: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Lets one process of this host at a time."""
+    """Lets one process of this host at a time, where the file system has locks."""
     import fcntl
 
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            console.print_status(
+                f"{path}: this file system has no locks ({error.strerror}); start one process of "
+                "a host alone the first time, or let CONVMESH_CACHE name a folder on a local disk"
+            )
         yield
 
 

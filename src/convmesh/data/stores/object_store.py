@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convmesh.errors import ConfigError, first_line
+from convmesh.errors import ConfigError, ConvmeshError, StoreError, first_line
 
 # The package of each scheme.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
@@ -36,6 +36,14 @@ class Entry:
 def is_url(path: Any) -> bool:
     """Whether `path` is an address instead of a path of a file system."""
     return isinstance(path, str) and "://" in path
+
+
+def explained(what: str, error: OSError, kind: type[ConvmeshError]) -> ConvmeshError:
+    """The error for a failed request: StoreError if the store did not answer, else of `kind`."""
+    text = f"{what}: {error.strerror or error}"
+    if error.errno == errno.EIO and is_url(error.filename):
+        return StoreError(f"{text}; run it again once the store answers")
+    return kind(text)
 
 
 class ObjectStore:
