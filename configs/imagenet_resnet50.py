@@ -2,8 +2,10 @@
 
     convmesh train --config configs/imagenet_resnet50.py --workdir runs/r50 --config.data.root=DIR
 
-DIR holds `train/` and `val/` with a folder for each of the 1,000 classes. 90 epochs of 1,281,167
-images in batches of 1,024: 112,600 steps. On more than 32 devices a larger batch keeps them busy;
+DIR holds `train/` and `val/` with a folder for each of the 1,000 classes
+(tools/imagenet_val_folders.py makes those of `val/`); or `--config.data.name=imagenet2012
+--config.data.eval_split=validation` reads the set of TFDS. 90 epochs of 1,281,167 images in batches
+of 1,024: 112,600 steps. On more than 32 devices a larger batch keeps them busy;
 the learning rate goes with it, 0.1 for each 256 images, up to 8,192 (Goyal et al., arXiv
 1706.02677):
 
@@ -23,7 +25,6 @@ def get_config():
     config = defaults("classify")
     config.model.name = "resnet50"
     config.model.norm_group = 32
-    config.data.format = "folder"
     config.data.image_size = (224, 224)
     config.data.eval_resize = 256
     config.data.augment.crop = (0.08, 1.0)

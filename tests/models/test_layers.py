@@ -497,7 +497,7 @@ def float_types(tree):
 def test_unknown_models_are_refused_by_name():
     with pytest.raises(ConfigError, match="resnet188.*did you mean resnet18?") as error:
         make_model("resnet188", "classify", 10, jnp.float32)
-    assert "the models are small_cnn, resnet8" in str(error.value)
+    assert "the models are small_cnn, resnet9" in str(error.value)
     # A model of the other task is not on offer.
     with pytest.raises(ConfigError, match="no such model for task 'detect'") as error:
         make_model("resnet18", "detect", 10, jnp.float32)

@@ -55,6 +55,7 @@ def test_predictions_on_the_host_are_sorted():
 def test_of_many_classes_the_best_and_the_true_one_are_kept(monkeypatch):
     found = {"labels": np.array([2, 0, 3, 1]), "scores": np.array([0.5, 0.3, 0.15, 0.05])}
     assert TASK.kept(found, {"label": 1}) is found
+    monkeypatch.setattr(classify, "ALL_RESULTS", 3)
     monkeypatch.setattr(classify, "MOST_RESULTS", 2)
     kept = TASK.kept(found, {"label": 1})
     assert kept["labels"].tolist() == [2, 0, 1] and kept["scores"].tolist() == [0.5, 0.3, 0.05]

@@ -102,6 +102,13 @@ def test_mixing_that_comes_back_or_ends_early_and_another_ema_are_said(photos):
     )
 
 
+def test_images_that_become_smaller_again_are_said(photos):
+    grows = {"data__sizes": (0.5, 1.0), "data__size_order": "growing", "schedule__name": "constant"}
+    [line] = notes(photos, 20, 40, 15, **grows, data__image_size=(64, 64))
+    assert line.startswith("data.sizes: images of 32 x 32 from here on, and not of 64 x 64")
+    assert notes(photos, 20, 40, 5, **grows, data__image_size=(64, 64)) == []
+
+
 def test_epochs_count_too_and_a_checkpoint_without_config_says_nothing(photos):
     [line] = notes(photos, 0, 48, 24, train__epochs=8.0)
     assert "the run now has 48 steps instead of 24" in line

@@ -55,4 +55,4 @@ class CifarResNet(nn.Module):
 
 
 # Named by their layers: two for each block, the stem and the dense layer.
-ResNet8, ResNet20, ResNet56 = (partial(CifarResNet, depth=depth) for depth in (1, 3, 9))
+ResNet20, ResNet56 = (partial(CifarResNet, depth=depth) for depth in (3, 9))

@@ -20,7 +20,8 @@ from convmesh.errors import ConfigError, nearest
 # name: (task, module, attribute); modules are imported when needed
 MODELS = {
     "small_cnn": ("classify", "convmesh.models.small_cnn", "SmallCNN"),
-    "resnet8": ("classify", "convmesh.models.cifar_resnet", "ResNet8"),
+    "resnet9": ("classify", "convmesh.models.resnet9", "ResNet9"),
+    "resnet9_quarter": ("classify", "convmesh.models.resnet9", "ResNet9Quarter"),
     "resnet20": ("classify", "convmesh.models.cifar_resnet", "ResNet20"),
     "resnet56": ("classify", "convmesh.models.cifar_resnet", "ResNet56"),
     "resnet18": ("classify", "convmesh.models.resnet", "ResNet18"),
@@ -81,7 +82,14 @@ MODELS = {
 }
 
 # Those that neither torchvision nor timm has.
-OWN_CLASSIFIERS = ("small_cnn", "resnet18_half", "resnet8", "resnet20", "resnet56")
+OWN_CLASSIFIERS = (
+    "small_cnn",
+    "resnet18_half",
+    "resnet9",
+    "resnet9_quarter",
+    "resnet20",
+    "resnet56",
+)
 
 
 def check_model(name: str, task: str, backbone: str = "") -> None:

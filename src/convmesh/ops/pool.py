@@ -24,7 +24,7 @@ def max_pool(
     """Maximum of each window; padding never counts. `x`: [batch, rows, columns, channels].
 
     Window, stride and padding are one number or a pair (rows, columns). `stride` is `window` by
-    default, as in torch.
+    default, as in torch. On CPUs it has no forward-mode derivative (`jax.jvp`).
     """
     return _pool(x, window, stride or window, padding, fill=-jnp.inf, reduce=lax.max)
 

@@ -15,7 +15,9 @@ from convmesh.tasks import classification_report
 from convmesh.tasks.base import PixelScale, Task
 from convmesh.tasks.image_mixing import MixedLabels
 
-MOST_RESULTS = 100  # classes of an image in the predictions of an evaluation
+# Classes of an image in the predictions of an evaluation: all of them, up to this many; else so few
+# that the file for ImageNet's 50,000 images stays small.
+ALL_RESULTS, MOST_RESULTS = 100, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +82,11 @@ class Classify(Task):
         return {"labels": order, "scores": p[order]}
 
     def kept(self, found: dict[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
-        """The best MOST_RESULTS classes, and the true one last if it is not among them.
+        """Of more than ALL_RESULTS classes the best MOST_RESULTS, and the true one if it is none.
 
         All of thousands of classes, for each of a million images, would fill the memory.
         """
-        if len(found["labels"]) <= MOST_RESULTS:
+        if len(found["labels"]) <= ALL_RESULTS:
             return found
         (place,) = np.flatnonzero(found["labels"] == truth["label"])
         chosen = [*range(MOST_RESULTS), *([int(place)] if place >= MOST_RESULTS else [])]
@@ -111,12 +113,13 @@ class Classify(Task):
         classes: Sequence[str],
         category_ids: Sequence[int] | None = None,
     ) -> list[dict[str, Any]]:
-        """For each image its best classes, at most MOST_RESULTS, with their probabilities."""
+        """For each image its best classes with their probabilities, see MOST_RESULTS."""
+        shown = MOST_RESULTS if len(classes) > ALL_RESULTS else len(classes)
         return [
             {
                 "image_id": f["image_id"],
                 "file_name": f["file_name"],
-                "classes": ranked(f, classes, MOST_RESULTS),
+                "classes": ranked(f, classes, shown),
             }
             for f in found
         ]

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from convmesh.data.augmentation.sizes import StepSizes
 from convmesh.steps.optimizer import count_warmup_steps, make_schedule
 from convmesh.steps.setup import Setup, count_steps, ema_decay_for
 from convmesh.steps.state import TrainState
@@ -32,6 +33,7 @@ def notes_on_resume(
     length = f"the run now has {setup.steps} steps instead of {steps}"
     updates = step - int(state.nonfinite_steps)  # the schedule counts these
     lines = _warmup(before, setup, steps, updates) + _mixing(setup, steps, step)
+    lines += _sizes(setup, steps, step)
     if setup.config.ema.decay < 0 and before.ema.decay < 0:
         was, becomes = ema_decay_for(steps), setup.ema_decay
         if not math.isclose(was, becomes, rel_tol=1e-6):
@@ -89,6 +91,20 @@ def _mixing(setup: Setup, steps: int, step: int) -> list[str]:
     if now <= step < was:
         return [f"{mixing}: they end now instead of at step {was}"]
     return []
+
+
+def _sizes(setup: Setup, steps: int, step: int) -> list[str]:
+    """What happens to the size of images that grow over a run."""
+    config = setup.config
+    if config.data.size_order != "growing" or len(config.data.sizes) < 2:
+        return []
+    last, next_ = StepSizes.of(config, steps)(step), StepSizes.of(config, setup.steps)(step + 1)
+    if last == next_ or next_ == StepSizes.of(config, steps)(step + 1):
+        return []
+    return [
+        f"data.sizes: images of {' x '.join(map(str, next_))} from here on, and not of"
+        f" {' x '.join(map(str, last))}: they grow over the length of the run"
+    ]
 
 
 def notes_on_restart(workdir: Workdir) -> list[str]:

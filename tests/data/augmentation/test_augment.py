@@ -230,6 +230,15 @@ def test_a_crop_of_the_full_area_is_the_image():
     assert np.array_equal(larger, cv2.resize(image, (96, 96)))
 
 
+@given(h=st.integers(33, 700), w=st.integers(33, 700), seed=st.integers(0, 99))
+def test_a_crop_has_no_border(h, w, seed):
+    config = AugmentSettings(flip=0.5, scale=(1, 1), crop=(0.35, 1.0), color=0)
+    image = np.full((h, w, 3), 255, np.uint8)
+    size = (64, 64)
+    rng = np.random.default_rng(seed)
+    assert (augment.augment_for_classification(image, size, config, rng) == 255).all()
+
+
 def test_extreme_aspect_ratios_work():
     for shape in ((4, 1600), (1600, 4), (1, 1)):
         image = noise(*shape)

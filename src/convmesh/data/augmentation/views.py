@@ -224,7 +224,7 @@ def _fit_axis(n: int, limit: int, scale: float, where: float) -> tuple[int, int,
     # An axis that shrinks to less than half is averaged over blocks first. Pixels of an incomplete
     # last block are dropped: less than one pixel of the input.
     block = min(n, max(1, math.floor(1 / scale)))
-    if round(n * scale) <= limit:
+    if round(n * scale) < limit:
         length = n - n % block
         target = max(1, round(length * scale))
         start = min(math.floor(where * (limit - target + 1)), limit - target)

@@ -78,6 +78,19 @@ def test_the_validation_split_has_three_names_in_folders(tmp_path, name, asked):
     assert source.split == name and source[0].file_name == f"{name}/a/{name}.png"
 
 
+def test_validation_images_without_folders_of_classes_are_refused(tmp_path):
+    # As ImageNet is distributed; a part of train under the name val would be another measure.
+    for name in ("cat", "dog"):
+        write(tmp_path / "train" / name / "1.png")
+    write(tmp_path / "val" / "ILSVRC2012_val_00000001.png")
+    for wanted in ("", "val"):
+        with pytest.raises(DataError, match="val: its images are in no folders of classes; sort"):
+            FolderSet(config_for(tmp_path, eval_split=wanted))
+    assert FolderSet(config_for(tmp_path, eval_split="train")).splits == ("train",)
+    write(tmp_path / "valid" / "cat" / "1.png")
+    assert FolderSet(config_for(tmp_path)).splits == ("train", "valid")
+
+
 def test_classes_in_the_config_order_the_ids(split_root):
     config = config_for(split_root, classes=("emu", "owl", "cat", "dog"))
     train = FolderSet(config).source("train", training=True)

@@ -16,7 +16,13 @@ from convmesh.data.augmentation import augment
 from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.formats import split_names, unread
 from convmesh.data.formats.evidence import Evidence
-from convmesh.data.formats.files import normal_name, root_folder, subfolders
+from convmesh.data.formats.files import (
+    contents,
+    folder_named,
+    normal_name,
+    root_folder,
+    subfolders,
+)
 from convmesh.data.formats.folder.class_folders import holds_class_folders
 from convmesh.data.formats.folder.folder_index import open_listing
 from convmesh.data.formats.folder.folder_tree import name_key
@@ -85,6 +91,7 @@ class FolderSet(DataSet):
                 f"{unread.explain(self._root, config.task)}"
             )
         self._check_classes(bool(given))
+        self._check_validation(config.data.eval_split)
 
     def source(self, split: str, training: bool) -> FolderSource:
         """Return one split; `training`: reject empty classes. Raises ConfigError, DataError."""
@@ -105,6 +112,22 @@ class FolderSet(DataSet):
                 f"{empty}: no images for this class{what}; add some or remove the folder"
             )
         return source
+
+    def _check_validation(self, wanted: str) -> None:
+        """Raise DataError for a folder of validation images that are in no folders of classes.
+
+        A part of the training images would be held out instead, and called `val`.
+        """
+        names = split_names.VALIDATION
+        if (wanted and wanted not in names) or set(names) & set(self.splits):
+            return
+        folder = folder_named(self._root, *names)
+        if folder and contents(folder).images:
+            raise DataError(
+                f"{folder}: its images are in no folders of classes; sort them into folders named "
+                "as those of train (ImageNet: tools/imagenet_val_folders.py), or move them away to "
+                "hold out a part of train"
+            )
 
     def _check_classes(self, given: bool) -> None:
         """Raise DataError for the folder of an unknown class; given: `data.classes` is set."""
