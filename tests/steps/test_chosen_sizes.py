@@ -33,16 +33,16 @@ def chosen(**contents):
 @pytest.mark.parametrize(
     ("contents", "wanted"),
     [
-        ({"side": 28.0}, ("resnet20", 32, 32)),
-        ({"side": 28.0, "accelerated": True}, ("resnet20", 32, 32)),
+        ({"side": 28.0}, ("resnet9_quarter", 32, 32)),
+        ({"side": 28.0, "accelerated": True}, ("resnet9", 32, 32)),
         ({"side": 66.0}, ("resnet18_half", 64, 32)),
-        ({"side": 640.0}, ("resnet18_half", 128, 32)),
+        ({"side": 640.0}, ("resnet18_half", 96, 32)),
         ({"side": 640.0, "accelerated": True}, ("resnet18", 224, 32)),
         ({"side": 130.0, "accelerated": True}, ("resnet18", 128, 32)),
         ({"images": 20_000, "accelerated": True}, ("resnet50", 160, 32)),
         ({"classes": 100, "accelerated": True}, ("resnet50", 160, 32)),
-        ({"images": 20_000, "classes": 100}, ("resnet18_half", 128, 32)),
-        ({"side": 8.0}, ("resnet20", 32, 32)),
+        ({"images": 20_000, "classes": 100}, ("resnet18_half", 96, 32)),
+        ({"side": 8.0}, ("resnet9_quarter", 32, 32)),
     ],
 )
 def test_model_and_size_by_images_and_device(contents, wanted):

@@ -188,18 +188,18 @@ def test_the_numbers_of_a_step_are_on_the_disk_before_its_checkpoint_is_begun(
 def test_the_recipe_for_everybody_needs_no_more_than_a_folder(
     photos, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(MODELS, "resnet20", MODELS["tiny_net"])  # that one compiles in a minute
+    monkeypatch.setitem(MODELS, "resnet9_quarter", MODELS["tiny_net"])  # that one compiles in a minute
     call = ["train", "--config", str(runs.CONFIGS / "classify.py"), "--workdir"]
     call += [str(tmp_path / "run"), f"--config.data.root={photos}"]
     assert command_line.main([*call, "--config.train.steps=1"]) == 0
     said = capsys.readouterr().err
-    sizes = "model.name=resnet20 data.image_size=32,32 train.batch_size=32"
+    sizes = "model.name=resnet9_quarter data.image_size=32,32 train.batch_size=32"
     assert f"{sizes}: chosen for 24 images" in said
     rows = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [row["split"] for row in rows] == ["train", "val"]
     assert rows[1]["images"] == runs.VAL_PHOTOS
     config, classes = Workdir(tmp_path / "run").read_run()
-    assert (config.model.name, config.data.image_size) == ("resnet20", (32, 32))
+    assert (config.model.name, config.data.image_size) == ("resnet9_quarter", (32, 32))
     assert classes == runs.CLASSES
 
 

@@ -29,7 +29,7 @@ from convmesh.geometry import round_to_stride
 
 SMALL_SIDE = 48  # pixels; images up to this side are digits, icons, CIFAR: not photos
 SMALL_INPUT = 32
-CPU_SIDE = 128  # of the input on CPUs, where arithmetic is what a run lacks
+CPU_SIDE = 96  # of the input on CPUs, where arithmetic is what a run lacks
 ACCELERATOR_SIDE = 224
 DEEP_IMAGES, DEEP_CLASSES = 20_000, 100  # from either, ResNet-50 is taken on accelerators
 BATCH, LARGEST_BATCH = 32, 256  # a device's, and that of all devices
@@ -144,7 +144,7 @@ def _contents(config: ConfigDict, accelerated: bool, count: int, named: bool) ->
 def sizes_for(contents: Contents) -> dict[str, Any]:
     """The value of each key that can be left open."""
     if contents.side <= SMALL_SIDE:
-        name, side = "resnet20", SMALL_INPUT
+        name, side = "resnet9" if contents.accelerated else "resnet9_quarter", SMALL_INPUT
     elif contents.accelerated:
         deep = contents.images >= DEEP_IMAGES or contents.classes >= DEEP_CLASSES
         name = "resnet50" if deep else "resnet18"
