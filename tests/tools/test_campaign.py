@@ -13,8 +13,8 @@ CAMPAIGN = Path(__file__).parents[2] / "tools" / "faults" / "campaign.py"
 @pytest.mark.parametrize(
     "faults",
     [
-        "kill=4 damage=16 sigterm=3 no_room=1",
-        "second_run=1 nonfinite=2 hostile=30 mismatch=3 store_kill=1 store_damage=2",
+        "kill=2 damage=8 sigterm=2 no_room=1",
+        "second_run=1 nonfinite=1 hostile=15 mismatch=2 store_kill=1 store_damage=2",
         "mesh=2 processes=1",
     ],
 )

@@ -188,7 +188,9 @@ def test_the_numbers_of_a_step_are_on_the_disk_before_its_checkpoint_is_begun(
 def test_the_recipe_for_everybody_needs_no_more_than_a_folder(
     photos, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(MODELS, "resnet9_quarter", MODELS["tiny_net"])  # that one compiles in a minute
+    monkeypatch.setitem(
+        MODELS, "resnet9_quarter", MODELS["tiny_net"]
+    )  # that one compiles in a minute
     call = ["train", "--config", str(runs.CONFIGS / "classify.py"), "--workdir"]
     call += [str(tmp_path / "run"), f"--config.data.root={photos}"]
     assert command_line.main([*call, "--config.train.steps=1"]) == 0
