@@ -56,9 +56,11 @@ fi
 
 # srun returns the highest status. 74: an object store did not answer. 75: stopped by a signal after
 # saving. 76, 77: a process was lost or hung. Above 128: it was killed, and the others have ended with
-# 76; but 132, 136 and 139 are faults of the program, and 143 is a second signal of yours.
+# 76; but 132, 136 and 139 are faults of the program, and 143 is a signal of yours, if not of this
+# script.
 case $status in
-132 | 136 | 139 | 143) again= ;;
+132 | 136 | 139) again= ;;
+143) again=$stopping ;;
 74 | 75 | 76 | 77) again=yes ;;
 *) [ "$status" -gt 128 ] && again=yes ;;
 esac

@@ -42,6 +42,12 @@ class StoreError(DataError, RunError):
     exit_code = 74
 
 
+class StoreRefusal(StoreError):
+    """An object store does not permit what it did before: its permission was taken or expired."""
+
+    exit_code = 1
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

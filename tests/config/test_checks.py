@@ -120,8 +120,8 @@ def test_a_name_or_a_folder_is_enough_data(source):
         ),
         ({"data.eval_size": (0, 200)}, "data.eval_size: got (0, 200), wanted at least 4"),
         (
-            {"data.eval_size": (224, 320), "data.eval_resize": 256},
-            "data.eval_resize=256: smaller than data.eval_size=224,320",
+            {"data.eval_size": (288, 320), "data.eval_resize": 256},
+            "data.eval_resize=256: smaller than data.eval_size=288,320",
         ),
         ({"data.image_size": (0, 64)}, "data.image_size: got (0, 64), wanted at least 4 on each"),
         (

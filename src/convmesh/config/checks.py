@@ -153,7 +153,7 @@ def _check_data(values: Mapping[str, Any]) -> None:
             "side, or 0,0 for data.image_size"
         )
     seen = "data.eval_size" if any(values["data.eval_size"]) else "data.image_size"
-    if values["task"] == "classify" and 0 < values["data.eval_resize"] < max(values[seen]):
+    if values["task"] == "classify" and 0 < values["data.eval_resize"] < min(values[seen]):
         raise ConfigError(
             f"data.eval_resize={values['data.eval_resize']}: smaller than {seen}="
             f"{','.join(map(str, values[seen]))}, so the edges of the input would be grey in "

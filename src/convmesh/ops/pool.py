@@ -82,22 +82,24 @@ def _max_on_cpu(x: jax.Array, size: tuple[int, int], window: Window) -> jax.Arra
 
 def _max_forward(
     x: jax.Array, size: tuple[int, int], window: Window
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = _max_on_cpu(x, size, window)
-    return y, (x, y)
+) -> tuple[jax.Array, jax.Array]:
+    return _max_on_cpu(x, size, window), x
 
 
 def _max_backward(
-    size: tuple[int, int], window: Window, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+    size: tuple[int, int], window: Window, x: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array]:
-    x, y = saved
     stride, pads, _, _ = window
     x_padded = padded(x, pads, fill=-jnp.inf)
     taps = list(itertools.product(range(size[0]), range(size[1])))
-    highest = jnp.zeros_like(y, jnp.int16)  # the first tap that has the maximum
-    for number, tap in reversed(list(enumerate(taps))):
-        is_highest = pixels(x_padded, tap, stride, y.shape[1:3]) == y
-        highest = jnp.where(is_highest, jnp.int16(number), highest)
+    # The first tap that has the maximum; not by comparison with the result, since XLA may compute
+    # `x` again here, with other roundings.
+    maximum = pixels(x_padded, taps[0], stride, dy.shape[1:3])
+    highest = jnp.zeros_like(maximum, jnp.int16)
+    for number, tap in enumerate(taps[1:], 1):
+        values = pixels(x_padded, tap, stride, dy.shape[1:3])
+        highest = jnp.where(values > maximum, jnp.int16(number), highest)
+        maximum = jnp.maximum(maximum, values)
     highest, dy = lax.optimization_barrier((highest, dy))  # computed once, not for each tap
 
     def term(tap: Tap, highest: jax.Array, dy: jax.Array) -> jax.Array:

@@ -73,7 +73,8 @@ def sum_over_taps(
         return term(tap, *(pixels(result, start, (1, 1), size) for result in wide))
 
     def of_phase(rows: list[Tap], columns: list[Tap]) -> jax.Array:
-        met = itertools.product(rows, columns)
+        # From the first result to the last, the order of XLA's own sums.
+        met = itertools.product(reversed(rows), reversed(columns))
         terms = [of_tap((i, j), row, column) for (i, row), (j, column) in met]
         # A phase that no tap meets is zeros, which vary over the mesh as the terms do.
         return functools.reduce(jnp.add, terms or [jnp.zeros_like(of_tap((0, 0), 0, 0))])

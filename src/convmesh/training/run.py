@@ -20,7 +20,7 @@ from convmesh.data.splits import RunData
 from convmesh.distributed import compile_cache, console, processes
 from convmesh.distributed.batch import Batch
 from convmesh.distributed.own_progress import MAIN, Activity
-from convmesh.errors import ConvmeshError, DataError, RunError, Stopped, first_line
+from convmesh.errors import ConvmeshError, DataError, RunError, Stopped, StoreError, first_line
 from convmesh.inference.evaluation import evaluate_variables
 from convmesh.steps.compiled import TrainSteps
 from convmesh.steps.setup import Setup
@@ -310,12 +310,16 @@ class Run:
     def stopped(self) -> ConvmeshError:
         """Why the run stops after this step, with the step that was saved; for all processes."""
         self.checkpoints.wait()
-        stated = processes.gather((bool(self.stop.received), _described(self._read_error)))
-        errors = [error for _, error in stated if error]
-        if errors and any(received for received, _ in stated):
+        unanswered = isinstance(self._read_error, StoreError)
+        own = bool(self.stop.received), _described(self._read_error), unanswered
+        stated = processes.gather(own)
+        errors = [error for _, error, _ in stated if error]
+        if errors and any(received for received, *_ in stated):
             self.log(f"the data cannot be read on: {errors[0]}")  # also when it is run again
         elif errors:
-            error = DataError(f"{errors[0]}; step {self.step} is saved, run it again to resume")
+            unanswered = all(of_store for _, error, of_store in stated if error)
+            kind = StoreError if unanswered else DataError
+            error = kind(f"{errors[0]}; step {self.step} is saved, run it again to resume")
             error.__cause__ = self._read_error
             return error
         # A signal of this process's own may still arrive; it counts as the first one then.

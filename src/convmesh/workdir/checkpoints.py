@@ -21,9 +21,10 @@ from typing import Any, Self, TypeVar
 
 import orbax.checkpoint as ocp
 
+from convmesh.data.stores.object_store import explained, is_unanswered
 from convmesh.distributed import processes
 from convmesh.distributed.own_progress import MAIN, SAVING, Activity
-from convmesh.errors import ConfigError, DataError, RunError, first_line, some
+from convmesh.errors import ConfigError, DataError, RunError, StoreError, first_line, some
 from convmesh.workdir import checksums, saving
 from convmesh.workdir.layout import Workdir
 from convmesh.workdir.saved_arrays import (
@@ -199,7 +200,8 @@ class Checkpoints:
                 self._remove_leftovers()  # they may have filled the disk
             steps = [saved for saved in self.steps() if saved != step]  # in a store it is not
             newest = f"the newest is of step {steps[-1]}; " if steps else "there is none yet; "
-        return RunError(
+        kind = StoreError if is_unanswered(error) else RunError
+        return kind(
             f"{self._directory}: checkpoint of step {step} could not be written: "
             f"{saving.reason_of(error)}; {newest}fix that and run again to resume"
         )
@@ -231,10 +233,8 @@ class Checkpoints:
                 f"{error.strerror or error}"
             )
             if last:
-                raise RunError(
-                    f"{self._directory}: what was logged after the last checkpoint is not in the "
-                    "store; run it again once the store answers"
-                ) from error
+                what = f"{self._directory}: what was logged after the last checkpoint"
+                raise explained(f"{what} is not in the store", error, RunError) from error
         saving.at_phase("pruned")
 
     def _remove_leftovers(self) -> None:
@@ -259,7 +259,7 @@ class Checkpoints:
             try:
                 self._copy.fetch(step)
             except OSError as error:
-                raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+                raise explained(f"{error.filename}: cannot be read", error, DataError) from error
 
     # Restoring.
 

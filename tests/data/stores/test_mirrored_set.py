@@ -136,12 +136,15 @@ def test_a_full_disk_keeps_no_image_but_reads_it(photos, s3, monkeypatch, cache)
 def test_what_a_killed_process_left_half_written_is_removed(photos, s3, cache):
     open_data(photos_of(runs.photo_config(put(photos, s3))))
     [place] = (cache / "data_sets").iterdir()
-    for name, age in (("old.new", 7200), ("young.new", 60)):
+    below = next(path for path in place.iterdir() if path.is_dir())
+    (below / "list.txt").touch()
+    ObjectStore(s3).write("list.txt", b"1")
+    for name, age in (("old.new", 7200), ("young.new", 60), (f"{below.name}/.list.1.new", 7200)):
         (place / name).touch()
         os.utime(place / name, (time.time() - age,) * 2)
     mirrored_set._opened.cache_clear()
     open_data(photos_of(runs.photo_config(s3)))
-    assert {path.name for path in place.glob("*.new")} == {"young.new"}
+    assert {path.name for path in place.rglob("*.new")} == {"young.new"}
 
 
 def test_on_a_file_system_without_locks_it_is_copied_all_the_same(photos, s3, monkeypatch, capsys):

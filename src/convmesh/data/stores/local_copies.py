@@ -67,7 +67,12 @@ def stay() -> None:
 
 
 def _remove_old(own: Path) -> None:
-    """Removes what processes of other hosts, such as pods, have not used for long."""
+    """Removes what other hosts, such as pods, or killed processes of this one, left long ago."""
+    for lock in own.glob("*.lock"):
+        with contextlib.suppress(OSError):
+            if time.time() - lock.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink()
     for host in own.parent.iterdir():
         with contextlib.suppress(OSError, ValueError):
             last = max(path.stat().st_mtime for path in host.iterdir())

@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from convmesh.data.stores.object_store import Entry, ObjectStore, explained
 from convmesh.distributed import console
 from convmesh.distributed.compile_cache import user_folder
-from convmesh.errors import NO_LOCKS, DataError, StoreError
+from convmesh.errors import NO_LOCKS, DataError, StoreError, StoreRefusal
 
 _FOLDER, _ADDRESS, _INDEX, _LOCK = "data_sets", "address", "objects.json", "lock"
 STORE_PATIENCE = 90.0  # seconds
@@ -81,7 +82,7 @@ def _read_patiently(store: ObjectStore, name: str) -> bytes:
                 _silent.add(store)  # the next image does not wait again
                 what = f"{error.filename or store}: cannot be read"
                 if refused:
-                    raise StoreError(
+                    raise StoreRefusal(
                         f"{what}: {error.strerror}; run it again once the store permits it"
                     ) from error
                 raise explained(what, error, StoreError) from error
@@ -126,15 +127,17 @@ def _opened(store: ObjectStore, process: int, is_image: Callable[[str], bool]) -
             _write_empty(folder / name, entries[name], place)
         store.download([name for name in changed if not is_image(name)], folder)
         _replace(index, json.dumps(now).encode(), place)
-        _remove_unfinished(place)
+        _remove_unfinished({place, *((folder / name).parent for name in now if not is_image(name))})
     return folder
 
 
-def _remove_unfinished(place: Path) -> None:
-    """Removes what killed processes have left half written."""
-    for path in place.glob("*.new"):
+def _remove_unfinished(places: Iterable[Path]) -> None:
+    """Removes what killed processes have left half written in some folders."""
+    for path in itertools.chain.from_iterable(place.glob("*.new") for place in places):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+            written = path.stat().st_mtime_ns
+            age = time.time() - written / 1e9
+            if written != _NOT_COPIED and age > _UNFINISHED_SECONDS:
                 path.unlink()
 
 

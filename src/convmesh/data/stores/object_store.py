@@ -21,6 +21,10 @@ from convmesh.errors import ConfigError, ConvmeshError, StoreError, first_line
 
 # The package of each scheme.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+# What says that a request is wrong, or not permitted, and not that it was not answered.
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.EINVAL)
+_REFUSALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+_REFUSED = ("Forbidden", "Unauthorized", "Invalid Credentials")
 _AT_ONCE = 8  # requests of one call
 _AT_ONCE_BYTES = 2**26  # smaller files are read before they are written
 
@@ -38,10 +42,21 @@ def is_url(path: Any) -> bool:
     return isinstance(path, str) and "://" in path
 
 
+def is_unanswered(error: BaseException | None) -> bool:
+    """Whether an error is, or follows from, a request that the store did not answer."""
+    while error is not None:
+        if isinstance(error, StoreError):
+            return error.exit_code == StoreError.exit_code
+        if isinstance(error, OSError) and error.errno == errno.EIO and is_url(error.filename):
+            return True
+        error = error.__cause__
+    return False
+
+
 def explained(what: str, error: OSError, kind: type[ConvmeshError]) -> ConvmeshError:
     """The error for a failed request: StoreError if the store did not answer, else of `kind`."""
     text = f"{what}: {error.strerror or error}"
-    if error.errno == errno.EIO and is_url(error.filename):
+    if is_unanswered(error):
         return StoreError(f"{text}; run it again once the store answers")
     return kind(text)
 
@@ -188,7 +203,11 @@ class ObjectStore:
         except PermissionError as error:
             raise PermissionError(errno.EACCES, _text(error), url) from error
         except Exception as error:  # of botocore, aiohttp, google.auth, ...
-            raise OSError(errno.EIO, _text(error), url) from error
+            if type(error).__name__ in _REFUSALS or _text(error).startswith(_REFUSED):
+                raise PermissionError(errno.EACCES, _text(error), url) from error
+            local = isinstance(error, OSError) and error.errno in _LOCAL
+            number = error.errno if isinstance(error, OSError) and local else errno.EIO
+            raise OSError(number, _text(error), url) from error
 
 
 def _is_path(name: str) -> bool:

@@ -87,8 +87,16 @@ def test_validation_images_without_folders_of_classes_are_refused(tmp_path):
         with pytest.raises(DataError, match="val: its images are in no folders of classes; sort"):
             FolderSet(config_for(tmp_path, eval_split=wanted))
     assert FolderSet(config_for(tmp_path, eval_split="train")).splits == ("train",)
-    write(tmp_path / "valid" / "cat" / "1.png")
-    assert FolderSet(config_for(tmp_path)).splits == ("train", "valid")
+    write(tmp_path / "test" / "cat" / "1.png")  # is what is evaluated, if nothing else is wanted
+    assert FolderSet(config_for(tmp_path)).splits == ("test", "train")
+    with pytest.raises(DataError, match="val: its images"):
+        FolderSet(config_for(tmp_path, eval_split="validation"))
+
+
+def test_a_class_may_be_called_valid(tmp_path):
+    for name in ("valid", "invalid"):
+        write(tmp_path / name / "1.png")
+    assert FolderSet(config_for(tmp_path, classes=("valid", "invalid"))).splits == ("train",)
 
 
 def test_classes_in_the_config_order_the_ids(split_root):

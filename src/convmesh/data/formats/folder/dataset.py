@@ -119,10 +119,12 @@ class FolderSet(DataSet):
         A part of the training images would be held out instead, and called `val`.
         """
         names = split_names.VALIDATION
-        if (wanted and wanted not in names) or set(names) & set(self.splits):
+        evaluated = {*names, *(() if wanted else ("test",))}
+        if (wanted and wanted not in names) or evaluated & set(self.splits):
             return
         folder = folder_named(self._root, *names)
-        if folder and contents(folder).images:
+        known = {normal_name(name) for name in self.classes}
+        if folder and normal_name(folder.name) not in known and contents(folder).images:
             raise DataError(
                 f"{folder}: its images are in no folders of classes; sort them into folders named "
                 "as those of train (ImageNet: tools/imagenet_val_folders.py), or move them away to "
