@@ -1,5 +1,6 @@
 """A run whose workdir is in an object store gives what one on a disk gives, and resumes so."""
 
+import errno
 import subprocess
 import sys
 
@@ -73,14 +74,20 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(servers, photos, cap
     assert folders == {"4", "8", "8.damaged"}
 
 
-def test_a_store_that_refuses_a_checkpoint_ends_the_run(servers, photos, monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(errno.EACCES, 1), (errno.EIO, 74)])
+def test_a_store_that_refuses_a_checkpoint_ends_the_run(
+    servers, photos, monkeypatch, number, status
+):
     def refuse(self, name, data):
-        raise OSError(13, "access denied", f"{self.url}/{name}")
+        raise OSError(number, "access denied", f"{self.url}/{name}")
 
     address = object_stores.new_address("s3")
     monkeypatch.setattr(ObjectStore, "write", refuse)
-    with pytest.raises(RunError, match="step 4 could not be written: access denied; there is none"):
+    with pytest.raises(
+        RunError, match="step 4 could not be written: access denied; there"
+    ) as ended:
         loop.train(runs.photo_config(photos), address)
+    assert ended.value.exit_code == status
 
 
 def test_processes_that_share_the_state_save_one_checkpoint(servers, photos, tmp_path):

@@ -11,10 +11,11 @@ import pytest
 import runs
 from loop_checks import SignalAt, assert_same_bits, final_state, lines
 
+from convmesh.data.formats.folder.dataset import FolderSource
 from convmesh.data.limits import sample_of
 from convmesh.data.order import example_at
 from convmesh.data.splits import open_train
-from convmesh.errors import DataError, Stopped
+from convmesh.errors import DataError, Stopped, StoreError
 from convmesh.training import loop
 from convmesh.workdir.checkpoints import Checkpoints
 
@@ -60,6 +61,22 @@ def test_an_image_that_cannot_be_read_ends_the_run_after_saving(tmp_path, broken
     resumed, whole = (final_state(tmp_path / n)[0] for n in ("run", "skipped from the start"))
     assert int(resumed.step) == 8
     assert_same_bits(resumed, whole)
+
+
+def test_a_store_that_stays_away_ends_the_run_after_saving(tmp_path, broken, monkeypatch):
+    root, name = broken
+    original = FolderSource.read
+
+    def read(self, index, shrink):
+        if self.name(index) == name:
+            raise StoreError("no answer")
+        return original(self, index, shrink)
+
+    monkeypatch.setattr(FolderSource, "read", read)
+    config = runs.photo_config(root, {"data.cache": "false"})
+    with pytest.raises(StoreError, match="no answer; step 2 is saved, run it again to resume"):
+        loop.train(config, tmp_path / "run")
+    assert steps_saved(tmp_path / "run") == [2]
 
 
 def test_a_signal_beside_an_error_of_the_data_ends_the_run_as_a_signal_does(

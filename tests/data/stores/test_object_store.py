@@ -1,12 +1,13 @@
 """Objects of real servers on loopback, as files are written and read."""
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pytest
 
 from convmesh.data.stores import object_store
-from convmesh.data.stores.object_store import ObjectStore, is_url
+from convmesh.data.stores.object_store import ObjectStore, explained, is_url
 from convmesh.errors import ConfigError
 
 
@@ -95,6 +96,34 @@ def test_any_error_of_a_library_names_the_address(address, monkeypatch):
     with pytest.raises(OSError) as error:
         store.read("name")
     assert (error.value.strerror, error.value.filename) == ("no credentials", f"{address}/name")
+
+
+class NoCredentialsError(Exception):
+    """As botocore's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TimeoutError("timed out"), 74),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), 74),
+        (RuntimeError("503, slow down"), 74),
+        (NoCredentialsError("Unable to locate credentials"), 2),
+        (OSError("Forbidden: https://storage"), 2),
+        (OSError(errno.EINVAL, "Invalid bucket name"), 2),
+        (OSError(errno.ENOSPC, "No space left on device"), 2),
+    ],
+)
+def test_what_says_that_a_store_did_not_answer(address, monkeypatch, error, status):
+    def fail(*args, **options):
+        raise error
+
+    store = ObjectStore(address)
+    monkeypatch.setattr(store._fs, "cat_file", fail)
+    with pytest.raises(OSError) as found:
+        store.read("name")
+    assert explained("what", found.value, ConfigError).exit_code == status
+    assert object_store.is_unanswered(found.value) == (status == 74)
 
 
 @pytest.mark.parametrize(
