@@ -42,7 +42,7 @@ def test_sizes_that_a_recipe_leaves_open_are_chosen(monkeypatch):
         assert main(["bench", part, *given]) == 0
     assert len(made) == 3
     for config in made:
-        assert (config.model.name, config.data.image_size) == ("resnet34", (128, 128))
+        assert (config.model.name, config.data.image_size) == ("resnet34", (96, 96))
         assert config.train.batch_size == 32
 
 
