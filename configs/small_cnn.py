@@ -5,8 +5,8 @@
 Cross-entropy on class ids, batch size 16, SGD at 0.001 with momentum 0.9, a tenth of the images for
 validation; no learning rate schedule, weight decay, gradient clipping or EMA.
 
-Time and result: 1.5 minutes on one CPU core, top-1 accuracy 0.625 on the 120 validation digits, seed
-0 (2026-11-30).
+Time and result: 1.5 minutes on one CPU core, top-1 accuracy 0.625 on the 120 validation digits,
+seed 0 (2026-11-30).
 """
 
 from convmesh.config import defaults
