@@ -2,8 +2,8 @@
 
     convmesh train --config configs/digits_classify.py --workdir runs/digits
 
-Time and result: 3.6 minutes on one CPU core, top-1 accuracy 0.5700 on the validation digits,
-seed 0 (2026-11-30).
+Time and result: 3.6 minutes on one CPU core, top-1 accuracy 0.570 on the 300 validation
+digits, seed 0 (2026-11-30).
 """
 
 from convmesh.config import defaults
