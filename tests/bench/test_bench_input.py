@@ -111,6 +111,21 @@ def test_a_tfds_set_and_a_folder_without_jpegs_are_refused(tmp_path):
         input.bench_input(config)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data.augment.policy": "randaugment"}, "data.augment.policy=randaugment .* to nothing"),
+        ({"data.augment.rotate": 5}, "data.augment.rotate=5.0 is not supported; set it to 0"),
+        ({"data.sizes": "0.5,1"}, "data.sizes is not supported; set it to nothing"),
+        ({"task": "detect", "model.name": "detector_nano"}, "only recipes of classifiers"),
+    ],
+)
+def test_torch_is_not_compared_where_it_would_do_less(changes, message, tmp_path):
+    config = apply_overrides(defaults("classify"), {"data.root": str(tmp_path)} | changes)
+    with pytest.raises(ConfigError, match=f"^bench input --compare torch: {message}"):
+        input.bench_input(config, compare="torch")
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_recipe_is_measured_with_up_to_as_many_workers_as_cores(
     as_json, tmp_path, monkeypatch, capsys

@@ -39,6 +39,9 @@ def config_of(task, changes=()):
         ("detect", {"loss.assignment": "centres"}, "loss.assignment=centres .* to aligned"),
         ("detect", {"model.backbone": "resnet18"}, "model.backbone=resnet18 .* set it to ''"),
         ("detect", {"precision": "float64"}, "precision=float64 .* use float32 or bfloat16"),
+        ("classify", {"optimizer.name": "lamb"}, "optimizer.name=lamb .* use adamw or sgd"),
+        ("classify", {"model.dropout": 0.1}, "model.dropout=0.1 .* set it to 0"),
+        ("classify", {"data.augment.cutmix": 0.5}, "data.augment.cutmix=0.5 .* set it to 0"),
         ("classify", {"model.name": "small_cnn"}, "model.name=small_cnn .*: resnet18, resnet34"),
     ],
 )

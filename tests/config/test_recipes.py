@@ -1,6 +1,7 @@
 """Finding, listing and running recipes."""
 
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -37,6 +38,17 @@ def test_each_recipe_loads_and_is_complete_with_a_data_root(path):
     cfg.check_complete(config)
     command = f"convmesh train --config configs/{path.name} --workdir "
     assert command in path.read_text(), "the docstring gives the command"
+
+
+def test_imagenet_warms_up_for_five_epochs_with_either_batch_size():
+    path = CONFIGS / "imagenet_resnet50.py"
+    (text,) = re.findall(r"\n\n((?:    --config\.\S+ --config\.\S+\n)+)\n", path.read_text())
+    larger = cfg.parse_overrides(text.split())
+    for config in (cfg.load_config(path), cfg.load_config(path, larger)):
+        epochs = config.train.batch_size / 1_281_167
+        assert round(config.schedule.warmup_steps * epochs, 2) == 5
+        assert config.eval.every_steps == config.schedule.warmup_steps
+        assert config.optimizer.learning_rate == pytest.approx(0.1 * config.train.batch_size / 256)
 
 
 def test_the_recipes_of_a_checkout_are_listed_with_the_first_line_of_their_docstring():

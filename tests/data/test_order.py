@@ -67,6 +67,15 @@ def test_classes_are_mixed_within_an_epoch_and_seeds_differ():
     assert drawn(1.0, 2) == drawn(1.0, 2) != drawn(1.0, 2, seed=4)
 
 
+def test_what_takes_the_place_of_an_unreadable_example():
+    assert list(order.DataOrder(4, 0).substitutes(2)) == [2, 3, 0, 1]
+    labels = np.array([0, 1, 0, 1, 1, 0])
+    balanced = order.DataOrder(6, 0, order.ClassOrder.of(labels, 1.0, 0))
+    # Its class first: a rare class must not become the class that follows it in the folder.
+    assert list(balanced.substitutes(3)) == [3, 4, 1, 4, 5, 0, 1, 2]
+    assert list(balanced.substitutes(5)) == [5, 0, 2, 0, 1, 2, 3, 4]
+
+
 def test_an_empty_class_gets_no_place():
     classes = order.ClassOrder.of(np.array([0, 0, 2]), 1.0, 0)
     assert np.diff(classes.places).tolist() in ([2, 0, 1], [1, 0, 2])

@@ -96,6 +96,13 @@ def test_the_most_certain_doubt_comes_first_and_an_absent_class_is_never_suggest
     assert [position for position, _ in found] == [9, 8]
 
 
+def test_a_label_that_is_the_most_probable_class_is_not_doubted():
+    # Means of the label: of ants (0.9 * 9 + 0.6) / 10 = 0.87, of bees 0.35: the last ant is a
+    # confident bee, but the network calls it an ant.
+    rows = [(0, (0.9, 0.1, 0.0))] * 9 + [(1, (0.6, 0.35, 0.05))] * 3 + [(0, (0.6, 0.4, 0.0))]
+    assert report.likely_mislabelled(*images(*rows), CLASSES) == []
+
+
 def test_a_doubt_names_the_image_by_its_index_in_the_split():
     truth, found = FOUND
     truth = [row | {"index": 10 * i} for i, row in enumerate(truth)]

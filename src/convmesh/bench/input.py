@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convmesh.config import apply_overrides, to_json
+from convmesh.data.augmentation.sizes import input_sizes
 from convmesh.data.loading.loader import train_batches
 from convmesh.data.splits import open_train
 from convmesh.distributed.cores import usable_cores
@@ -29,6 +30,10 @@ WARM_UP, SECONDS = 1.0, 3.0  # seconds of warm-up and of timing, in each round
 ROUNDS = 3
 PICTURES, HEIGHT, WIDTH = 256, 480, 640
 NO_AUGMENTATION = "decode + one resize"
+# Augmentation that `torch_input` has none of.
+NOT_IN_TORCH = tuple(
+    "rotate shear vertical_flip quarter_turn policy erase stretch mosaic mixup".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +153,11 @@ def _torch_loaded(config: ConfigDict, files: list[Path], workers: int) -> float:
 def bench_input(config: ConfigDict, as_json: bool = False, compare: str | None = None) -> InputCost:
     """Measures and prints the recipe's input; on generated images if the recipe names no data.
 
-    Raises ConfigError if PyTorch is needed but not installed, or if the data is a TFDS set;
-    DataError if the folder has no JPEG files.
+    Raises ConfigError if PyTorch is needed but not installed or would do less than the recipe, or
+    if the data is a TFDS set; DataError if the folder has no JPEG files.
     """
+    if compare:
+        _check_torch_does_the_same(config)
     if compare and not all(map(importlib.util.find_spec, ("torch", "torchvision"))):
         raise ConfigError(
             "bench input --compare torch: PyTorch and torchvision are not installed; "
@@ -174,6 +181,21 @@ def bench_input(config: ConfigDict, as_json: bool = False, compare: str | None =
     numbers = {"ratio": cost.ratio, "torch_ratio": cost.torch_ratio}
     print(json.dumps(dataclasses.asdict(cost) | numbers) if as_json else input_table(cost))
     return cost
+
+
+def _check_torch_does_the_same(config: ConfigDict) -> None:
+    """Raises ConfigError for a recipe that asks for more work than `torch_input` does."""
+    refused = "bench input --compare torch:"
+    if config.task != "classify":
+        raise ConfigError(f"{refused} only recipes of classifiers, not task={config.task}")
+    if len(input_sizes(config)) > 1:
+        raise ConfigError(f"{refused} data.sizes is not supported; set it to nothing")
+    for name in NOT_IN_TORCH:
+        if value := config.data.augment[name]:
+            none = "nothing" if isinstance(value, str) else "0"
+            raise ConfigError(
+                f"{refused} data.augment.{name}={value} is not supported; set it to {none}"
+            )
 
 
 def input_table(cost: InputCost) -> str:

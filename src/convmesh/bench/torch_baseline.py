@@ -57,7 +57,11 @@ ONLY_VALUES = {
     "optimizer.backbone_rate": 1,
     "optimizer.layer_decay": 1,
     "loss.assignment": "aligned",
+    "loss.balance": 0,
+    "model.dropout": 0,
+    "model.stochastic_depth": 0,
 }
+OPTIMIZERS = ("adamw", "sgd")  # of torch_step
 
 
 def check_supported(config: ConfigDict) -> None:
@@ -71,6 +75,18 @@ def check_supported(config: ConfigDict) -> None:
         raise ConfigError(
             "bench --compare torch: precision=float64 is not supported; use float32 or bfloat16"
         )
+    if config.optimizer.name not in OPTIMIZERS:
+        raise ConfigError(
+            f"bench --compare torch: optimizer.name={config.optimizer.name} is not supported; use "
+            f"{' or '.join(OPTIMIZERS)}"
+        )
+    # The step mixes the images of classifiers; those of detectors come mixed from the input.
+    for name in ("mixup", "cutmix") if config.task == "classify" else ():
+        if config.data.augment[name]:
+            raise ConfigError(
+                f"bench --compare torch: data.augment.{name}={config.data.augment[name]} is not "
+                "supported; set it to 0"
+            )
     for key, value in ONLY_VALUES.items():
         group, name = key.split(".")
         current = config[group].get(name, value) if group in config else value

@@ -1,4 +1,4 @@
-"""Times a torch DataLoader with torchvision's transforms on the recipe's input.
+"""Times a torch DataLoader with torchvision's crop, mirror and colour on the recipe's images.
 
 A program: `python -m convmesh.bench.torch_input WORKERS` reads the config and the files from
 standard input and prints images per second.

@@ -292,6 +292,7 @@ class Step:
         self.parameters = list(model.parameters())
         self.optimizer = make_optimizer(config, self.parameters)
         self.clip_norm = config.optimizer.clip_norm
+        self.smoothing = config.loss.label_smoothing
         averaged = self.parameters if config.ema.decay else []
         self.average = [p.detach().clone() for p in averaged]
         self.model = torch.compile(model) if on_gpu else model
@@ -311,7 +312,8 @@ class Step:
         if self.loss:
             loss = self.loss(tuple(part.float() for part in outputs), self.batch)
         else:
-            loss = F.cross_entropy(outputs.float(), self.batch.label.long())
+            labels = self.batch.label.long()
+            loss = F.cross_entropy(outputs.float(), labels, label_smoothing=self.smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.clip_norm:

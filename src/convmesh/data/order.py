@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +40,17 @@ class DataOrder:
         """Return (epoch, index): how often the example was drawn before, and which it is."""
         epoch, index = example_at(position, self.size, self.seed)
         return self.classes.example_at(epoch, index) if self.classes else (epoch, index)
+
+    def substitutes(self, index: int) -> Iterator[int]:
+        """Yield `index` and what to take instead, in turn, if it cannot be read: the next example.
+
+        Where classes have places of their own, those of its class come first.
+        """
+        yield index
+        if self.classes:  # looked for only now: hardly an example is unreadable
+            yield from self.classes.classmates(index)
+        yield from range(index + 1, self.size)
+        yield from range(index)
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,13 @@ class ClassOrder:
         drawn, at = divmod(epoch * (end - first) + place - first, stop - start)
         order = _class_permutation(stop - start, self.seed, label, drawn)
         return drawn, int(self.order[start + order[at]])
+
+    def classmates(self, index: int) -> list[int]:
+        """Return the other examples of the class of `index`: those after it, then those before."""
+        (place,) = np.flatnonzero(self.order == index).tolist()
+        label = int(np.searchsorted(self.starts, place, side="right")) - 1
+        first, end = self.starts[label : label + 2].tolist()
+        return [*self.order[place + 1 : end].tolist(), *self.order[first:place].tolist()]
 
 
 def labels_for(key: str, source: Source) -> np.ndarray:

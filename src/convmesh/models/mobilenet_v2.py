@@ -1,4 +1,4 @@
-"""MobileNetV2 (arXiv 1801.04381), as in torchvision; its dropout is left out."""
+"""MobileNetV2 (arXiv 1801.04381), as in torchvision; dropout is off unless set."""
 
 from convmesh.models.inverted_residual import (
     Block,

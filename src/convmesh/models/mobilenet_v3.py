@@ -1,4 +1,4 @@
-"""MobileNetV3 small and large (arXiv 1905.02244), as in torchvision; its dropout is left out."""
+"""MobileNetV3 small and large (arXiv 1905.02244), as in torchvision; dropout is off unless set."""
 
 from collections.abc import Callable
 from functools import partial

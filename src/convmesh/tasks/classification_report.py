@@ -95,8 +95,10 @@ def likely_mislabelled(
 
     By confident learning (Northcutt et al., arXiv 1911.00068): a class is confident in an image if
     its probability is at least its mean over the images that are labelled so; an image is doubted
-    if the most probable confident class is another than its label. A row has `index` (in the
-    split), `file_name`, `label`, `suggested`, and the probabilities of both.
+    if the most probable confident class is another than its label. Not if the label is the most
+    probable class of all: a class that the model finds hard is confident at a low probability. A
+    row has `index` (in the split), `file_name`, `label`, `suggested`, and the probabilities of
+    both.
     """
     labels = np.array([int(each["label"]) for each in truth])
     own = np.array([probability_of(f, t) for f, t in zip(found, labels.tolist(), strict=True)])
@@ -107,7 +109,7 @@ def likely_mislabelled(
         p = probabilities_of(each, len(classes))
         confident = np.where(p >= threshold, p, -1.0)
         best = int(confident.argmax())
-        if best == label or confident[best] < 0:
+        if label in (best, int(p.argmax())) or confident[best] < 0:
             continue
         row = {
             "index": int(truth[i].get("index", i)),

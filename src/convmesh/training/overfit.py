@@ -39,6 +39,7 @@ OFF_BY_DEFAULT = (
     "data.augment.policy",
     "data.balance",
     "data.decode",
+    "data.eval_resize",
     "data.eval_size",
     "loss.label_smoothing",
     "loss.balance",

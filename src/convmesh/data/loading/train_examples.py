@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -27,7 +26,8 @@ class TrainExamples:
     """Maps a position in the run to an augmented example.
 
     If the example drawn for a position cannot be read and the config skips it, the next one of the
-    source that can be read takes its place: a black image would enter the batch statistics. It is
+    source that can be read (of its class, with `data.balance`) takes its place: a black image would
+    enter the batch statistics. It is
     augmented with the random numbers of the drawn one, so it is another crop than its own. The
     choice depends on the position alone, so it is the same in any process and worker.
 
@@ -104,14 +104,13 @@ class TrainExamples:
         self, drawn: int, fmt: ExampleFormat, shrink: Shrink | None = None
     ) -> tuple[int, Record]:
         """Return example `drawn`, or the next one in the source that can be read, and its index."""
-        count = len(self.source)
-        for index in itertools.chain(range(drawn, count), range(drawn)):
+        for index in self.order.substitutes(drawn):
             record = fmt.read(self.source, index, shrink)
             if record is not None:
                 return index, record
         raise DataError(
-            f"{self.source.name(0)}: cannot be read, and neither can any other of the {count}"
-            f" images of split {self.source.split}"
+            f"{self.source.name(0)}: cannot be read, and neither can any other of the"
+            f" {len(self.source)} images of split {self.source.split}"
         )
 
     def _format_at(self, position: int) -> ExampleFormat:
