@@ -116,7 +116,7 @@ def test_a_tfds_set_and_a_folder_without_jpegs_are_refused(tmp_path):
     [
         ({"data.augment.policy": "randaugment"}, "data.augment.policy=randaugment .* to nothing"),
         ({"data.augment.rotate": 5}, "data.augment.rotate=5.0 is not supported; set it to 0"),
-        ({"data.sizes": "0.5,1"}, "data.sizes is not supported; set it to nothing"),
+        ({"data.sizes": (0.5, 1.0)}, "data.sizes is not supported; set it to nothing"),
         ({"task": "detect", "model.name": "detector_nano"}, "only recipes of classifiers"),
     ],
 )

@@ -234,6 +234,71 @@ def test_a_file_without_an_image_raises_an_error_with_its_name(data, message):
         images.decode(data, "some/a.jpg")
 
 
+def jpeg(mode="RGB", **options):
+    return encoded(Image.fromarray(picture()).convert(mode), "JPEG", **options)
+
+
+def with_segment(marker, content):
+    """A JPEG with another segment, before all of its own."""
+    return (
+        b"\xff\xd8\xff"
+        + bytes([marker])
+        + (2 + len(content)).to_bytes(2, "big")
+        + content
+        + (jpeg()[2:])
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg(),
+        jpeg("L"),
+        jpeg(progressive=True),
+        jpeg(optimize=True, subsampling=0),
+        jpeg(comment=b"a comment", icc_profile=b"profile" * 20_000),  # of several segments
+        jpeg(restart_marker_rows=1),
+    ],
+    ids="colour grey progressive optimized icc restarts".split(),
+)
+def test_a_plain_jpeg_is_decoded_without_pillow_to_the_same_pixels(data, monkeypatch):
+    assert images.plain_jpeg_size(data) == (24, 40)
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "plain_jpeg_size", lambda data: None)
+        expected = images.decode(data, "a")
+    monkeypatch.setattr(images, "_open_header", None)
+    assert np.array_equal(images.decode(data, "a"), expected)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        encoded(Image.fromarray(picture()), "PNG"),
+        jpeg("CMYK"),
+        with_orientation(6),
+        with_segment(0xEE, b"Adobe\0d\0\0\0\0\0"),
+        with_segment(0xE2, b"MPF\0" + bytes(20)),  # a second picture
+        with_segment(0xC9, bytes(9)),  # arithmetic coding
+        jpeg().replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),  # 12 bits
+        jpeg().replace(b"\xff\xc0\0\x11\x08\0\x18", b"\xff\xc0\0\x11\x08\0\0"),  # no height yet
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 100 + jpeg()[2:],  # many segments
+    ],
+    ids="empty png cmyk exif adobe several arithmetic bits height many".split(),
+)
+def test_any_other_file_is_left_to_pillow(data):
+    assert images.plain_jpeg_size(data) is None
+
+
+def test_the_header_of_a_plain_jpeg_may_end_anywhere(monkeypatch):
+    data = jpeg(comment=b"a comment")
+    begin = data.index(b"\xff\xda")
+    assert [images.plain_jpeg_size(data[:n]) for n in range(begin + 2)] == [None] * (begin + 2)
+    assert images.plain_jpeg_size(data[: begin + 2]) == (24, 40)
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 40 - 1)
+    assert images.plain_jpeg_size(data) is None
+
+
 def test_bytes_after_the_end_are_ignored():
     data = encoded(Image.fromarray(picture()), "JPEG")
     assert np.array_equal(images.decode(data + b"\0" * 5000, "a"), images.decode(data, "a"))

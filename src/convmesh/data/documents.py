@@ -68,7 +68,7 @@ def read_bytes(path: AnyPath, limit: int) -> bytes:
             raise ValueError("not a regular file")
         if about.st_size > limit:
             raise ValueError(f"{about.st_size} bytes exceed the limit of {limit}")
-        return file.read(limit)
+        return file.read(about.st_size)  # for `limit`, Python would allocate as many bytes
 
 
 def read_beginning(path: AnyPath, count: int) -> bytes:

@@ -337,12 +337,12 @@ def test_a_crop_drawn_before_the_image_is_read_is_the_one_that_is_taken(h, w, si
     assert min(crop_h / times / before[0], crop_w / times / before[1]) == pytest.approx(1)
     drawn = []
 
-    def record(image_size, input_size, scale, generator, flip):
+    def record(image_size, input_size, scale, *place):
         drawn.append(scale)
-        return views.random_view(image_size, input_size, scale, generator, flip)
+        return views.placed_view(image_size, input_size, scale, *place)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augment, "random_view", record)
+        patch.setattr(augment, "placed_view", record)
         patch.setattr(views.View, "pixels", lambda view, image: np.zeros((1, 1, 3), np.uint8))
         image = np.broadcast_to(np.zeros(1, np.uint8), (h, w, 3))
         augment.augment_for_classification(image, size, settings, rng, crop)

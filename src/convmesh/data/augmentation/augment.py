@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from convmesh.data.augmentation.colour import jitter_colour
+from convmesh.data.augmentation.colour import change_colour, draw_colour, jitter_colour
 from convmesh.data.augmentation.policies import Policy, erase, make_policy
 from convmesh.data.augmentation.views import (
     FILL,
@@ -22,6 +22,7 @@ from convmesh.data.augmentation.views import (
     View,
     blank,
     block_average,
+    placed_view,
     random_view,
     rotated_size,
 )
@@ -182,22 +183,28 @@ def view_for_detection(
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """The size of a random crop, drawn before the image is read.
+    """A random crop with its changes of colour, drawn before the image is read.
 
     It covers a fraction `area` of the image at an aspect ratio near that of the input, as in
     Inception training (Szegedy et al. 2015), or is the largest such crop that fits. aspect: 0..1,
-    from the lowest aspect ratio that is possible to the highest.
+    from the lowest aspect ratio that is possible to the highest. where: (y, x), as of
+    `placed_view`. flip: horizontal. colour: as of `draw_colour`.
     """
 
     deformation: Deformation
     area: float
     aspect: float
+    where: tuple[float, float]
+    flip: bool
+    colour: np.ndarray | None
 
     @classmethod
     def draw(cls, settings: AugmentSettings, rng: np.random.Generator) -> RandomCrop:
         """Return a crop with an area within `settings.crop`."""
         deformation = draw_deformation(settings, rng)
-        return cls(deformation, rng.uniform(*settings.crop), rng.uniform(0, 1))
+        area, aspect = rng.uniform(*settings.crop), rng.uniform(0, 1)
+        where, flip = (rng.uniform(0, 1), rng.uniform(0, 1)), rng.uniform(0, 1) < settings.flip
+        return cls(deformation, area, aspect, where, flip, draw_colour(settings.color, rng))
 
     def sides(self, size: tuple[int, int], h: int, w: int) -> tuple[float, float]:
         """Return height and width of the crop in an image of h x w pixels, for an input of `size`
@@ -231,16 +238,16 @@ def augment_for_classification(
 ) -> np.ndarray:
     """Return a random crop of `image` uint8 [h, w, 3], resized to `size` (height, width).
 
-    crop: its size, drawn from `rng` before; None: it is drawn here. The colour jitter, the policy
-    and random erasing follow.
+    crop: drawn from `rng` before; None: it is drawn here. The policy and random erasing follow.
     """
     crop = RandomCrop.draw(settings, rng) if crop is None else crop
     height, width = before = rotated_size(size, crop.deformation.quarter_turns)
     h, w = image.shape[:2]
     crop_h, crop_w = crop.sides(size, h, w)
-    view = random_view((h, w), before, (width / crop_w, height / crop_h), rng, settings.flip)
+    scale = width / crop_w, height / crop_h
+    view = placed_view((h, w), before, scale, crop.where, crop.flip)
     pixels = crop.deformation.apply(view, size).pixels(image)
-    jitter_colour(pixels, settings.color, rng)
+    change_colour(pixels, crop.colour)
     if settings.policy is not None:
         pixels = settings.policy(pixels, rng)
     return erase(pixels, settings.erase, settings.fill, rng) if settings.erase else pixels

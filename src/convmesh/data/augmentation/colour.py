@@ -19,15 +19,27 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> None:
-    """Change brightness, contrast, saturation and hue of `image` uint8 [h, w, 3] in place.
+    """Change brightness, contrast, saturation and hue of `image` uint8 [h, w, 3] in place."""
+    change_colour(image, draw_colour(strength, rng))
 
-    All four are linear, so one 3 x 4 matrix does them: hue is a rotation about the grey axis,
-    saturation a blend with the luminance (ITU-R BT.601), contrast a scaling about mid grey.
+
+def change_colour(image: np.ndarray, matrix: np.ndarray | None) -> None:
+    """Apply a map of `draw_colour` to `image` uint8 [h, w, 3] in place."""
+    if matrix is not None:
+        cv2.transform(image, matrix, image)
+
+
+def draw_colour(strength: float, rng: np.random.Generator) -> np.ndarray | None:
+    """Return a random affine map of RGB colours, float32 [3, 4]; None at strength 0.
+
+    Brightness, contrast, saturation and hue are all linear, so one matrix does them: hue is a
+    rotation about the grey axis, saturation a blend with the luminance (ITU-R BT.601), contrast a
+    scaling about mid grey.
     """
     # Drawn even at strength 0, so that this setting does not change later draws.
     draws = rng.uniform(-strength, strength, 4)
     if strength == 0:
-        return
+        return None
     brightness, contrast, saturation = 1 + draws[:3] * _MAX_CHANGE
     angle = math.radians(HUE * draws[3])
     # Rodrigues' formula for a rotation about (1, 1, 1) / sqrt(3).
@@ -36,4 +48,4 @@ def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) 
     matrix = np.empty((3, 4), np.float32)
     np.matmul(brightness * contrast * mix, hue, out=matrix[:, :3], casting="same_kind")
     matrix[:, 3] = brightness * (1 - contrast) * 128
-    cv2.transform(image, matrix, image)
+    return matrix

@@ -198,20 +198,32 @@ def random_view(
 ) -> View:
     """Return a view at a random position with `scale` (x, y), input pixels per image pixel.
 
-    `image_size` and `size` are (height, width); flip: probability of a horizontal flip. Along an
-    axis where the scaled image is smaller than the input it is put anywhere inside; where it is
-    larger it is cropped anywhere.
+    `image_size` and `size` are (height, width); flip: probability of a horizontal flip.
     """
-    y, x = (
-        _fit_axis(n, limit, s, rng.uniform(0, 1))
-        for n, limit, s in zip(image_size, size, scale[::-1], strict=True)
-    )
+    where = rng.uniform(0, 1), rng.uniform(0, 1)
+    return placed_view(image_size, size, scale, where, rng.uniform(0, 1) < flip)
+
+
+def placed_view(
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    where: tuple[float, float],
+    flip: bool,
+) -> View:
+    """Return the view with `scale` at the position `where` (y, x); arguments as of `random_view`.
+
+    where: 0..1 along each axis. Along one where the scaled image is smaller than the input that is
+    its place inside; where it is larger, the place of the crop.
+    """
+    y = _fit_axis(image_size[0], size[0], scale[1], where[0])
+    x = _fit_axis(image_size[1], size[1], scale[0], where[1])
     return View(
         source=(x[0], y[0], x[1], y[1]),
         target=(x[2], y[2], x[3], y[3]),
         blocks=(x[4], y[4]),
         size=size,
-        flip=rng.uniform(0, 1) < flip,
+        flip=flip,
     )
 
 

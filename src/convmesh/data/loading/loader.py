@@ -55,8 +55,8 @@ def train_batches(
     examples = TrainExamples.of(source, config, shard, steps)
     positions = ShardPositions.of(config.train.batch_size, shard)
     count = len(positions.in_batch)
-    dataset = grain.MapDataset.range(0, count * _MAX_STEPS).map(positions).map(Portable(examples))
-    batches = dataset.batch(count, batch_fn=stack_examples)[start_step:]
+    batches = grain.MapDataset.range(0, _MAX_STEPS).map(positions.of_batch)[start_step:]
+    batches = batches.map(Portable(examples.batch))
     height, width = input_sizes(config)[-1]
     batch_bytes = count * height * width * 3
     return Batches(batches, _train_batch, config.data.workers, shard, batch_bytes)

@@ -24,6 +24,10 @@ class ShardPositions:
         in_batch = range(batch_size) if shard is None else shard.examples.tolist()
         return cls(batch_size, tuple(in_batch))
 
+    def of_batch(self, batch: int) -> list[int]:
+        """Return the positions of a batch, counted from 0."""
+        return [int(batch) * self.batch_size + i for i in self.in_batch]
+
     def __call__(self, n: int) -> int:
         """Return the position of the n-th example, counted from 0."""
         batch, i = divmod(int(n), len(self.in_batch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from convmesh.data.augmentation import augment, mixing
 from convmesh.data.augmentation.sizes import StepSizes
-from convmesh.data.loading.example_format import Example, ExampleFormat
+from convmesh.data.loading.example_format import Example, ExampleFormat, stack_examples
 from convmesh.data.order import DataOrder
 from convmesh.data.record import Record, Shrink, Source
 from convmesh.distributed.batch import ProcessShard
@@ -19,6 +20,21 @@ from convmesh.errors import DataError
 
 # Separate the random numbers of one seed from each other and from those of order and sizes.
 _AUGMENT_STREAM, _MIX_STREAM = 2, 3
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """The random part of an example, drawn before its image is read.
+
+    index: in the source. rng: for the augmentation. crop: of a classifier. partner_rng: for the
+    images that are mixed in; None: there are none.
+    """
+
+    index: int
+    format: ExampleFormat
+    rng: np.random.Generator
+    crop: augment.RandomCrop | None = None
+    partner_rng: np.random.Generator | None = None
 
 
 @dataclass(frozen=True)
@@ -66,23 +82,44 @@ class TrainExamples:
             decodes_crops=config.data.decode == "crop",
         )
 
+    def batch(self, positions: Sequence[int]) -> Example:
+        """Return the examples at `positions`, stacked. Raises as a call does."""
+        # All are drawn first: a decoded image leaves little else in the processor's caches, and
+        # there the same Python takes several times as long.
+        return stack_examples([self._example(draw) for draw in list(map(self._draw, positions))])
+
     def __call__(self, position: int) -> Example:
         """Return the example at `position`.
 
         Raises what `ExampleFormat.read` does, and DataError if no example can be read.
         """
-        epoch, drawn = self.order(int(position))
-        fmt = self._format_at(position)
-        # Keyed by the example, not by the process or worker that prepares it.
-        rng = np.random.default_rng((self.seed, _AUGMENT_STREAM, epoch, drawn))
+        return self._example(self._draw(position))
+
+    def _draw(self, position: int) -> _Draw:
+        """Return what is drawn for `position` before its image is read."""
+        epoch, index = self.order(int(position))
+
+        def generator(stream: int) -> np.random.Generator:
+            # Keyed by the example, not by the process or worker that prepares it.
+            return np.random.default_rng((self.seed, stream, epoch, index))
+
+        rng, fmt = generator(_AUGMENT_STREAM), self._format_at(position)
         if fmt.task == "classify":
-            return self._classification(drawn, fmt, rng)
-        index, record = self._readable(drawn, fmt)
-        counts = _counts(record, fmt.task, replaced=index != drawn)
+            return _Draw(index, fmt, rng, crop=augment.RandomCrop.draw(self.settings, rng))
         if self.settings.mixes and position < self.mixing_ends:
             # A generator of its own: mixing does not change the augmentation of other examples.
-            partner_rng = np.random.default_rng((self.seed, _MIX_STREAM, epoch, drawn))
-            return self._mixed(record, index, fmt, rng, partner_rng) | counts
+            return _Draw(index, fmt, rng, partner_rng=generator(_MIX_STREAM))
+        return _Draw(index, fmt, rng)
+
+    def _example(self, draw: _Draw) -> Example:
+        """Return the example of a draw."""
+        fmt, rng = draw.format, draw.rng
+        if draw.crop is not None:
+            return self._classification(draw, draw.crop)
+        index, record = self._readable(draw.index, fmt)
+        counts = _counts(record, fmt.task, replaced=index != draw.index)
+        if draw.partner_rng is not None:
+            return self._mixed(record, index, fmt, rng, draw.partner_rng) | counts
         image, boxes, crowd, kept = augment.augment_for_detection(
             record.image, record.boxes, record.crowd, fmt.size, self.settings, rng
         )
@@ -91,13 +128,15 @@ class TrainExamples:
         unmixed = _partner_arrays(_NO_PARTNERS, 0) if self.settings.mixes else {}
         return fmt.detection(image, index, instances, 0) | unmixed | counts
 
-    def _classification(self, drawn: int, fmt: ExampleFormat, rng: np.random.Generator) -> Example:
-        """Return an augmented example of a classifier; see `__call__`."""
-        crop = augment.RandomCrop.draw(self.settings, rng)
+    def _classification(self, draw: _Draw, crop: augment.RandomCrop) -> Example:
+        """Return an augmented example of a classifier."""
+        fmt = draw.format
         shrink = functools.partial(crop.shrink, fmt.size) if self.decodes_crops else None
-        index, record = self._readable(drawn, fmt, shrink)
-        image = augment.augment_for_classification(record.image, fmt.size, self.settings, rng, crop)
-        counts = _counts(record, fmt.task, replaced=index != drawn)
+        index, record = self._readable(draw.index, fmt, shrink)
+        image = augment.augment_for_classification(
+            record.image, fmt.size, self.settings, draw.rng, crop
+        )
+        counts = _counts(record, fmt.task, replaced=index != draw.index)
         return fmt.classification(image, index, record.label) | counts
 
     def _readable(
