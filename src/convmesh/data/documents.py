@@ -62,7 +62,7 @@ def read_bytes(path: AnyPath, limit: int) -> bytes:
     Reading a pipe or a device could block or never end. Raises OSError, and ValueError for a file
     that is not regular or too large.
     """
-    with open(path, "rb", opener=_open_nonblocking) as file:
+    with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("not a regular file")

@@ -10,6 +10,7 @@ from sources import (
     assert_same,
     config_for,
     mixing_config,
+    shards_of,
     take,
     without_augmentation,
 )
@@ -321,3 +322,23 @@ def test_crops_are_decoded_for_the_size_of_their_step(large_photos, monkeypatch)
     for one, other in zip(small, both, strict=True):
         if other.image.shape[1] == 64:
             assert np.array_equal(one.image, other.image)
+
+
+@pytest.mark.parametrize("task", ["classify", "detect"])
+@pytest.mark.parametrize(
+    "shard", [None, *shards_of(1), shards_of(2, rows=2)[1]], ids=["none", "whole", "rows"]
+)
+def test_a_batch_is_its_examples_stacked(task, shard, large_photos):
+    """In any order: what is drawn first for all does not depend on the other images."""
+    source, changes = Scenes(8), {"mosaic": 0.5}
+    config = config_for(task, root=str(large_photos), image_size=(40, 32))
+    if task == "classify":
+        source, changes = open_train(config), {"policy": "trivialaugment", "erase": 0.5}
+    config.data.augment.update(changes)
+    examples = TrainExamples.of(source, config, shard, 10)
+    batch = examples.batch(range(8))
+    alone = {n: examples(n) for n in reversed(range(8))}
+    assert batch["image"].shape[0] == 8 and set(batch) == set(alone[0])
+    for n, example in alone.items():
+        for key, array in example.items():
+            assert np.array_equal(batch[key][n], array), key

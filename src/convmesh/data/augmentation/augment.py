@@ -202,9 +202,11 @@ class RandomCrop:
     def draw(cls, settings: AugmentSettings, rng: np.random.Generator) -> RandomCrop:
         """Return a crop with an area within `settings.crop`."""
         deformation = draw_deformation(settings, rng)
-        area, aspect = rng.uniform(*settings.crop), rng.uniform(0, 1)
-        where, flip = (rng.uniform(0, 1), rng.uniform(0, 1)), rng.uniform(0, 1) < settings.flip
-        return cls(deformation, area, aspect, where, flip, draw_colour(settings.color, rng))
+        area, aspect, y, x, flip = rng.random(5).tolist()
+        low, high = settings.crop
+        colour = draw_colour(settings.color, rng)
+        area = low + (high - low) * area
+        return cls(deformation, area, aspect, (y, x), flip < settings.flip, colour)
 
     def sides(self, size: tuple[int, int], h: int, w: int) -> tuple[float, float]:
         """Return height and width of the crop in an image of h x w pixels, for an input of `size`
@@ -235,10 +237,12 @@ def augment_for_classification(
     settings: AugmentSettings,
     rng: np.random.Generator,
     crop: RandomCrop | None = None,
+    canvas: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return a random crop of `image` uint8 [h, w, 3], resized to `size` (height, width).
 
     crop: drawn from `rng` before; None: it is drawn here. The policy and random erasing follow.
+    canvas: a `blank` in which the result may be written and returned.
     """
     crop = RandomCrop.draw(settings, rng) if crop is None else crop
     height, width = before = rotated_size(size, crop.deformation.quarter_turns)
@@ -246,7 +250,8 @@ def augment_for_classification(
     crop_h, crop_w = crop.sides(size, h, w)
     scale = width / crop_w, height / crop_h
     view = placed_view((h, w), before, scale, crop.where, crop.flip)
-    pixels = crop.deformation.apply(view, size).pixels(image)
+    pixels = blank(size) if canvas is None else canvas
+    crop.deformation.apply(view, size).write(image, pixels)
     change_colour(pixels, crop.colour)
     if settings.policy is not None:
         pixels = settings.policy(pixels, rng)

@@ -44,7 +44,7 @@ class ExampleFormat:
             size=tuple(data.image_size),
             max_boxes=data.max_boxes,
             skip_bad=data.on_bad_example == "skip",
-            rows=None if shard is None else shard.rows,
+            rows=None if shard is None or shard.has_all_rows else shard.rows,
         )
 
     def resized(self, size: tuple[int, int]) -> ExampleFormat:
@@ -115,10 +115,17 @@ class ExampleFormat:
         return example
 
 
-def stack_examples(examples: Sequence[Example]) -> Example:
-    """Stack each array of `examples` along a new first axis; records become a list."""
+def stack_examples(examples: Sequence[Example], images: np.ndarray | None = None) -> Example:
+    """Stack each array of `examples` along a new first axis; records become a list.
+
+    images: uint8 [n, height, width, 3], their images, already stacked.
+    """
     columns = {key: [example[key] for example in examples] for key in examples[0]}
-    return {k: column if k == "record" else np.stack(column) for k, column in columns.items()}
+    stacked: Example = {} if images is None else {"image": images}
+    for key, column in columns.items():
+        if key not in stacked:
+            stacked[key] = column if key == "record" else np.stack(column)
+    return stacked
 
 
 def _check_record(record: Record, source: Source) -> None:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from convmesh.data.augmentation import augment, mixing
 from convmesh.data.augmentation.sizes import StepSizes
+from convmesh.data.augmentation.views import blank
 from convmesh.data.loading.example_format import Example, ExampleFormat, stack_examples
 from convmesh.data.order import DataOrder
 from convmesh.data.record import Record, Shrink, Source
@@ -86,7 +87,13 @@ class TrainExamples:
         """Return the examples at `positions`, stacked. Raises as a call does."""
         # All are drawn first: a decoded image leaves little else in the processor's caches, and
         # there the same Python takes several times as long.
-        return stack_examples([self._example(draw) for draw in list(map(self._draw, positions))])
+        draws = list(map(self._draw, positions))
+        if draws[0].crop is None or draws[0].format.rows is not None:
+            return stack_examples([self._example(draw) for draw in draws])
+        images = blank((len(draws) * draws[0].format.size[0], draws[0].format.size[1]))
+        images = images.reshape(len(draws), *draws[0].format.size, 3)
+        examples = [self._example(*each) for each in zip(draws, images, strict=True)]
+        return stack_examples(examples, images)
 
     def __call__(self, position: int) -> Example:
         """Return the example at `position`.
@@ -111,11 +118,11 @@ class TrainExamples:
             return _Draw(index, fmt, rng, partner_rng=generator(_MIX_STREAM))
         return _Draw(index, fmt, rng)
 
-    def _example(self, draw: _Draw) -> Example:
-        """Return the example of a draw."""
+    def _example(self, draw: _Draw, canvas: np.ndarray | None = None) -> Example:
+        """Return the example of a draw; the image of a classifier's in `canvas`, a blank."""
         fmt, rng = draw.format, draw.rng
         if draw.crop is not None:
-            return self._classification(draw, draw.crop)
+            return self._classification(draw, draw.crop, canvas)
         index, record = self._readable(draw.index, fmt)
         counts = _counts(record, fmt.task, replaced=index != draw.index)
         if draw.partner_rng is not None:
@@ -128,14 +135,18 @@ class TrainExamples:
         unmixed = _partner_arrays(_NO_PARTNERS, 0) if self.settings.mixes else {}
         return fmt.detection(image, index, instances, 0) | unmixed | counts
 
-    def _classification(self, draw: _Draw, crop: augment.RandomCrop) -> Example:
+    def _classification(
+        self, draw: _Draw, crop: augment.RandomCrop, canvas: np.ndarray | None
+    ) -> Example:
         """Return an augmented example of a classifier."""
         fmt = draw.format
         shrink = functools.partial(crop.shrink, fmt.size) if self.decodes_crops else None
         index, record = self._readable(draw.index, fmt, shrink)
         image = augment.augment_for_classification(
-            record.image, fmt.size, self.settings, draw.rng, crop
+            record.image, fmt.size, self.settings, draw.rng, crop, canvas
         )
+        if canvas is not None and image is not canvas:
+            canvas[...] = image
         counts = _counts(record, fmt.task, replaced=index != draw.index)
         return fmt.classification(image, index, record.label) | counts
 
