@@ -1,6 +1,7 @@
 """Parsing of damaged and malicious JSON, XML and YAML."""
 
 import os
+import sys
 
 import pytest
 
@@ -192,3 +193,9 @@ def test_what_is_refused_in_utf8_is_refused_in_every_encoding(write, codec):
     for text, message in ((BILLION_LAUGHS, "line 2: has a DOCTYPE"), ("<a>" * 101, "too deeply")):
         with pytest.raises(DataError, match=message):
             documents.read_xml(write((declaration + text).encode(codec)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file of Linux")
+def test_a_file_whose_size_is_not_stated_is_read():
+    assert os.stat("/proc/self/status").st_size == 0
+    assert documents.read_bytes("/proc/self/status", 10**6).startswith(b"Name:")

@@ -279,12 +279,15 @@ def test_a_plain_jpeg_is_decoded_without_pillow_to_the_same_pixels(data, monkeyp
         with_orientation(6),
         with_segment(0xEE, b"Adobe\0d\0\0\0\0\0"),
         with_segment(0xE2, b"MPF\0" + bytes(20)),  # a second picture
+        with_segment(0xE0, b"JFIF"),  # cut off
+        with_segment(0xE0, b"JFXX\0\x10" + bytes(20)),
+        with_segment(0xE2, b"ICC_PROFILE\0"),
         with_segment(0xC9, bytes(9)),  # arithmetic coding
         jpeg().replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),  # 12 bits
         jpeg().replace(b"\xff\xc0\0\x11\x08\0\x18", b"\xff\xc0\0\x11\x08\0\0"),  # no height yet
         b"\xff\xd8" + b"\xff\xfe\0\2" * 100 + jpeg()[2:],  # many segments
     ],
-    ids="empty png cmyk exif adobe several arithmetic bits height many".split(),
+    ids="empty png cmyk exif adobe several jfif jfxx icc arithmetic bits height many".split(),
 )
 def test_any_other_file_is_left_to_pillow(data):
     assert images.plain_jpeg_size(data) is None

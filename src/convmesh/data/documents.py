@@ -62,13 +62,14 @@ def read_bytes(path: AnyPath, limit: int) -> bytes:
     Reading a pipe or a device could block or never end. Raises OSError, and ValueError for a file
     that is not regular or too large.
     """
-    with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
+    with open(path, "rb", opener=_open_nonblocking) as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("not a regular file")
         if about.st_size > limit:
             raise ValueError(f"{about.st_size} bytes exceed the limit of {limit}")
-        return file.read(about.st_size)  # for `limit`, Python would allocate as many bytes
+        # For `limit`, Python would allocate as many bytes. Some file systems state no size.
+        return file.read(about.st_size or limit)
 
 
 def read_beginning(path: AnyPath, count: int) -> bytes:

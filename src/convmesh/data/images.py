@@ -67,10 +67,11 @@ _CV2_REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 # Markers of JPEG segments: of those that state the size (baseline, extended, progressive), and of
-# others that any file may have (JFIF, quantization, Huffman tables, restart interval, comment).
+# others that any file may have (quantization, Huffman tables, restart interval, comment).
 _JPEG_SIZE = frozenset((b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"))
 _MOST_SEGMENTS = 64  # of a file that is read here
-_JPEG_PLAIN = frozenset((b"\xff\xe0", b"\xff\xdb", b"\xff\xc4", b"\xff\xdd", b"\xff\xfe"))
+_JPEG_PLAIN = frozenset((b"\xff\xdb", b"\xff\xc4", b"\xff\xdd", b"\xff\xfe"))
+_JPEG_NAMED = {b"\xff\xe0": b"JFIF\0", b"\xff\xe2": b"ICC_PROFILE\0"}
 # The formats and Pillow modes that OpenCV decodes to the same pixels as Pillow.
 _CV2_READS = {
     "JPEG": {"L", "RGB"},
@@ -95,8 +96,8 @@ def _decode_upright(data: bytes, name: str, shrink: Shrink | None) -> tuple[np.n
     """Return the image as `decode` does, and its EXIF orientation."""
     if not data:
         raise BadExample(f"{name}: the file is empty")
-    if size := plain_jpeg_size(data):
-        image = _with_cv2(data, size, _reduction(shrink, size))
+    if plain := plain_jpeg_size(data):
+        image = _with_cv2(data, plain, _reduction(shrink, plain))
         if image is not None:
             return image, 1
     header = _open_header(data, name)
@@ -105,7 +106,7 @@ def _decode_upright(data: bytes, name: str, shrink: Shrink | None) -> tuple[np.n
     if shrink is not None and header.format == "JPEG":
         transposed = _orientation(header, data) in (5, 6, 7, 8)
         times = _reduction(shrink, size[::-1] if transposed else size)
-    image = _with_cv2(data, size, times) if _cv2_reads(header) else None
+    image = _with_cv2(data, size, times) if not plain and _cv2_reads(header) else None
     if image is None:  # another format, or damaged: then Pillow gives the reason
         image = _with_pillow(header, name)
     # Read last: Pillow rotates a TIFF itself when it loads it, and removes the tag.
@@ -118,6 +119,7 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
 
     Such a file has no orientation, no second picture, and one or three channels of 8 bits, and is
     within MAX_PIXELS. Between decoded images Pillow takes a tenth of the decoding for the header.
+    (Pillow also refuses some tables in it that say what cannot be, and OpenCV decodes.)
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -131,8 +133,9 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
             size = height, width
             if depth != 8 or channels not in (1, 3) or not 0 < height * width <= MAX_PIXELS:
                 return None
-        elif marker == b"\xff\xe2":
-            if data[at + 4 : at + 16] != b"ICC_PROFILE\0":  # of several pictures, perhaps
+        elif marker in _JPEG_NAMED:  # another name may say that there are several pictures
+            name = _JPEG_NAMED[marker]
+            if length < 16 or data[at + 4 : at + 4 + len(name)] != name:
                 return None
         elif marker not in _JPEG_PLAIN:
             return None

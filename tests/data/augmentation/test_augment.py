@@ -303,9 +303,8 @@ def test_no_crop_of_an_image_decoded_smaller_lacks_pixels(h, w, size, low, turne
     crops = AugmentSettings(crop=(low, low), color=0.0, quarter_turn=float(turned))
 
     class Recorded(views.View):
-        def pixels(self, image):
+        def write(self, image, canvas):
             views_drawn.append(self)
-            return np.zeros((*self.size, 3), np.uint8)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(views, "View", Recorded)
@@ -343,7 +342,7 @@ def test_a_crop_drawn_before_the_image_is_read_is_the_one_that_is_taken(h, w, si
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(augment, "placed_view", record)
-        patch.setattr(views.View, "pixels", lambda view, image: np.zeros((1, 1, 3), np.uint8))
+        patch.setattr(views.View, "write", lambda view, image, canvas: None)
         image = np.broadcast_to(np.zeros(1, np.uint8), (h, w, 3))
         augment.augment_for_classification(image, size, settings, rng, crop)
     assert drawn == [(before[1] / crop_w, before[0] / crop_h)]

@@ -288,7 +288,7 @@ def crops_of(folder, monkeypatch, decode, **changes):
     with monkeypatch.context() as patch:  # not around the loader, whose threads read on
         patch.setattr(images, "_with_cv2", with_cv2)
         for position in range(4 * config.train.batch_size):
-            examples(position)
+            examples.batch([position])
     return batches, factors
 
 
@@ -337,8 +337,8 @@ def test_a_batch_is_its_examples_stacked(task, shard, large_photos):
     config.data.augment.update(changes)
     examples = TrainExamples.of(source, config, shard, 10)
     batch = examples.batch(range(8))
-    alone = {n: examples(n) for n in reversed(range(8))}
+    alone = {n: examples.batch([n]) for n in reversed(range(8))}
     assert batch["image"].shape[0] == 8 and set(batch) == set(alone[0])
     for n, example in alone.items():
         for key, array in example.items():
-            assert np.array_equal(batch[key][n], array), key
+            assert np.array_equal(batch[key][n], array[0]), key

@@ -43,7 +43,8 @@ def train_batches(
     A batch with B = `config.train.batch_size` and M = `config.data.max_boxes` holds
     image uint8 [B, H, W, 3], H and W those of the step (`sizes.StepSizes`); index int64 [B], in
     `source`; present bool [B], all True: if `on_bad_example` skips an image that cannot be read,
-    the next one in the source takes its place, and has its index.
+    the next one in the source (of its class, with `data.balance`) takes its place, and has its
+    index.
     Classification: label int32 [B].
     Detection: boxes float32 [B, M, 4], x0 y0 x1 y1 in pixels of the input, largest first;
     labels int32 [B, M]; valid bool [B, M]; crowd bool [B, M], True for a region to ignore (also

@@ -40,13 +40,13 @@ class _Draw:
 
 @dataclass(frozen=True)
 class TrainExamples:
-    """Maps a position in the run to an augmented example.
+    """Maps positions in the run to augmented examples.
 
     If the example drawn for a position cannot be read and the config skips it, the next one of the
     source that can be read (of its class, with `data.balance`) takes its place: a black image would
-    enter the batch statistics. It is
-    augmented with the random numbers of the drawn one, so it is another crop than its own. The
-    choice depends on the position alone, so it is the same in any process and worker.
+    enter the batch statistics. It is augmented with the random numbers of the drawn one, so it is
+    another crop than its own. The choice depends on the position alone, so it is the same in any
+    process and worker.
 
     mixing_ends: the position from which on no images are mixed. sizes: of the inputs.
     decodes_crops: whether an image is decoded as small as its crop allows (`data.decode`).
@@ -84,7 +84,10 @@ class TrainExamples:
         )
 
     def batch(self, positions: Sequence[int]) -> Example:
-        """Return the examples at `positions`, stacked. Raises as a call does."""
+        """Return the examples at `positions`, which are of one step, stacked.
+
+        Raises what `ExampleFormat.read` does, and DataError if no example can be read.
+        """
         # All are drawn first: a decoded image leaves little else in the processor's caches, and
         # there the same Python takes several times as long.
         draws = list(map(self._draw, positions))
@@ -94,13 +97,6 @@ class TrainExamples:
         images = images.reshape(len(draws), *draws[0].format.size, 3)
         examples = [self._example(*each) for each in zip(draws, images, strict=True)]
         return stack_examples(examples, images)
-
-    def __call__(self, position: int) -> Example:
-        """Return the example at `position`.
-
-        Raises what `ExampleFormat.read` does, and DataError if no example can be read.
-        """
-        return self._example(self._draw(position))
 
     def _draw(self, position: int) -> _Draw:
         """Return what is drawn for `position` before its image is read."""
@@ -153,7 +149,7 @@ class TrainExamples:
     def _readable(
         self, drawn: int, fmt: ExampleFormat, shrink: Shrink | None = None
     ) -> tuple[int, Record]:
-        """Return example `drawn`, or the next one in the source that can be read, and its index."""
+        """Return example `drawn`, or the one that takes its place, and its index."""
         for index in self.order.substitutes(drawn):
             record = fmt.read(self.source, index, shrink)
             if record is not None:

@@ -51,7 +51,8 @@ def content(path: str | os.PathLike[str], limit: int) -> bytes | None:
     Also None for one of more than `limit` bytes. Waits STORE_PATIENCE seconds for a store that does
     not answer; then raises StoreError, as that says nothing about the image. Raises OSError.
     """
-    if _FOLDER not in os.fspath(path):  # what follows costs as much as reading a small file
+    # What follows costs as much as reading a small file.
+    if os.path.isabs(path) and _FOLDER not in os.fspath(path):
         return None
     path = os.path.abspath(path)
     root = f"{_root()}{os.sep}"
