@@ -8,10 +8,10 @@ length of the run, its ten evaluations and the EMA decay from the number of imag
 in its first lines, and how long it will take. Set a key to choose otherwise. The first half of the
 run sees the images at about three quarters of that size: that is quicker.
 
-Time and result: 3,068 photos of ten kinds of clothes, 26 minutes of CPU time, top-1 0.827, 0.821 and
-0.806 on the 341 validation photos (seeds 0, 1 and 2; docs/results.md). On a CPU one device for each
-core is quicker: with `--cpu-devices 2` 15 minutes on two cores (0.812) instead of 22. Never run on a
-GPU or TPU.
+Time and result: 3,068 photos of ten kinds of clothes, 26 minutes of CPU time, top-1 0.827, 0.821
+and 0.806 on the 341 validation photos (seeds 0, 1 and 2; docs/results.md). On a CPU one device for
+each core is quicker: with `--cpu-devices 2` 15 minutes on two cores (0.812) instead of 22. Never
+run on a GPU or TPU.
 """
 
 from convmesh.config import defaults
