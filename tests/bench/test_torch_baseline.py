@@ -1,8 +1,11 @@
 """The step in PyTorch: what it supports, and how its process is used. Torch is not needed here."""
 
+import ast
+import importlib
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import equality
 import jax
@@ -67,6 +70,18 @@ def test_the_process_is_not_started_for_what_is_refused(monkeypatch):
     config = config_of("classify", {"train.accumulate": 2, "train.batch_size": 2})
     with pytest.raises(ConfigError, match="train.accumulate=2"):
         TorchBaseline(noise_setup(config, equality.make_mesh((1, 1, 1))))
+
+
+@pytest.mark.parametrize("program", ["torch_step", "torch_input"])
+def test_what_the_programs_for_torch_import_of_ours_is_there(program):
+    """Torch is not installed here, so that nothing else imports them."""
+    tree = ast.parse(Path(torch_baseline.__file__).with_name(f"{program}.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if node.module.startswith("convmesh")]
+    assert ours
+    for node in ours:
+        module = importlib.import_module(node.module)
+        assert [name.name for name in node.names if not hasattr(module, name.name)] == []
 
 
 @pytest.mark.parametrize("name", MODELS)

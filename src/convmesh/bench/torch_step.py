@@ -24,7 +24,6 @@ from convmesh.geometry import FINEST_STRIDE, STRIDES, grid_points
 from convmesh.models.detector import BINS
 from convmesh.steps.noise import noise_batch
 from convmesh.tasks.assignment import ALIGNMENT_POWER, POINTS_PER_BOX
-from convmesh.tasks.base import PIXEL_MEAN, PIXEL_STD
 from convmesh.tasks.detect import BOX_WEIGHT, Detect
 from convmesh.tasks.registry import make_task
 
@@ -298,8 +297,10 @@ class Step:
         self.model = torch.compile(model) if on_gpu else model
         task = make_task(config, classes)
         self.loss = DetectionLoss(task, self.device) if config.task == "detect" else None
-        self.mean = 255 * torch.tensor(PIXEL_MEAN, device=self.device)[:, None, None]
-        self.deviation = 255 * torch.tensor(PIXEL_STD, device=self.device)[:, None, None]
+        self.mean = 255 * torch.tensor(config.data.pixel_mean, device=self.device)[:, None, None]
+        self.deviation = (
+            255 * torch.tensor(config.data.pixel_std, device=self.device)[:, None, None]
+        )
         size, boxes = tuple(config.data.image_size), config.data.max_boxes
         batch = noise_batch(task, size, config.train.batch_size, boxes)
         self.batch = batch.map(lambda _, array: torch.from_numpy(array).to(self.device))
